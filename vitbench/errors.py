@@ -1,0 +1,48 @@
+"""The one error family; each error carries the exit code that the command line returns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitbenchError(Exception):
+    """A one-line message for the user, and the exit code that goes with it."""
+
+    exit_code = 1
+
+
+class InputError(VitbenchError):
+    """Bad input or usage: an experiment file, an option, an image folder. Exit code 2."""
+
+    exit_code = 2
+
+
+class IncompleteError(VitbenchError):
+    """A limit was reached and trials are missing. Exit code 3."""
+
+    exit_code = 3
+
+
+class CheckError(VitbenchError):
+    """A `--check` failed. Exit code 4."""
+
+    exit_code = 4
+
+
+class ResultsError(VitbenchError):
+    """The results folder was made by other code or from other data. Exit code 5."""
+
+    exit_code = 5
+
+
+class NoSpaceError(VitbenchError):
+    """The disk or the quota is full. Exit code 6."""
+
+    exit_code = 6
+
+
+def nearest(word: str, allowed: Iterable[str], limit: int = 3) -> str:
+    """`" Did you mean 'x' or 'y'?"`, or an empty string where nothing is near."""
+    found = difflib.get_close_matches(word, list(allowed), n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""

@@ -1,0 +1,142 @@
+"""Frozen specifications: what one trial computes. Unknown keys are refused; machine details are options, not specs.
+
+A field that is `None` in a file is derived (`vitbench.resolve`) from the data or from other fields; a resolved
+spec has none left. `trial_id` hashes the resolved spec, so every field here is part of a trial's identity unless
+`resolve` drops it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+
+T = TypeVar("T")
+
+
+class Frozen(BaseModel):
+    """A strict, immutable model: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Items = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+Family = Literal["vit", "resnet", "hybrid"]
+Pool = Literal["token", "avg", "map"]
+PosEmbed = Literal["none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d"]
+ABSOLUTE = ("learned_1d", "learned_2d", "sincos_2d")
+
+
+class ModelSpec(Frozen):
+    """A ViT, a ResNet (BiT) or a hybrid; names are timm's where timm has one."""
+
+    name: str | None = Field(None, description="Shorthand: 'Mu/2', 'ViT-Ti/4', 'R26x1', 'R26x1+ViT-Ti/16'")
+    family: Family | None = None
+    img_size: PositiveInt | None = Field(None, description="Pixels a side; follows the data")
+    in_chans: PositiveInt | None = Field(None, description="Channels; follows the data")
+    num_classes: PositiveInt | None = Field(None, description="Follows the data")
+    # The transformer (also the hybrid's). For a hybrid `patch_size` counts cells of the feature map (the paper: 1).
+    patch_size: PositiveInt | None = None
+    embed_dim: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    mlp_ratio: PositiveFloat | None = None
+    qkv_bias: bool = True
+    global_pool: Pool = "token"
+    class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
+    final_norm: Literal["before_pool", "after_pool", "none"] = Field(
+        "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
+    )
+    head: Literal["linear", "mlp_tanh"] = "linear"
+    pos_embed: PosEmbed = "learned_1d"
+    pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
+        "stem", description="Where an absolute encoding is added"
+    )
+    no_embed_class: bool = Field(False, description="True: the class token gets no position (big_vision)")
+    relative_clip: PositiveInt | None = Field(None, description="Largest offset told apart by relative_*; None: all")
+    stem: Literal["patchify", "conv"] = Field("patchify", description="conv: 3x3 stride-2 convolutions, Xiao et al.")
+    drop_rate: Fraction = 0.0
+    drop_path_rate: Fraction = 0.0
+    weight_init: Literal["jax", "timm"] = "jax"
+    # The ResNet (also the hybrid's backbone).
+    layers: Items[PositiveInt] | None = Field(None, description="Bottleneck blocks per stage, as (3, 4, 6, 3)")
+    width_factor: PositiveFloat | None = None
+    root: Literal["imagenet", "small"] | None = Field(None, description="small: 3x3, stride 1, no pooling")
+    norm_layer: Literal["group", "batch"] = "group"
+    weight_standardize: bool = True
+    preact: bool | None = Field(None, description="Derived: true for a ResNet (BiT), false in a hybrid (vit_jax)")
+    init_from: str | None = Field(None, description="Weights to start from: 'timm:NAME' or an exported folder")
+
+
+class DataSpec(Frozen):
+    """Which images, split how. `name` is not part of a trial's identity; the images' fingerprint is."""
+
+    name: str = "digits"
+    img_size: PositiveInt | None = Field(None, description="Resize to this many pixels a side; None: as they are")
+    val_fraction: Fraction = Field(0.15, description="Share of the training images held out, stratified")
+    train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
+    classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
+    flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
+
+
+class ObjectiveSpec(Frozen):
+    """What training minimises."""
+
+    name: Literal["classify", "masked_patch"] = "classify"
+    target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"
+    mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+
+
+class TrainSpec(Frozen):
+    """How a model is trained. Exactly one of epochs, steps, images, train_flops says how long."""
+
+    objective: ObjectiveSpec = ObjectiveSpec()
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
+    images: PositiveInt | None = None
+    train_flops: PositiveFloat | None = Field(None, description="3 x forward FLOPs x images, 2 FLOPs per multiply-add")
+    batch_size: PositiveInt = 64
+    grad_accum: PositiveInt = Field(1, description="Micro-batches a step; the batch stays batch_size")
+    opt: Literal["adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    momentum: Fraction = 0.9
+    sched: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Fraction = 0.05
+    clip_grad: PositiveFloat | None = 1.0
+    smoothing: Fraction = 0.0
+    mixup: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Alpha of the Beta distribution; 0: off")
+    augment: Literal["none", "light", "medium"] = Field(
+        "light", description="light: crop with padding, flip; medium: also RandAugment"
+    )
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+
+
+class EvaluateSpec(Frozen):
+    """What is measured beside top-1 accuracy, on frozen features (pre-logits)."""
+
+    few_shot: Items[PositiveInt] = Field((), description="Shots a class, e.g. [1, 5, 10, 25]")
+    few_shot_draws: PositiveInt = 3
+    few_shot_l2: PositiveFloat = 1024.0
+    few_shot_classes: Literal["trained", "held_out"] = "trained"
+    linear_probe: bool = False
+    knn: Annotated[int, Field(ge=0)] = Field(0, description="Neighbours; 0: off")
+
+
+class TrialSpec(Frozen):
+    """Everything that one stage of a trial computes, but for its seed and its images."""
+
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+
+
+DURATIONS = ("epochs", "steps", "images", "train_flops")
