@@ -154,6 +154,7 @@ class Stage(Frozen):
     """One stage of a trial: a partial TrialSpec over `base`; a later stage starts from the weights of the one before."""
 
     name: Name
+    enabled: bool = Field(True, description="An arm may skip a stage: `pretrain.enabled: false` is a from-scratch arm")
     model: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)

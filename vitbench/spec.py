@@ -112,9 +112,11 @@ class TrainSpec(Frozen):
     warmup_fraction: Fraction = 0.05
     clip_grad: PositiveFloat | None = 1.0
     smoothing: Fraction = 0.0
-    mixup: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Alpha of the Beta distribution; 0: off")
+    mixup: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="Alpha of MixUp's Beta distribution; 0: off. Derived: 0.2 with augment medium, else 0"
+    )
     augment: Literal["none", "light", "medium"] = Field(
-        "light", description="light: crop with padding, flip; medium: also RandAugment"
+        "light", description="light: crop with padding, flip; medium: also RandAugment and MixUp"
     )
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 

@@ -1,0 +1,162 @@
+"""From a spec as written to the one normal form that is trained and hashed: names expanded, derived fields filled,
+fields without effect set back to their defaults, the duration turned into steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitbench import cost
+from vitbench.data import Facts, partition_sizes
+from vitbench.errors import InputError
+from vitbench.spec import ABSOLUTE, DURATIONS, DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.variants import variant
+
+DERIVED = {
+    "model.global_pool": ("model.class_token",),
+    "model.family": ("model.preact", "model.root"),
+    "data.train_fraction": ("train.steps",),
+    "data.classes": ("model.num_classes", "train.steps"),
+    "data.img_size": ("model.img_size", "model.root", "model.patch_size"),
+    "train.batch_size": ("train.steps",),
+    "train.augment": ("train.mixup",),
+}
+"""Which resolved fields follow from a field that a factor sets; everything may move `train.steps` under a FLOPs budget."""
+
+MIN_STEPS = 50
+"""A FLOPs budget that gives fewer optimizer steps than this is refused."""
+
+VIT_FIELDS = (
+    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "drop_rate", "drop_path_rate",
+    "weight_init", "global_pool",
+)  # fmt: skip
+RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
+
+
+def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
+    """The normal form of `spec` on the data that `facts` describes.
+
+    Raises InputError, one line per problem, where data and model clash or no duration is given.
+    """
+    data = _data(spec.data, facts)
+    model = _model(spec.model, data, facts)
+    problems = cost.check(model)
+    if problems:
+        raise InputError("\n".join(problems))
+    train = _train(spec.train, model, data, facts)
+    return TrialSpec(model=model, data=data, train=train, evaluate=spec.evaluate)
+
+
+def _data(data: DataSpec, facts: Facts) -> DataSpec:
+    img_size = data.img_size or facts.img_size
+    if img_size is None:
+        raise InputError(f"data {facts.name}: images of unequal size; set data.img_size (e.g. --set data.img_size=64)")
+    classes = data.classes
+    if classes is not None:
+        wrong = [c for c in classes if not 0 <= c < facts.num_classes]
+        if wrong or len(set(classes)) < 2:
+            raise InputError(f"data.classes: {list(classes)}: need two or more of 0..{facts.num_classes - 1}")
+        classes = tuple(sorted(set(classes)))
+        classes = None if len(classes) == facts.num_classes else classes
+    flip = facts.flip if data.flip is None else data.flip
+    return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip})
+
+
+def default_patch(img_size: int) -> int | None:
+    """The smallest p >= 2 that divides the side with at most 8 patches a side (16 above 64 px); None if there is none."""
+    most = 8 if img_size <= 64 else 16
+    return next((p for p in range(2, img_size + 1) if img_size % p == 0 and img_size // p <= most), None)
+
+
+def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
+    named = variant(model.name) if model.name else {}
+    written = model.model_dump(exclude_unset=True, exclude={"name"})
+    fields: dict[str, Any] = {**named, **{key: value for key, value in written.items() if value is not None}}
+    family = fields.setdefault("family", "vit")
+    assert data.img_size is not None
+    own = {
+        "img_size": data.img_size,
+        "in_chans": facts.in_chans,
+        "num_classes": len(data.classes) if data.classes is not None else facts.num_classes,
+    }
+    for key, value in own.items():
+        if fields.get(key, value) != value:
+            raise InputError(f"model.{key}: {fields[key]} does not fit the data {facts.name}, which have {value}")
+    fields.update(own)
+    if family != "resnet":
+        _fill_vit(fields, data.img_size)
+    if family != "vit":
+        fields.setdefault("root", "small" if data.img_size <= 64 else "imagenet")
+        fields.setdefault("preact", family == "resnet")
+        fields.setdefault("width_factor", 1.0)
+    return _without_idle_fields(ModelSpec(**fields))
+
+
+def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
+    """The transformer's derived fields, in place."""
+    for key, value in variant("Mu").items():
+        if key != "family":
+            fields.setdefault(key, value)
+    if fields.get("patch_size") is None:
+        fields["patch_size"] = 1 if fields["family"] == "hybrid" else default_patch(img_size)
+    if fields["patch_size"] is None:
+        raise InputError(f"no patch size divides {img_size}-pixel images into at most 16 a side; set model.patch_size")
+    fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
+
+
+def _without_idle_fields(model: ModelSpec) -> ModelSpec:
+    """Fields that change nothing for this model, back at their defaults, so that equal functions have equal ids."""
+    idle: list[str] = ["name"]
+    if model.family == "resnet":
+        idle += VIT_FIELDS
+    elif model.family == "vit":
+        idle += RESNET_FIELDS
+    if model.pos_embed not in ABSOLUTE:
+        idle += ["pos_placement"]
+    if model.pos_embed == "none" or not model.class_token:
+        idle += ["no_embed_class"]
+    if model.pos_embed not in ("relative_1d", "relative_2d"):
+        idle += ["relative_clip"]
+    if model.global_pool == "token" and model.final_norm == "after_pool":
+        idle += ["final_norm"]  # A LayerNorm acts on each token alone, so picking one commutes with it.
+    defaults = ModelSpec()
+    return model.model_copy(update={key: getattr(defaults, key) for key in idle})
+
+
+def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> TrainSpec:
+    given = [key for key in DURATIONS if getattr(train, key) is not None]
+    if len(given) != 1:
+        found = ", ".join(f"train.{key}" for key in given) or "none of them"
+        raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {found}")
+    steps = num_steps(train, model, data, facts)
+    mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
+    update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
+    if train.opt == "adamw":
+        update["momentum"] = TrainSpec().momentum
+    if train.objective.name == "classify":
+        update["objective"] = ObjectiveSpec()
+    else:
+        update |= {"smoothing": 0.0, "mixup": 0.0}
+    return train.model_copy(update=update)
+
+
+def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> int:
+    """Optimizer steps of one training; the one place where a duration is converted."""
+    batch = train.batch_size
+    if train.steps is not None:
+        return train.steps
+    if train.images is not None:
+        return max(1, round(train.images / batch))
+    if train.epochs is not None:
+        num_train, _ = partition_sizes(facts.class_counts, data)
+        return max(1, round(train.epochs * num_train / batch))
+    assert train.train_flops is not None
+    step_flops = cost.train_flops(model, train.objective, batch)
+    steps = int(train.train_flops // step_flops)
+    if steps < MIN_STEPS:
+        raise InputError(
+            f"train.train_flops: {train.train_flops:.3g} gives {steps} steps of {step_flops:.3g} FLOPs; "
+            f"needs at least {MIN_STEPS}, i.e. {MIN_STEPS * step_flops:.3g}"
+        )
+    return steps

@@ -1,0 +1,1 @@
+"""Training: a stack of trials of equal shapes is one program; one trial is a stack of one."""

@@ -1,0 +1,137 @@
+"""Crop, flip, RandAugment and MixUp on the device, every draw handed in, so that any device gives the same images.
+
+B batch (of all stacked trials), C channels, H = W image side, p padding, L lanes of draws in [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitbench.spec import TrainSpec
+
+NUM_OPS, MAGNITUDE = 2, 10 / 30
+"""RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""
+COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize", "autocontrast")
+GEOMETRIC_OPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
+OPS = COLOUR_OPS + GEOMETRIC_OPS
+
+
+def padding(img_size: int) -> int:
+    """Pixels of zero padding on each side before the random crop: an eighth of the side, at least 1."""
+    return max(1, img_size // 8)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Which draws one augmentation level takes, lane by lane."""
+
+    level: str
+    flip: bool
+    mixup: float
+
+    @classmethod
+    def of(cls, train: TrainSpec, flip: bool) -> Augment:
+        """The augmentation of a resolved spec."""
+        return cls(train.augment, flip, train.mixup or 0.0)
+
+    @property
+    def lanes(self) -> int:
+        """Draws an image: crop row, crop column, flip; two a RandAugment operation; one for MixUp."""
+        return {"none": 0, "light": 3, "medium": 3 + 2 * NUM_OPS}[self.level] + (self.mixup > 0)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images `[B, C, H, H]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, H + 2p]` (unpadded at level none)."""
+        if self.level == "none":
+            return images.float() / 255
+        out = _crop_flip(images, draws, self.flip).float() / 255
+        if self.level == "medium":
+            for k in range(NUM_OPS):
+                out = randaugment_op(out, draws[:, 3 + 2 * k], draws[:, 4 + 2 * k])
+        return out
+
+    def mix_weights(self, draws: np.ndarray) -> np.ndarray | None:
+        """Share `[B]` of the image itself against its partner, from its last lane; None without MixUp."""
+        if self.mixup == 0:
+            return None
+        from scipy.special import betaincinv  # Late: a training without MixUp needs no scipy.
+
+        share: np.ndarray = betaincinv(self.mixup, self.mixup, draws[..., -1])
+        return np.maximum(share, 1 - share)
+
+
+def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
+    """Random crops `[B, C, H, H]` of padded images, mirrored where the third lane is under a half."""
+    batch, channels, padded = images.shape[:3]
+    size = _unpadded(padded)
+    offsets = (draws[:, :2] * (padded - size + 1)).long()
+    steps = torch.arange(size, device=images.device)
+    rows, cols = offsets[:, :1] + steps, offsets[:, 1:2] + steps
+    if flip:
+        cols = torch.where(draws[:, 2:3] < 0.5, cols.flip(1), cols)
+    where = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return images[where, channel, rows[:, None, :, None], cols[:, None, None, :]]
+
+
+def _unpadded(padded: int) -> int:
+    """The side whose padded side is `padded`."""
+    size = next(s for s in range(padded, 0, -1) if s + 2 * padding(s) <= padded)
+    assert size + 2 * padding(size) == padded
+    return size
+
+
+def pad(images: Tensor, level: str) -> Tensor:
+    """uint8 images zero-padded as the level's crop needs; padded once, not every batch."""
+    return images if level == "none" else F.pad(images, (padding(images.shape[-1]),) * 4)
+
+
+def randaugment_op(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:
+    """One operation a image, chosen by `which [B]`, its direction by `sign [B]`, at a fixed magnitude.
+
+    Source: Cubuk et al. 2020. Differs: eleven operations; equalize, sharpness and colour balance are left out, since
+    they have no cheap form for a batch in which every image draws its own operation.
+    """
+    op = (which * len(OPS)).long()
+    direction = torch.where(sign < 0.5, -1.0, 1.0)
+    return _geometric(_colour(images, op, direction), op, direction)
+
+
+def _colour(images: Tensor, op: Tensor, direction: Tensor) -> Tensor:
+    """Colour operations; other images pass unchanged."""
+    factor = (1 + 0.9 * MAGNITUDE * direction)[:, None, None, None]
+    mean = images.mean((1, 2, 3), keepdim=True)
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    levels = 2.0 ** round(8 - 4 * MAGNITUDE)
+    candidates = {
+        "brightness": images * factor,
+        "contrast": mean + (images - mean) * factor,
+        "solarize": torch.where(images >= 1 - MAGNITUDE, 1 - images, images),
+        "posterize": (images * 255 * levels / 256).floor() * 256 / levels / 255,
+        "autocontrast": (images - low) / (high - low).clamp(min=1 / 255),
+    }
+    for name, value in candidates.items():
+        images = torch.where((op == OPS.index(name))[:, None, None, None], value.clamp(0, 1), images)
+    return images
+
+
+def _geometric(images: Tensor, op: Tensor, direction: Tensor) -> Tensor:
+    """Affine operations by one bilinear resampling; the identity for images of another operation."""
+    chosen = {name: (op == OPS.index(name)).to(images.dtype) * direction for name in GEOMETRIC_OPS}
+    shear, shift, angle = 0.3 * MAGNITUDE, 0.9 * MAGNITUDE, math.radians(30) * MAGNITUDE
+    turn = chosen["rotate"] * angle
+    theta = torch.stack(
+        [
+            torch.stack([turn.cos(), chosen["shear_x"] * shear - turn.sin(), chosen["translate_x"] * shift], -1),
+            torch.stack([chosen["shear_y"] * shear + turn.sin(), turn.cos(), chosen["translate_y"] * shift], -1),
+        ],
+        1,
+    )
+    moved = F.grid_sample(images, F.affine_grid(theta, list(images.shape), align_corners=False), align_corners=False)
+    still = (op < len(COLOUR_OPS))[:, None, None, None]
+    return torch.where(still, images, moved)

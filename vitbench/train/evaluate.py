@@ -1,0 +1,101 @@
+"""Exact evaluation: every image once, the last partial batch included.
+
+E stacked trials, M images, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitbench.analysis import few_shot
+from vitbench.spec import EvaluateSpec
+from vitbench.train.images import Images, Members
+from vitbench.train.stack import Stack
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One member's answers on one set of images; `finite` is false where a logit was NaN or infinite."""
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    top1_percent: float
+    loss: float
+    finite: bool
+
+
+def logits_of(stack: Stack, images: Images, pixels: Tensor, index: np.ndarray, flat: Tensor | None = None) -> Tensor:
+    """Logits `[E, M, K]` on the CPU of the images `pixels[index[e]]`, `index [E, M]`."""
+    chunks = []
+    with torch.no_grad():
+        for start in range(0, index.shape[1], BATCH):
+            picked = torch.from_numpy(index[:, start : start + BATCH]).to(pixels.device)
+            unit = pixels[picked].float() / 255
+            chunks.append(stack.forward(images.standardise(unit), flat=flat).float().cpu())
+    out = torch.cat(chunks, dim=1)
+    assert out.shape[:2] == index.shape, "every image exactly once"
+    return out
+
+
+def evaluate(logits: Tensor, labels: np.ndarray) -> Evaluation:
+    """Accuracy and mean loss of one member's logits `[M, K]`; a non-finite logit never counts as class 0."""
+    finite = bool(torch.isfinite(logits).all())
+    if not finite:
+        nothing = np.full(len(labels), -1)
+        return Evaluation(nothing, np.zeros(len(labels)), 0.0, 0.0, False)
+    target = torch.from_numpy(labels)
+    confidence, predicted = logits.softmax(-1).max(-1)
+    return Evaluation(
+        predicted=predicted.numpy(),
+        confidence=confidence.numpy(),
+        top1_percent=100.0 * float((predicted == target).double().mean()),
+        loss=float(F.cross_entropy(logits.double(), target)),
+        finite=True,
+    )
+
+
+def probes(module: nn.Module, images: Images, used: Members, spec: EvaluateSpec, seed: int) -> dict[str, float]:
+    """Few-shot, linear-probe and nearest-neighbour accuracies in percent, on the features of `module` (weights loaded)."""
+    if not (spec.few_shot or spec.linear_probe or spec.knn):
+        return {}
+    trained = spec.few_shot_classes == "trained"
+    classes = used.classes if trained else np.setdiff1d(np.arange(images.num_classes), used.classes)
+    pool = used.train if trained else np.flatnonzero(np.isin(images.train_labels, classes))
+    test = np.flatnonzero(np.isin(images.test_labels, classes))
+    train_x, test_x = (features(module, images, p, i) for p, i in ((images.train, pool), (images.test, test)))
+    train_y = np.searchsorted(classes, images.train_labels[pool])
+    test_y = np.searchsorted(classes, images.test_labels[test])
+    out = {
+        f"few_shot_{shots}_percent": few_shot.few_shot_percent(
+            (train_x, train_y), (test_x, test_y), shots, seed=seed, draws=spec.few_shot_draws, l2=spec.few_shot_l2
+        )
+        for shots in spec.few_shot
+    }
+    if spec.linear_probe:
+        out["linear_probe_percent"] = _percent(few_shot.linear_probe(train_x, train_y, test_x), test_y)
+    if spec.knn:
+        out["knn_percent"] = _percent(few_shot.nearest_neighbours(train_x, train_y, test_x, spec.knn), test_y)
+    return out
+
+
+def features(module: nn.Module, images: Images, pixels: Tensor, index: np.ndarray) -> np.ndarray:
+    """Pre-logits `[n, F]` of the images `index [n]`, as float64."""
+    module.eval()
+    chunks = []
+    with torch.no_grad():
+        for start in range(0, len(index), BATCH):
+            picked = torch.from_numpy(index[start : start + BATCH]).to(pixels.device)
+            unit = pixels[picked].float() / 255
+            chunks.append(module.pre_logits(images.standardise(unit)).double().cpu())  # type: ignore[operator]
+    return torch.cat(chunks).numpy()
+
+
+def _percent(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return 100.0 * float(np.mean(predicted == labels))

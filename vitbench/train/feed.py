@@ -1,0 +1,55 @@
+"""Which images make up a batch, and the draws that augment them: pure functions of (seed, epoch, image index).
+
+Batches are cut from the endless sequence of epoch permutations, so no training batch is partial.
+B batch, n training images of a trial, L lanes (independent draws of one image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.seeding import permutation, uniforms
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Image indices `[B]`, the epoch of each `[B]`, and draws in [0, 1) `[B, L]`."""
+
+    index: Ints
+    epoch: Ints
+    draws: Floats
+
+
+class Order:
+    """The endless training order of one trial; `batch(step)` depends on the step alone, so resuming needs no state."""
+
+    def __init__(self, seed: int, members: Ints, batch_size: int, lanes: int) -> None:
+        self.seed, self.members, self.batch_size, self.lanes = seed, members, batch_size, lanes
+        self._epochs: dict[int, tuple[Ints, Floats]] = {}
+
+    def _epoch(self, epoch: int) -> tuple[Ints, Floats]:
+        """Order `[n]` and draws `[n, L]` of one epoch; the last two are kept."""
+        if epoch not in self._epochs:
+            order = permutation(self.seed, "order", epoch, self.members)
+            draws = uniforms(self.seed, "augment", epoch, order, self.lanes) if self.lanes else np.zeros((len(order), 0))
+            self._epochs = {**{e: v for e, v in self._epochs.items() if e == epoch - 1}, epoch: (order, draws)}
+        return self._epochs[epoch]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step 0, 1, ..."""
+        position, wanted = step * self.batch_size, self.batch_size
+        parts: list[tuple[Ints, Ints, Floats]] = []
+        while wanted:
+            epoch, start = divmod(position, len(self.members))
+            order, draws = self._epoch(epoch)
+            index = order[start : start + wanted]
+            parts.append((index, np.full_like(index, epoch), draws[start : start + wanted]))
+            position, wanted = position + len(index), wanted - len(index)
+        index, epochs, all_draws = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Batch(index, epochs, all_draws)

@@ -1,0 +1,272 @@
+"""The training loop: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
+
+E stacked trials, B batch, C channels, H image side, N patches, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitbench.model import build, initialise, load_weights
+from vitbench.record import CurvePoint
+from vitbench.spec import TrialSpec
+from vitbench.train.augment import Augment, pad
+from vitbench.train.evaluate import Evaluation, evaluate, logits_of
+from vitbench.train.feed import Batch, Order
+from vitbench.train.images import Images, Members, members
+from vitbench.train.objective import (
+    corrupt,
+    cross_entropy,
+    masked_patch_hits,
+    masked_patch_loss,
+    patch_targets,
+)
+from vitbench.train.optim import Optimizer
+from vitbench.train.schedule import learning_rates
+from vitbench.train.stack import Stack
+
+NUM_READINGS = 10
+"""Readings of a training curve, evenly spaced; the last one is at the last step."""
+
+Tick = Callable[[int, float, float], None]
+"""Called with (step, images per second of one member, last loss read)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial as the trainer needs it: a resolved spec, a seed, and the weights that it starts from."""
+
+    spec: TrialSpec
+    seed: int
+    parent: dict[str, Tensor] | None = None
+
+
+@dataclass
+class Trained:
+    """One member after training; `diverged_at` is the first step whose loss was not finite."""
+
+    members: Members
+    state: dict[str, Tensor]
+    best_state: dict[str, Tensor]
+    curve: list[CurvePoint] = field(default_factory=list)
+    best_val: float = -1.0
+    diverged_at: int | None = None
+    seconds: float = 0.0
+
+
+def reading_steps(num_steps: int) -> set[int]:
+    """The steps (1-based) after which the curve is read."""
+    return {-(-num_steps * k // NUM_READINGS) for k in range(1, NUM_READINGS + 1)}
+
+
+class Trainer:
+    """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
+
+    def __init__(self, jobs: Sequence[Job], images: Images, device: torch.device) -> None:
+        self.jobs, self.images, self.device = jobs, images, device
+        self.spec = jobs[0].spec
+        self.train = self.spec.train
+        self.used = [members(images, job.spec.data, job.seed) for job in jobs]
+        self.augment = Augment.of(self.train, bool(self.spec.data.flip))
+        self.orders = [
+            Order(job.seed, used.train, self.train.batch_size, self.augment.lanes)
+            for job, used in zip(jobs, self.used, strict=True)
+        ]
+        objective = self.train.objective
+        with torch.device("meta"):
+            module = build(self.spec.model, objective)
+        module.to_empty(device=device)
+        self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
+        self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
+        rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
+        self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
+        self.padded = pad(images.train, self.train.augment)
+        self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
+        self.bad_step = torch.full((len(jobs),), -1, device=device)
+        self.loss_sum = torch.zeros(len(jobs), device=device)
+
+    @property
+    def classifies(self) -> bool:
+        return self.train.objective.name == "classify"
+
+    def step(self, step: int) -> None:
+        """One optimizer step; nothing here waits for the device."""
+        batches = [order.batch(step) for order in self.orders]
+        self.stack.grad.zero_()
+        chunks = np.array_split(np.arange(self.train.batch_size), self.train.grad_accum)
+        total = torch.zeros_like(self.loss_sum)
+        for chunk in chunks:
+            with self._precision():
+                loss = self._loss([_part(batch, chunk) for batch in batches]) * (len(chunk) / self.train.batch_size)
+            loss.sum().backward()
+            total += loss.detach()
+        fresh = (self.bad_step < 0) & ~torch.isfinite(total)
+        self.bad_step = torch.where(fresh, step, self.bad_step)
+        active = (self.bad_step < 0).float()
+        self.loss_sum += torch.where(active > 0, total, torch.zeros_like(total))
+        self.optimizer.step(self.stack.flat, self.stack.grad, self.rates[step], step + 1, active.unsqueeze(-1))
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        bf16 = self.train.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+    def _unit_images(self, batches: list[Batch]) -> Tensor:
+        """Augmented images in [0, 1], `[E, B, C, H, H]`."""
+        index = self._to_device(np.concatenate([b.index for b in batches]))
+        draws = self._to_device(np.concatenate([b.draws for b in batches]).astype(np.float32))
+        unit = self.augment(self.padded[index], draws)
+        return unit.view(len(batches), -1, *unit.shape[1:])
+
+    def _loss(self, batches: list[Batch]) -> Tensor:
+        """Loss per member `[E]`."""
+        unit = self._unit_images(batches)
+        if not self.classifies:
+            predicted, targets, action = self._predict_patches(unit, batches, train=True)
+            return masked_patch_loss(self.train.objective, predicted, targets, action)
+        labels = self._labels(batches)
+        shares = [self.augment.mix_weights(b.draws) for b in batches]
+        mix = None
+        if shares[0] is not None:
+            mix = self._to_device(np.stack([s for s in shares if s is not None]).astype(np.float32))
+            weight = mix[:, :, None, None, None]
+            unit = weight * unit + (1 - weight) * unit.roll(1, dims=1)
+        logits = self.stack.forward(self.images.standardise(unit), train=True)
+        return cross_entropy(logits, labels, self.train.smoothing, mix)
+
+    def _labels(self, batches: list[Batch]) -> Tensor:
+        index = self._to_device(np.stack([b.index for b in batches]))
+        return self.class_of.gather(1, index)
+
+    def _predict_patches(self, unit: Tensor, batches: list[Batch], *, train: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions, targets and actions of masked patch prediction, each with leading `[E, B, N]`."""
+        objective, patch = self.train.objective, self.spec.model.patch_size
+        assert patch is not None
+        num_patches = (unit.shape[-1] // patch) ** 2
+        drawn = [
+            corrupt(objective, num_patches, job.seed, batch.epoch, batch.index)
+            for job, batch in zip(self.jobs, batches, strict=True)
+        ]
+        action = self._to_device(np.stack([d.action for d in drawn]))
+        source = self._to_device(np.stack([d.source for d in drawn]))
+        pixels = self.images.standardise(unit)
+        predicted = self.stack.forward(pixels, action, source, train=train)
+        shown = pixels if objective.target == "pixels" else unit
+        targets = patch_targets(objective, shown.flatten(0, 1), patch)
+        return predicted, targets.view(*unit.shape[:2], *targets.shape[1:]), action
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def validate(self) -> list[tuple[float | None, float | None, bool]]:
+        """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
+        smallest = min(len(used.val) for used in self.used)
+        if smallest == 0:
+            return [(None, None, True)] * len(self.jobs)
+        index = np.stack([used.val[:smallest] for used in self.used])
+        if not self.classifies:
+            return self._validate_patches(index)
+        logits = logits_of(self.stack, self.images, self.images.train, index)
+        out: list[tuple[float | None, float | None, bool]] = []
+        for e, used in enumerate(self.used):
+            found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
+            out.append((found.top1_percent, found.loss, True) if found.finite else (None, None, False))
+        return out
+
+    def _validate_patches(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
+        """As `validate`, over the corrupted patches of the validation images, under draws that never change."""
+        still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index]
+        unit = self.images.train[torch.from_numpy(index).to(self.device)].float() / 255
+        with torch.no_grad():
+            predicted, targets, action = self._predict_patches(unit, still, train=False)
+            loss = masked_patch_loss(self.train.objective, predicted, targets, action).cpu()
+            if self.train.objective.target == "pixels":
+                return [(None, float(v), True) if torch.isfinite(v) else (None, None, False) for v in loss]
+            hits, count = masked_patch_hits(predicted, targets, action)
+            percent = (100 * hits / count).cpu()
+        finite = torch.isfinite(loss)
+        return [
+            (float(p), float(v), True) if ok else (None, None, False)
+            for p, v, ok in zip(percent, loss, finite, strict=True)
+        ]
+
+    def test(self, flat: Tensor | None = None) -> list[Evaluation]:
+        """Test answers of every member; read once, after training."""
+        out = []
+        for e, used in enumerate(self.used):
+            index = np.broadcast_to(used.test, (len(self.jobs), len(used.test)))
+            logits = logits_of(self.stack, self.images, self.images.test, np.ascontiguousarray(index), flat)[e]
+            labels = np.searchsorted(used.classes, self.images.test_labels[used.test])
+            out.append(evaluate(logits, labels))
+        return out
+
+
+def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
+    """Train to the last step and return every member; a diverged one is frozen at its step, the others go on."""
+    num_steps = trainer.train.steps
+    assert num_steps is not None
+    readings, last_read, started = reading_steps(num_steps), 0, time.monotonic()
+    out = [Trained(used, {}, {}) for used in trainer.used]
+    best = trainer.stack.flat.clone()
+    loss = float("nan")
+    spoken = started
+    for step in range(num_steps):
+        trainer.step(step)
+        now = time.monotonic()
+        if step + 1 in readings:
+            loss = _read(trainer, out, best, step + 1, step + 1 - last_read)
+            last_read = step + 1
+            if all(member.diverged_at is not None for member in out):
+                break
+        if step + 1 in readings or now - spoken > 0.5:
+            spoken = now
+            tick(step + 1, (step + 1) * trainer.train.batch_size / max(1e-9, now - started), loss)
+    seconds = time.monotonic() - started
+    for e, member in enumerate(out):
+        member.state, member.best_state = trainer.stack.state(e), trainer.stack.state(e, best)
+        member.seconds = seconds / len(out)
+    return out
+
+
+def _read(trainer: Trainer, out: list[Trained], best: Tensor, step: int, since: int) -> float:
+    """Append a curve point to every live member, keep the best weights; the mean training loss of the first."""
+    losses = (trainer.loss_sum / since).tolist()
+    trainer.loss_sum.zero_()
+    bad = trainer.bad_step.tolist()
+    for e, (top1, val_loss, finite) in enumerate(trainer.validate()):
+        member = out[e]
+        if member.diverged_at is not None:
+            continue
+        if bad[e] >= 0 or not finite:
+            member.diverged_at = bad[e] + 1 if bad[e] >= 0 else step
+            continue
+        member.curve.append(CurvePoint(step=step, train_loss=losses[e], val_top1_percent=top1, val_loss=val_loss))
+        if top1 is not None and top1 > member.best_val:
+            member.best_val = top1
+            best[e] = trainer.stack.flat[e]
+    return losses[0]
+
+
+def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
+    """Fresh weights of a job, on the CPU, with its parent's loaded over them where it has one."""
+    module = build(job.spec.model, job.spec.train.objective)
+    initialise(module, job.spec.model, job.spec.train.objective, job.seed)
+    if job.parent is not None:
+        load_weights(module, job.parent)
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _class_positions(images: Images, used: Members) -> np.ndarray:
+    """Label of every training image as a position among the trained classes (0 for images never drawn)."""
+    known = np.isin(images.train_labels, used.classes)
+    return np.where(known, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)
+
+
+def _part(batch: Batch, chunk: np.ndarray) -> Batch:
+    return Batch(batch.index[chunk], batch.epoch[chunk], batch.draws[chunk])

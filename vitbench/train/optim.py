@@ -1,0 +1,51 @@
+"""Clipping, AdamW and SGD over a stack's flat weights, every member with its own rate and decay.
+
+E stacked trials, P parameters of one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vitbench.spec import TrainSpec
+
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+
+class Optimizer:
+    """AdamW (decoupled decay, scaled by the rate, as in torch) or SGD with momentum, on `flat [E, P]`.
+
+    Source: Dosovitskiy et al. 2021, App. B.1: Adam with beta 0.9, 0.999, clipping at global norm 1.
+    """
+
+    def __init__(self, specs: Sequence[TrainSpec], flat: Tensor, decay_mask: Tensor) -> None:
+        self.opt = specs[0].opt
+        self.clip_grad = specs[0].clip_grad
+        self.momentum = specs[0].momentum
+        weight_decay = torch.tensor([s.weight_decay for s in specs], device=flat.device, dtype=flat.dtype)
+        self.decay = weight_decay[:, None] * decay_mask[None, :]
+        self.first = torch.zeros_like(flat)
+        self.second = torch.zeros_like(flat) if self.opt == "adamw" else torch.zeros(0, device=flat.device)
+
+    @torch.no_grad()
+    def step(self, flat: Tensor, grad: Tensor, lr: Tensor, count: int, active: Tensor) -> None:
+        """Update `flat` in place from `grad`; `lr [E, 1]`; `count` is 1 at the first step; members not `active` stay.
+
+        `active [E, 1]` holds 1.0 or 0.0. A frozen member's gradient may be NaN, so it is replaced, not multiplied.
+        """
+        grad = torch.where(active > 0, grad, torch.zeros_like(grad))
+        if self.clip_grad is not None:
+            norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+            grad = grad * (self.clip_grad / (norm + 1e-6)).clamp(max=1.0)
+        lr = lr * active
+        if self.opt == "sgd":
+            self.first.mul_(self.momentum).add_(grad + self.decay * flat)
+            flat.sub_(lr * self.first)
+            return
+        self.first.lerp_(grad, 1 - BETA_1)
+        self.second.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
+        root = (self.second / (1 - BETA_2**count)).sqrt_().add_(EPS)
+        flat.mul_(1 - lr * self.decay).sub_(lr / (1 - BETA_1**count) * self.first / root)

@@ -1,0 +1,80 @@
+"""The weights of E models of equal shapes in one flat tensor, and the forward pass over all of them.
+
+E stacked trials, P parameters of one model (flat), B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Forward = Callable[..., Tensor]
+
+
+class Stack:
+    """E models as `flat [E, P]`; `params` are leaves that view it, and their gradients view `grad [E, P]`.
+
+    One flat tensor makes clipping and the optimizer a handful of operations, whatever the number of layers.
+    """
+
+    def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
+        self.module = module
+        self.num_members = len(states)
+        self.shapes = {name: p.shape for name, p in module.named_parameters()}
+        self.flat = torch.stack([_flatten(state, self.shapes) for state in states]).to(device)
+        self.grad = torch.zeros_like(self.flat)
+        self.params = self._views(self.flat)
+        for (name, leaf), grad in zip(self.params.items(), self._views(self.grad).values(), strict=True):
+            self.params[name] = leaf.detach().requires_grad_()
+            self.params[name].grad = grad
+        self.buffers = {
+            name: torch.stack([state.get(name, buffer).to(device) for state in states])
+            for name, buffer in module.named_buffers()
+        }
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Name -> `[E, ...]`, each a view of `flat`."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            views[name] = flat[:, start : start + shape.numel()].view(flat.shape[0], *shape)
+            start += shape.numel()
+        return views
+
+    def decay_mask(self) -> Tensor:
+        """`[P]`, 1 where weight decay applies: parameters of 2 or more dimensions that are no embeddings or tokens."""
+        pieces = [torch.full((shape.numel(),), float(decays(name, shape))) for name, shape in self.shapes.items()]
+        return torch.cat(pieces).to(self.flat.device)
+
+    def forward(self, *inputs: Tensor, flat: Tensor | None = None, train: bool = False) -> Tensor:
+        """Outputs `[E, B, ...]` of inputs `[E, B, ...]`, with the weights of `flat` (default: the current ones)."""
+        self.module.train(train)
+        params = self.params if flat is None else self._views(flat)
+        if self.num_members == 1:
+            single = {name: p.squeeze(0) for name, p in params.items()}
+            buffers = {name: b[0] for name, b in self.buffers.items()}
+            out: Tensor = functional_call(self.module, (single, buffers), tuple(x.squeeze(0) for x in inputs))
+            return out.unsqueeze(0)
+        return torch.vmap(self._one, in_dims=0)(params, self.buffers, inputs)
+
+    def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
+        out: Tensor = functional_call(self.module, (params, buffers), inputs)
+        return out
+
+    def state(self, member: int, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """Weights and buffers of one member, on the CPU, by parameter name."""
+        views = self._views(self.flat if flat is None else flat)
+        tensors = {**views, **self.buffers}
+        return {name: tensor[member].detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def decays(name: str, shape: torch.Size) -> bool:
+    """Does weight decay apply? To weights of 2 or more dimensions, but not to tokens and position tables."""
+    return len(shape) >= 2 and not any(part in name for part in ("pos_embed", "cls_token", "mask_token", "rel_"))
+
+
+def _flatten(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> Tensor:
+    return torch.cat([state[name].reshape(-1).float() for name in shapes])
