@@ -1,0 +1,139 @@
+"""The rows of an experiment by arm, setting and seed, and each arm's choice; the only reader of a row's layout.
+
+A row is one trial as `records.jsonl` holds it: arm, levels, setting, role, seed, trial_id, status, num_classes, result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vitbench.stats.distributions import Floats
+from vitbench.stats.select import Choice, choose
+
+Row = Mapping[str, Any]
+
+
+def canonical(value: Any) -> str:
+    """One text for values that are equal in YAML and JSON: 16 and 16.0, a tuple and a list, keys in any order."""
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def metric_value(row: Row, metric: str) -> float | None:
+    """The metric of an `ok` trial, from `result` or `result["metrics"]`; None where it is absent or not finite."""
+    result = row.get("result") or {}
+    value = result.get(metric, (result.get("metrics") or {}).get(metric))
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def metric_names(rows: Iterable[Row]) -> list[str]:
+    """The metrics that at least one row has, sorted."""
+    names: set[str] = set()
+    for row in rows:
+        result = row.get("result") or {}
+        found = [*result, *(result.get("metrics") or {})]
+        names.update(name for name in found if metric_value(row, name) is not None)
+    return sorted(names)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One arm's search: validation scores [K, T] of K settings by T tuning seeds; `eligible` where the trial is ok."""
+
+    settings: tuple[Mapping[str, Any], ...]
+    seeds: tuple[int, ...]
+    scores: Floats
+    eligible: np.typing.NDArray[np.bool_]
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The chosen setting, None where every setting lost a seed."""
+        return choose(self.settings, self.scores, self.eligible)
+
+    def eligible_scores(self) -> Floats:
+        """The rows of `scores` that took part in the choice."""
+        return self.scores[self.eligible.all(axis=1)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by arm: levels, tuning, and reporting trials by (arm, setting) and seed."""
+
+    levels: Mapping[str, Mapping[str, Any]]
+    tuning: Mapping[str, Tuning]
+    reporting: Mapping[tuple[str, str], Mapping[int, Row]]
+    settings: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+    def arm_with(self, levels: Mapping[str, Any]) -> str | None:
+        """The arm that has exactly these levels, or None where no trial of it was made."""
+        wanted = canonical(levels)
+        return next((arm for arm, found in self.levels.items() if canonical(found) == wanted), None)
+
+    def own_setting(self, arm: str) -> Mapping[str, Any] | None:
+        """The setting at which the arm is reported: its choice, or the only one where nothing was tuned."""
+        if arm in self.tuning:
+            choice = self.tuning[arm].choice
+            return choice.setting if choice else None
+        settings = self.settings.get(arm, ())
+        return settings[0] if len(settings) == 1 else None
+
+    def trials(self, arm: str, setting: Mapping[str, Any]) -> Mapping[int, Row]:
+        """The reporting trials of an arm at a setting, by seed."""
+        return self.reporting.get((arm, canonical(setting)), {})
+
+    def rows(self) -> list[Row]:
+        """Every reporting row."""
+        return [row for trials in self.reporting.values() for row in trials.values()]
+
+
+def tabulate(rows: Iterable[Row]) -> Table:
+    """The rows as a Table; stage trials carry no score and are left out."""
+    levels: dict[str, Mapping[str, Any]] = {}
+    tuning: dict[str, list[Row]] = {}
+    reporting: dict[tuple[str, str], dict[int, Row]] = {}
+    settings: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        arm, key = row["arm"], canonical(row["setting"])
+        levels.setdefault(arm, row["levels"])
+        if row["role"] == "tuning":
+            tuning.setdefault(arm, []).append(row)
+        elif row["role"] == "reporting":
+            reporting.setdefault((arm, key), {})[row["seed"]] = row
+            settings.setdefault(arm, {})[key] = row["setting"]
+    return Table(
+        levels,
+        {arm: _tuning(found) for arm, found in tuning.items()},
+        {key: dict(sorted(trials.items())) for key, trials in reporting.items()},
+        {arm: tuple(found.values()) for arm, found in settings.items()},
+    )
+
+
+def _tuning(rows: list[Row]) -> Tuning:
+    """One arm's tuning rows as scores [K, T]."""
+    settings = {canonical(row["setting"]): row["setting"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    keys = list(settings)
+    scores = np.zeros((len(keys), len(seeds)))
+    eligible = np.zeros(scores.shape, dtype=bool)
+    for row in rows:
+        value = metric_value(row, "val_top1_percent")
+        if row["status"] == "ok" and value is not None:
+            cell = keys.index(canonical(row["setting"])), seeds.index(row["seed"])
+            scores[cell], eligible[cell] = value, True
+    return Tuning(tuple(settings.values()), tuple(seeds), scores, eligible)
