@@ -1,0 +1,92 @@
+"""Rows: one flat dictionary per trial and arm, what tables, plots and statistics read, and the lines of records.jsonl."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitbench.plan import Plan, Trial
+from vitbench.record import Record
+from vitbench.store import Store, replace_durably
+
+Row = dict[str, Any]
+
+
+def rows(plan: Plan, records: Mapping[str, Record]) -> list[Row]:
+    """A row for every planned trial that has a record, in the plan's order."""
+    return [_row(trial, records[trial.trial_id], plan) for trial in plan.trials if trial.trial_id in records]
+
+
+def _row(trial: Trial, record: Record, plan: Plan) -> Row:
+    model = trial.spec.model
+    side = model.img_size // model.patch_size if model.img_size and model.patch_size and model.family == "vit" else None
+    return {
+        "arm": trial.arm,
+        "levels": dict(trial.levels),
+        "setting": dict(trial.setting),
+        "role": trial.role,
+        "chosen": trial.role == "reporting" and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
+        "stage": trial.stage,
+        "seed": trial.seed,
+        "trial_id": trial.trial_id,
+        "parent": trial.parent,
+        "status": record.status,
+        "reason": record.reason,
+        "data": trial.spec.data.name,
+        "data_fingerprint": record.data_fingerprint,
+        "algorithm_version": record.algorithm_version,
+        "num_classes": model.num_classes,
+        "grid_side": side,
+        "depth": model.depth,
+        "spec": record.spec,
+        "result": record.result.model_dump(mode="json"),
+        "run": record.run.model_dump(mode="json"),
+    }
+
+
+def metric_value(record: Record, metric: str) -> float | None:
+    """A metric of a record by name: a key of `result`, or of `result.metrics`."""
+    value = getattr(record.result, metric, None)
+    return value if isinstance(value, float) else record.result.metrics.get(metric)
+
+
+def write_rows(folder: Path, found: Sequence[Row]) -> None:
+    """Write records.jsonl of a run in one step."""
+    text = "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in found)
+    replace_durably(folder / "records.jsonl", text.encode())
+
+
+def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
+    """Write predictions.npz of a run: test indices, labels, and answers `[R, M]` of its reporting trials.
+
+    Trials of different test images (held-out classes, say) are left out after the first set.
+    """
+    ids, parts, common = [], [], None
+    for row in found:
+        path = store.folder(row["trial_id"]) / "predictions.npz"
+        if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not path.exists():
+            continue
+        with np.load(path, allow_pickle=False) as answers:
+            part = {key: answers[key] for key in answers.files}
+        if common is None:
+            common = part["index"]
+        if np.array_equal(part["index"], common):
+            ids.append(row["trial_id"])
+            parts.append(part)
+    if common is None:
+        return
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        trial_id=np.array(ids),
+        index=common,
+        label=parts[0]["label"],
+        predicted=np.stack([part["predicted"] for part in parts]),
+        confidence=np.stack([part["confidence"] for part in parts]),
+    )
+    replace_durably(folder / "predictions.npz", buffer.getvalue())

@@ -1,0 +1,263 @@
+"""One try at a stack of trials, from loading the images to the committed records."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitbench import cost
+from vitbench.engines.options import Emit, Options
+from vitbench.errors import VitbenchError
+from vitbench.events import Progress, Started
+from vitbench.model import build
+from vitbench.plan import Trial
+from vitbench.record import Record, Result, Run, Status
+from vitbench.store import Store
+from vitbench.train.checkpoint import pack, read_weights, weights_sha256
+from vitbench.train.evaluate import Evaluation, probes
+from vitbench.train.images import load_images
+from vitbench.train.loop import Job, Trained, Trainer, train_stack
+
+def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
+    """Run one trial under its kernel lock; False where another process holds it. True also where it is done already."""
+    store = Store(options.root)
+    with store.lock(trial.trial_id) as held:
+        if not held:
+            return False
+        if store.read(trial.trial_id) is None:
+            execute([trial], options, emit)
+        return True
+
+
+def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
+    """Train a stack and commit a record for each of its trials; an exception of ours becomes a `failed` record."""
+    store = Store(options.root)
+    attempts = {trial.trial_id: store.begin_attempt(trial.trial_id) for trial in trials}
+    started = datetime.now(UTC)
+    for trial in trials:
+        emit(started_event(trial))
+    try:
+        outcomes = _orphans(trials, store) or _train(trials, options, emit)
+    except VitbenchError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # any fault of ours is a record, and the sweep goes on
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        outcomes = [(Result(), "failed", reason, {}, 0.0, 0.0)] * len(trials)
+    for trial, (result, status, reason, files, train_seconds, eval_seconds) in zip(trials, outcomes, strict=True):
+        attempt = attempts[trial.trial_id]
+        run = Run(
+            train_seconds=round(train_seconds, 3),
+            eval_seconds=round(eval_seconds, 3),
+            images_per_second=round(result.num_images / train_seconds, 1) if train_seconds else 0.0,
+            peak_memory_mib=_peak_memory_mib(torch.device(options.device)),
+            attempt=int(attempt.name),
+            device=device_name(options.device),
+            engine=options.engine,
+            threads=options.threads,
+            host=socket.gethostname(),
+            versions=versions(),
+            started=started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            **checkout(),
+        )
+        record = Record(
+            trial_id=trial.trial_id,
+            status=status,
+            reason=reason,
+            seed=trial.seed,
+            parent=trial.parent,
+            data_fingerprint=trial.data_fingerprint,
+            spec=trial.spec.model_dump(mode="json", exclude_defaults=True),
+            result=result,
+            run=run,
+        )
+        keep = options.keep == "all" or (options.keep == "final" and trial.role != "tuning") or trial.role == "stage"
+        kept = {n: c for n, c in files.items() if keep or not n.startswith("checkpoints/")}
+        store.commit(record, attempt, kept)
+
+
+def started_event(trial: Trial) -> Started:
+    """What is said when a trial begins."""
+    train = trial.spec.train
+    assert train.steps is not None
+    flops = cost.train_flops(trial.spec.model, train.objective, train.steps * train.batch_size)
+    return Started(trial.trial_id, trial.arm, dict(trial.setting), trial.seed, trial.role, train.steps, flops)
+
+
+Outcome = tuple[Result, Status, str | None, dict[str, bytes], float, float]
+
+
+def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcome]:
+    """Results, status, files and seconds of a stack."""
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    store, spec = Store(options.root), trials[0].spec
+    set_precision(spec.train.precision)
+    images = load_images(spec.data, options.data, device)
+    jobs = [Job(t.spec, t.seed, read_weights(store.weights(t.parent)) if t.parent else None) for t in trials]
+    trainer = Trainer(jobs, images, device)
+    assert spec.train.steps is not None
+    num_steps = spec.train.steps
+
+    def tick(step: int, speed: float, loss: float) -> None:
+        for trial in trials:
+            emit(Progress(trial.trial_id, step, num_steps, speed, loss))
+
+    trained = train_stack(trainer, tick)
+    began = time.monotonic()
+    out = _outcomes(trainer, trained)
+    seconds = (time.monotonic() - began) / len(trials)
+    return [(*outcome, member.seconds, seconds) for outcome, member in zip(out, trained, strict=True)]
+
+
+def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:
+    """Outcomes of trials whose first stage came to nothing; None where every stage is there."""
+    parents = [store.read(t.parent) if t.parent else None for t in trials]
+    lost = next((p for p in parents if p is not None and p.status != "ok"), None)
+    if lost is None:
+        return None
+    return [(Result(), lost.status, f"stage {lost.trial_id} {lost.status}: {lost.reason}", {}, 0.0, 0.0)] * len(trials)
+
+
+def set_precision(precision: str) -> None:
+    """fp32 means fp32: tf32 only where the spec says so."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _outcomes(trainer: Trainer, trained: list[Trained]) -> list[tuple[Result, Status, str | None, dict[str, bytes]]]:
+    """Test data are read here, once, for the last weights and for the best by validation."""
+    classifies = trainer.classifies
+    last = trainer.test() if classifies else [None] * len(trained)
+    best = None
+    if classifies:
+        flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
+        best = trainer.test(flat)
+    out: list[tuple[Result, Status, str | None, dict[str, bytes]]] = []
+    for e, member in enumerate(trained):
+        answer = last[e]
+        if member.diverged_at is None and answer is not None and not answer.finite:
+            member.diverged_at = trainer.train.steps
+        if member.diverged_at is not None:
+            reason = f"loss or logits not finite at step {member.diverged_at}"
+            out.append((_result(trainer, e, member, None, None), "diverged", reason, {}))
+            continue
+        chosen = best[e] if best is not None and member.best_val >= 0 else answer
+        files = {"checkpoints/final.safetensors": pack(member.state)}
+        if answer is not None:
+            files["predictions.npz"] = predictions(answer, trainer, e)
+        out.append((_result(trainer, e, member, answer, chosen), "ok", None, files))
+    return out
+
+
+def _flat(trainer: Trainer, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([state[name].reshape(-1) for name in trainer.stack.shapes])
+
+
+def _result(
+    trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None
+) -> Result:
+    """The deterministic part of one member's record."""
+    job, spec = trainer.jobs[e], trainer.jobs[e].spec
+    steps = spec.train.steps or 0
+    num_images = steps * spec.train.batch_size
+    ok = member.diverged_at is None
+    last_point = member.curve[-1] if member.curve and ok else None
+    metrics: dict[str, float] = {}
+    if ok and trainer.used[e].train.size:
+        module = build(spec.model, spec.train.objective)
+        module.load_state_dict(member.state)
+        module.to(trainer.device)
+        metrics = probes(module, trainer.images, member.members, spec.evaluate, job.seed)
+    return Result(
+        test_top1_percent=answer.top1_percent if answer else None,
+        test_top1_best_val_percent=best.top1_percent if best else None,
+        val_top1_percent=last_point.val_top1_percent if last_point else None,
+        test_loss=answer.loss if answer else None,
+        metrics=metrics,
+        curve=tuple(member.curve),
+        num_params=cost.num_params(spec.model, spec.train.objective),
+        forward_flops=cost.forward_flops(spec.model, spec.train.objective),
+        train_flops=cost.train_flops(spec.model, spec.train.objective, num_images),
+        num_images=num_images,
+        num_steps=steps,
+        num_train_images=len(member.members.train),
+        num_test_images=len(member.members.test),
+        predictions_sha256=_predictions_sha256(answer) if answer else None,
+        weights_sha256=weights_sha256(member.state) if ok else None,
+    )
+
+
+def _predictions_sha256(answer: Evaluation) -> str:
+    return hashlib.sha256(answer.predicted.astype("<i8").tobytes()).hexdigest()
+
+
+def predictions(answer: Evaluation, trainer: Trainer, e: int) -> bytes:
+    """An .npz of the test images' indices, labels, predicted classes and confidences (no pickles)."""
+    used = trainer.used[e]
+    small = np.uint8 if len(used.classes) <= 256 else np.uint16
+    labels = np.searchsorted(used.classes, trainer.images.test_labels[used.test])
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        index=used.test.astype(np.uint32),
+        label=labels.astype(small),
+        predicted=answer.predicted.astype(small),
+        confidence=answer.confidence.astype(np.float16),
+    )
+    return buffer.getvalue()
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak memory of the process on the CPU, of the allocator on a GPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def device_name(device: str) -> str:
+    """The device in words: a GPU's name, or the processor's."""
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
+    return f"{device} ({platform.machine()})"
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    names = ("torch", "torchvision", "numpy", "vitbench", "pillow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+@functools.cache
+def checkout() -> dict[str, object]:
+    """Commit and dirty flag of the checkout that this code runs from; empty where it is no checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    if git("ls-files", "--error-unmatch", "errors.py", str(folder / "errors.py")) is None:
+        return {}
+    return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -1,0 +1,148 @@
+"""One process a core (or device), each with its own threads; the longest trials first.
+
+Two processes with one thread each beat one with two, and two with two each were over ten times slower on two cores:
+so the thread count is in the environment before a worker loads torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from vitbench.engines.options import Emit, Options
+from vitbench.errors import VitbenchError
+from vitbench.events import Warned
+from vitbench.plan import Trial
+
+MAX_LOSSES = 3
+"""A trial whose worker was lost this often (killed, out of memory) is left missing; losses are never records."""
+
+
+class Worker:
+    """A child process and the pipe to it."""
+
+    def __init__(self, context: Any, options: Options) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, options), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.trial: Trial | None = None
+
+    def give(self, trial: Trial) -> None:
+        self.trial = trial
+        self.connection.send(trial)
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            self.connection.close()
+        self.process.terminate()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+def _serve(connection: Connection, options: Options) -> None:
+    """A worker's life: trials in, events and outcomes out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from vitbench.engines.attempt import execute_locked
+
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        while True:
+            trial = connection.recv()
+            try:
+                ran = execute_locked(trial, options, lambda event: connection.send(("event", event)))
+                connection.send(("done" if ran else "busy", trial.trial_id))
+            except VitbenchError as error:
+                connection.send(("error", error))
+
+
+def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int) -> Iterator[str]:
+    """The ids of trials as they are committed. A trial waits for the stage that it starts from."""
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["vitbench.engines.attempt"])
+    pool = _Pool(trials, options, emit)
+    try:
+        pool.workers = [Worker(context, options) for _ in range(min(num_workers, len(trials)))]
+        yield from pool.work(context)
+    finally:
+        for worker in pool.workers:
+            worker.stop()
+
+
+class _Pool:
+    """Who works on what."""
+
+    def __init__(self, trials: Sequence[Trial], options: Options, emit: Emit) -> None:
+        self.waiting = list(trials)
+        self.options, self.emit = options, emit
+        self.workers: list[Worker] = []
+        self.losses: dict[str, int] = {}
+        self.unfinished = {trial.trial_id for trial in trials}
+
+    def _next(self) -> Trial | None:
+        """The first waiting trial whose parent is finished."""
+        for trial in self.waiting:
+            if trial.parent not in self.unfinished:
+                self.waiting.remove(trial)
+                return trial
+        return None
+
+    def _hand_out(self) -> None:
+        for worker in self.workers:
+            if worker.trial is None:
+                trial = self._next()
+                if trial is None:
+                    return
+                worker.give(trial)
+
+    def work(self, context: Any) -> Iterator[str]:
+        """Hand out trials until none is left; ids as they are committed."""
+        self._hand_out()
+        while busy := {w.connection: w for w in self.workers if w.trial is not None}:
+            for connection in wait(list(busy)):
+                finished = self._listen(busy[connection], context)  # type: ignore[index]
+                if finished:
+                    yield finished
+            self._hand_out()
+
+    def _listen(self, worker: Worker, context: Any) -> str | None:
+        """Take one message; the id of a trial that was committed."""
+        trial = worker.trial
+        assert trial is not None
+        try:
+            kind, content = worker.connection.recv()
+        except (EOFError, OSError):
+            self._replace(worker, trial, context)
+            return None
+        if kind == "event":
+            self.emit(content)
+            return None
+        if kind == "error":
+            raise content
+        worker.trial = None
+        self.unfinished.discard(trial.trial_id)
+        return trial.trial_id if kind == "done" else None
+
+    def _replace(self, worker: Worker, trial: Trial, context: Any) -> None:
+        """A worker was lost: start another, and try its trial again unless that has happened too often."""
+        worker.process.join(timeout=5)
+        code = worker.process.exitcode
+        self.workers[self.workers.index(worker)] = Worker(context, self.options)
+        self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
+        what = f"worker lost (exit {code}{', out of memory?' if code == -9 else ''}) on trial {trial.trial_id}"
+        if self.losses[trial.trial_id] < MAX_LOSSES:
+            self.waiting.insert(0, trial)
+            self.emit(Warned(f"{what}; trying again"))
+        else:
+            self.unfinished.discard(trial.trial_id)
+            self.emit(Warned(f"{what} for the third time; left missing"))

@@ -1,0 +1,135 @@
+"""Missing trials -> engine -> records, round after round until nothing is missing. No statistics, no printing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vitbench.collect import metric_value
+from vitbench.cost import train_flops
+from vitbench.engines.options import Options
+from vitbench.events import Finished, Listener, Planned
+from vitbench.experiment import Experiment
+from vitbench.plan import Chooser, FactsOf, Plan, Trial, expand
+from vitbench.record import Record
+from vitbench.store import Store
+
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: the plan as far as it is known, its records, and whether a limit ended it."""
+
+    plan: Plan
+    records: dict[str, Record]
+    stopped_by_limit: bool = False
+
+    @property
+    def missing(self) -> list[Trial]:
+        """Planned trials without a record."""
+        return [trial for trial_id, trial in self.plan.unique().items() if trial_id not in self.records]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run, beside the experiment."""
+
+    options: Options
+    num_workers: int = 1
+    seeds: Sequence[int] | None = None
+    limit: int | None = None
+
+
+def flops_of(trial: Trial) -> float:
+    """Training FLOPs of one trial."""
+    train = trial.spec.train
+    return train_flops(trial.spec.model, train.objective, (train.steps or 0) * train.batch_size)
+
+
+def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: FactsOf, listen: Listener) -> Outcome:
+    """Run what is missing and return everything; finished trials are never run again."""
+    store = Store(request.options.root)
+    records: dict[str, Record] = {}
+    num_run = 0
+    while True:
+        plan = expand(experiment, records, choose, facts_of, request.seeds)
+        unique = plan.unique()
+        records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
+        missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
+        listen(_planned(experiment, plan, records))
+        if not missing:
+            if plan.complete:
+                return Outcome(plan, records)
+            continue
+        left = None if request.limit is None else request.limit - num_run
+        if left is not None and left <= 0:
+            return Outcome(plan, records, stopped_by_limit=True)
+        before = len(records)
+        for trial_id in _engine(_ordered(missing)[:left], request, listen):
+            record = store.read(trial_id)
+            assert record is not None, "an engine reports committed trials only"
+            records[trial_id] = record
+            num_run += 1
+            listen(finished_event(unique[trial_id], record, experiment.report.metric))
+        records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
+        if len(records) == before:
+            if not any(_is_busy(store, trial) for trial in missing):
+                return Outcome(plan, records)  # Lost for good: left missing, and said so by the caller.
+            time.sleep(WAIT_SECONDS)
+
+
+def _is_busy(store: Store, trial: Trial) -> bool:
+    """Is another process at work on the trial?"""
+    with store.lock(trial.trial_id) as held:
+        return not held
+
+
+def _ordered(missing: Sequence[Trial]) -> list[Trial]:
+    """Longest first, so that no core is left alone with a long trial at the end; stages before what starts from them."""
+    ids = {trial.trial_id for trial in missing}
+    return sorted(missing, key=lambda trial: (trial.parent in ids, -flops_of(trial)))
+
+
+def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Iterator[str]:
+    """The chosen engine at work; engines are imported late, since they load torch."""
+    if request.num_workers > 1:
+        from vitbench.engines import workers
+
+        return workers.run(trials, request.options, listen, request.num_workers)
+    from vitbench.engines import local
+
+    return local.run(trials, request.options, listen)
+
+
+def _planned(experiment: Experiment, plan: Plan, records: dict[str, Record]) -> Planned:
+    unique = plan.unique()
+    flops = {trial_id: flops_of(trial) for trial_id, trial in unique.items()}
+    done = [trial_id for trial_id in unique if trial_id in records]
+    return Planned(
+        experiment=experiment.name,
+        num_trials=len(unique),
+        num_done=len(done),
+        train_flops=sum(flops.values()),
+        train_flops_done=sum(flops[trial_id] for trial_id in done),
+        num_expected=max(plan.num_expected, len(unique)),
+    )
+
+
+def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
+    """What is said when a trial has its record."""
+    ok = record.status == "ok"
+    return Finished(
+        trial_id=trial.trial_id,
+        arm=trial.arm,
+        setting=dict(trial.setting),
+        seed=trial.seed,
+        role=trial.role,
+        status=record.status,
+        reason=record.reason,
+        metric=metric_value(record, metric) if ok else None,
+        val_top1_percent=record.result.val_top1_percent if ok else None,
+        train_flops=flops_of(trial),
+        train_seconds=record.run.train_seconds,
+    )

@@ -1,0 +1,199 @@
+"""Results on disk: one committed record per trial, first writer wins, and nothing is ever rewritten.
+
+`trials/<trial_id>/` holds `record.json` (the only mark that a trial is done), `predictions.npz`, `checkpoints/` and
+`attempts/<n>/`. A file is written aside, flushed to the disk and linked into place: it is absent or whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from vitbench.errors import NoSpaceError, ResultsError
+from vitbench.record import Record
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Store:
+    """The trials of one results root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.trials = root / "trials"
+
+    def folder(self, trial_id: str) -> Path:
+        """Where a trial's files lie."""
+        return self.trials / trial_id
+
+    def weights(self, trial_id: str) -> Path:
+        """Where a trial's final weights lie, if they were kept."""
+        return self.folder(trial_id) / "checkpoints" / "final.safetensors"
+
+    def read(self, trial_id: str) -> Record | None:
+        """The committed record, or None. Raises ResultsError where the file is no record."""
+        path = self.folder(trial_id) / "record.json"
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ResultsError(f"{path}: not a record of this version ({where}: {first['msg']})") from error
+
+    def read_all(self, trial_ids: Iterable[str]) -> dict[str, Record]:
+        """Committed records by trial id; ids without one are left out."""
+        found = ((trial_id, self.read(trial_id)) for trial_id in trial_ids)
+        return {trial_id: record for trial_id, record in found if record is not None}
+
+    def begin_attempt(self, trial_id: str) -> Path:
+        """A fresh folder `attempts/<n>` for one try, n counting from 1."""
+        attempts = self.folder(trial_id) / "attempts"
+        make_folder(attempts)
+        number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
+        while True:
+            try:
+                (attempts / str(number)).mkdir()
+                return attempts / str(number)
+            except FileExistsError:
+                number += 1
+
+    def commit(self, record: Record, attempt: Path, files: dict[str, bytes]) -> bool:
+        """Link a finished attempt into place; False where another attempt was first with the same result.
+
+        `files` (relative name -> bytes) become durable before the record does. Raises ResultsError where the first
+        attempt's result differs: that is a conflict, and the loser's record stays in its attempt folder.
+        """
+        folder = self.folder(record.trial_id)
+        for name, content in files.items():
+            aside = attempt / Path(name).name
+            write_durably(aside, content)
+            make_folder((folder / name).parent)
+            _link(aside, folder / name)
+            aside.unlink()
+        aside = attempt / "record.json"
+        write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
+        if _link(aside, folder / "record.json"):
+            return True
+        first = self.read(record.trial_id)
+        assert first is not None
+        if first.result != record.result or first.status != record.status:
+            raise ResultsError(f"trial {record.trial_id}: conflict, {aside} has another result than the committed record")
+        return False
+
+    @contextlib.contextmanager
+    def lock(self, trial_id: str) -> Iterator[bool]:
+        """True while this process holds the trial's kernel lock, False where another one does; it dies with its holder."""
+        make_folder(self.folder(trial_id))
+        with (self.folder(trial_id) / "lock").open("w") as handle:
+            yield _try_lock(handle)
+
+    def set_aside(self, trial_id: str) -> bool:
+        """Move a failed record into its last attempt folder, so that the trial is run again; False without one."""
+        record = self.read(trial_id)
+        if record is None or record.status != "failed":
+            return False
+        folder = self.folder(trial_id)
+        os.replace(folder / "record.json", folder / "attempts" / str(record.run.attempt) / "failed.json")
+        sync_folder(folder)
+        return True
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents. Raises NoSpaceError or ResultsError with a clear line."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write and flush to the disk; on a full disk the partial file is removed. Raises NoSpaceError."""
+    try:
+        with path.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise disk_error(path, error) from error
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Replace a derived file in one step: the old one or the new one is there, never a part."""
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_durably(aside, content)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(path: Path, error: OSError) -> NoSpaceError | ResultsError:
+    """The error to raise where writing failed: no space, or no permission and the like."""
+    if error.errno in NO_SPACE:
+        return NoSpaceError(f"{path}: no space left on the disk or in the quota; finished trials are safe")
+    return ResultsError(f"{path}: cannot write ({error.strerror or error})")
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Link `source` to `target` if that is free; first writer wins."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+            raise disk_error(target, error) from error
+        return _create(target, source.read_bytes())
+    sync_folder(target.parent)
+    return True
+
+
+def _create(target: Path, content: bytes) -> bool:
+    """As `_link`, on file systems without hard links: an exclusive lock file decides who renames."""
+    try:
+        os.close(os.open(target.with_name(f".{target.name}.claim"), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    replace_durably(target, content)
+    return True
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        return True  # No working locks here: the first writer wins all the same.
+    return True
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """The objects of a JSON-lines file. Raises ResultsError naming file and line where one is torn."""
+    out = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            out.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{path}:{number}: not a JSON record ({error.msg})") from error
+    return out
