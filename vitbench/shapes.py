@@ -1,0 +1,195 @@
+"""The sizes that a resolved ModelSpec implies: widths, sides, counts. No torch.
+
+A side is a number of cells (or pixels) along one edge; every image and every feature map is square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vitbench.spec import ModelSpec, ObjectiveSpec
+
+T = TypeVar("T")
+
+STAGE_WIDTHS = (256, 512, 1024, 2048)
+ROOT_WIDTH = 64
+ROOT_STRIDES = {"imagenet": 4, "small": 1}
+
+
+def known(value: T | None) -> T:
+    """The value of a field that a resolved spec has set."""
+    assert value is not None, "the spec is not resolved"
+    return value
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The encoder's sizes."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    grid_side: int
+    class_token: bool
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid_side**2
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_patches + self.class_token
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """One residual block: 1x1, 3x3 (with the stride), 1x1; `side` is its output's."""
+
+    stage: int
+    index: int
+    in_width: int
+    mid_width: int
+    out_width: int
+    stride: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet up to its last feature map; `root_side` is that of the root's convolution, before any pooling."""
+
+    root: str
+    root_width: int
+    root_side: int
+    blocks: tuple[Bottleneck, ...]
+
+    @property
+    def root_kernel(self) -> int:
+        return 7 if self.root == "imagenet" else 3
+
+    @property
+    def root_stride(self) -> int:
+        return 2 if self.root == "imagenet" else 1
+
+    @property
+    def width(self) -> int:
+        return self.blocks[-1].out_width
+
+    @property
+    def side(self) -> int:
+        return self.blocks[-1].side
+
+
+def halved(side: int) -> int:
+    """The side after a padded layer of stride 2."""
+    return -(-side // 2)
+
+
+def scaled_width(width: int, factor: float) -> int:
+    """`width * factor` rounded to a multiple of 8 that is at least 90% of it (timm's and BiT's rule)."""
+    exact = width * factor
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def backbone(model: ModelSpec) -> Backbone:
+    """The ResNet of a resolved `resnet` or `hybrid`."""
+    factor, root, side = known(model.width_factor), known(model.root), known(model.img_size)
+    root_side = halved(side) if root == "imagenet" else side
+    side = halved(root_side) if root == "imagenet" else side
+    in_width = root_width = scaled_width(ROOT_WIDTH, factor)
+    blocks = []
+    for stage, (num_blocks, base_width) in enumerate(zip(known(model.layers), STAGE_WIDTHS, strict=False)):
+        out_width = scaled_width(base_width, factor)
+        mid_width = scaled_width(out_width, 0.25)
+        for index in range(num_blocks):
+            stride = 2 if stage > 0 and index == 0 else 1
+            side = halved(side) if stride == 2 else side
+            blocks.append(Bottleneck(stage, index, in_width, mid_width, out_width, stride, side))
+            in_width = out_width
+    return Backbone(root, root_width, root_side, tuple(blocks))
+
+
+def total_stride(model: ModelSpec) -> int:
+    """How many pixels along one edge make one cell of the token grid (of a ResNet: of the last feature map)."""
+    if model.family == "vit":
+        return known(model.patch_size)
+    stride = ROOT_STRIDES[known(model.root)] << (len(known(model.layers)) - 1)
+    return stride if model.family == "resnet" else stride * known(model.patch_size)
+
+
+def grid_side(model: ModelSpec) -> int:
+    """Cells along one edge of the token grid (of a ResNet: of the last feature map)."""
+    if model.family == "vit":
+        return known(model.img_size) // known(model.patch_size)
+    side = backbone(model).side
+    return side if model.family == "resnet" else side // known(model.patch_size)
+
+
+def num_tokens(model: ModelSpec) -> int:
+    """Tokens that attend to each other, the class token included (of a ResNet: cells of the last feature map)."""
+    return grid_side(model) ** 2 + (model.family != "resnet" and known(model.class_token))
+
+
+def transformer(model: ModelSpec) -> Transformer:
+    """The encoder of a resolved `vit` or `hybrid`."""
+    embed_dim = known(model.embed_dim)
+    return Transformer(
+        embed_dim=embed_dim,
+        depth=known(model.depth),
+        num_heads=known(model.num_heads),
+        mlp_dim=int(embed_dim * known(model.mlp_ratio)),
+        grid_side=grid_side(model),
+        class_token=known(model.class_token),
+    )
+
+
+def conv_stem_widths(model: ModelSpec) -> tuple[int, ...]:
+    """Output widths of the convolutional stem's stride-2 layers: doubling, the last one embed_dim.
+
+    Source: Xiao et al. 2021, section 3.
+    """
+    layers = known(model.patch_size).bit_length() - 1
+    return tuple(known(model.embed_dim) >> (layers - 1 - layer) for layer in range(layers))
+
+
+def relative_reach(model: ModelSpec) -> int:
+    """The largest offset that a relative table tells apart; the table has `2 * reach + 1` rows."""
+    side = grid_side(model)
+    reach = side**2 - 1 if model.pos_embed == "relative_1d" else side - 1
+    return reach if model.relative_clip is None else min(model.relative_clip, reach)
+
+
+def norm_groups(width: int) -> int:
+    """Groups of a GroupNorm: 32, or fewer where that would leave less than 2 channels a group.
+
+    Differs: BiT always has 32, which a narrow network cannot hold; from width 64 on the two are the same.
+    """
+    groups = 32
+    while (width // 2) % groups:
+        groups //= 2
+    return groups
+
+
+def cells_side(model: ModelSpec) -> int:
+    """Cells along one edge of a masked patch's down-sampled target."""
+    return min(4, known(model.patch_size) // 2)
+
+
+def prediction_width(model: ModelSpec, objective: ObjectiveSpec) -> int:
+    """Outputs per patch of masked patch prediction: 3-bit colours as classes, or pixels.
+
+    Source: Dosovitskiy et al. 2021, App. B.1.2. Differs: with C channels there are 8**C colours (grey: 8).
+    """
+    colours = 1 << (3 * known(model.in_chans))
+    if objective.target == "mean_colour":
+        return colours
+    if objective.target == "downsampled":
+        return cells_side(model) ** 2 * colours
+    return known(model.patch_size) ** 2 * known(model.in_chans)

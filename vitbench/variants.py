@@ -1,0 +1,103 @@
+"""Shorthand names of models and what they stand for: `ViT-Ti/4`, `R26x1`, `R26x1+ViT-Ti/16`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vitbench.errors import InputError, nearest
+
+SIZES: dict[str, dict[str, Any]] = {
+    "Mu": {"embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
+    "Ti": {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0},
+    "S": {"embed_dim": 384, "depth": 12, "num_heads": 6, "mlp_ratio": 4.0},
+    "B": {"embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0},
+    "L": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0},
+    "H": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4.0},
+}
+"""Source: Dosovitskiy et al. 2021, Table 1 (B, L, H); Touvron et al. 2021 (Ti, S). Mu is ours, for seconds on a CPU:
+depth 2, since at depth 1 a position at the stem, in every layer and shared are one function."""
+
+LAYERS: dict[int, tuple[int, int, int, int]] = {
+    14: (1, 1, 1, 1),
+    20: (1, 2, 2, 1),
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Bottleneck blocks per stage. Source: Kolesnikov et al. 2020 (BiT); 14, 20 and 26 are for small budgets."""
+
+HYBRIDS: dict[int, tuple[str, bool]] = {
+    32: ("imagenet", False),
+    16: ("imagenet", True),
+    8: ("small", False),
+    4: ("small", True),
+}
+"""Total stride -> (root, are stage 4's blocks folded into stage 3). Source: Dosovitskiy et al. 2021, section 4.1."""
+
+_VIT = re.compile(r"(?:ViT-)?(?P<size>[A-Za-z]+)(?:/(?P<patch>\d+))?")
+_RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<width>\d+(?:\.\d+)?))?")
+_FORMS = "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH, R{14,20,26,50,101,152,200}xWIDTH, or both as R26x1+ViT-Ti/STRIDE"
+
+
+def variant(name: str) -> dict[str, Any]:
+    """The ModelSpec fields that a shorthand stands for, as `{field: value}`.
+
+    In a hybrid's name the last number is the total stride: it decides the root and whether stage 4 is folded.
+    Raises InputError on a name it does not know, with the nearest ones.
+    """
+    backbone, plus, transformer = name.rpartition("+")
+    if plus:
+        return _hybrid(name, backbone, transformer)
+    return _resnet(name, name) if _RESNET.fullmatch(name) else _vit(name, name)
+
+
+def _vit(name: str, part: str) -> dict[str, Any]:
+    match = _VIT.fullmatch(part)
+    size = match["size"] if match else part.removeprefix("ViT-").partition("/")[0]
+    if match is None or size not in SIZES:
+        raise InputError(f"model.name: {name!r} is not a model; {_FORMS}.{_near(part, size)}")
+    if match["patch"] is None:
+        return {"family": "vit", **SIZES[size]}
+    if int(match["patch"]) == 0:
+        raise InputError(f"model.name: {name!r} has patch size 0; it must be at least 1")
+    return {"family": "vit", "patch_size": int(match["patch"]), **SIZES[size]}
+
+
+def _resnet(name: str, part: str) -> dict[str, Any]:
+    match = _RESNET.fullmatch(part)
+    if match is None:
+        raise InputError(f"model.name: {name!r} is not a model; {_FORMS}.{_near(part, part)}")
+    depth, width = int(match["depth"]), float(match["width"] or 1)
+    if depth not in LAYERS:
+        raise InputError(f"model.name: {name!r} has depth {depth}; a ResNet has one of {_words(LAYERS)}")
+    if width == 0:
+        raise InputError(f"model.name: {name!r} has width factor 0; it must be above 0")
+    return {"family": "resnet", "layers": LAYERS[depth], "width_factor": width}
+
+
+def _hybrid(name: str, backbone: str, transformer: str) -> dict[str, Any]:
+    resnet, vit = _resnet(name, backbone), _vit(name, transformer)
+    stride = vit.get("patch_size")
+    if stride not in HYBRIDS:
+        raise InputError(
+            f"model.name: {name!r} has total stride {stride}; a hybrid's last number is its total stride, "
+            f"one of {_words(HYBRIDS)}"
+        )
+    root, folded = HYBRIDS[stride]
+    first, second, third, fourth = resnet["layers"]
+    layers = (first, second, third + fourth) if folded else resnet["layers"]
+    return {**vit, **resnet, "family": "hybrid", "patch_size": 1, "root": root, "layers": layers}
+
+
+def _words(allowed: dict[int, Any]) -> str:
+    return ", ".join(str(number) for number in sorted(allowed))
+
+
+def _near(part: str, size: str) -> str:
+    """The suggestion, with the patch size kept as it was typed."""
+    _, slash, patch = part.partition("/")
+    names = [f"{prefix}{known}{slash}{patch}" for prefix in ("ViT-", "") for known in SIZES]
+    return nearest(part, [*names, *(f"R{depth}x1" for depth in LAYERS)], limit=1) or nearest(size, SIZES, limit=1)
