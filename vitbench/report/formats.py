@@ -1,0 +1,135 @@
+"""One table as Markdown, LaTeX (booktabs), CSV, and for the terminal; names are escaped in each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, JustifyMethod
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "≈": r"$\approx$",
+}  # fmt: skip
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: "\\" + mark for mark in "\\`*_[]|"}}
+_GUTTER = 3
+"""Characters between two columns in a terminal."""
+_FORMULA_STARTS = ("=", "+", "-", "@")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells under a header. `bold` holds (row, column) pairs; `optional` columns give way on narrow terminals."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]] = frozenset()
+    notes: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+
+    def is_number(self, column: int) -> bool:
+        """Does the column hold numbers (set flush right)?"""
+        return all(re.match(r"[\[+-]?\d|-$|no score|out \(", row[column]) for row in self.rows)
+
+    def width(self, column: int) -> int:
+        """Characters of the widest cell, or of the header's longest word: a header may wrap."""
+        words = self.header[column].split() or [""]
+        return max(len(text) for text in (*(row[column] for row in self.rows), *words))
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without control characters: a name cannot move the cursor or start a new row."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def escape_markdown(text: str) -> str:
+    """`text` so that Markdown shows it as it is; an underscore inside a word needs no escape."""
+    escaped = "".join(_MARKDOWN.get(char, char) for char in printable(text))
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped)
+
+
+def escape_latex(text: str) -> str:
+    """`text` so that LaTeX sets it as it is, with a true minus before a number."""
+    escaped = "".join(_LATEX.get(char, char) for char in printable(text))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
+
+
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown with its title and notes."""
+    rows = [
+        [
+            f"**{escape_markdown(cell)}**" if (i, k) in table.bold else escape_markdown(cell)
+            for k, cell in enumerate(row)
+        ]
+        for i, row in enumerate(table.rows)
+    ]
+    align = ["right" if table.is_number(k) else "left" for k in range(len(table.header))]
+    header = [escape_markdown(name) for name in table.header]
+    body = tabulate(rows, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+    notes = "".join(f"\n- {escape_markdown(note)}" for note in table.notes)
+    return f"## {escape_markdown(table.title)}\n\n{body}\n" + (f"{notes}\n" if notes else "")
+
+
+def to_latex(table: Table, label: str) -> str:
+    """The table as a LaTeX float with booktabs rules; needs `\\usepackage{booktabs}` only."""
+    rows = [
+        [
+            rf"\textbf{{{escape_latex(cell)}}}" if (i, k) in table.bold else escape_latex(cell)
+            for k, cell in enumerate(row)
+        ]
+        for i, row in enumerate(table.rows)
+    ]
+    # Columns are named by number first: two may have one header, and pandas wants unique ones.
+    header = [escape_latex(name) for name in table.header]
+    style = pd.DataFrame(rows).style.hide(axis="index")
+    style = style.format_index(lambda column: header[int(str(column))], axis="columns")
+    return style.to_latex(
+        column_format="".join("r" if table.is_number(k) else "l" for k in range(len(table.header))),
+        hrules=True,
+        position="htbp",
+        position_float="centering",
+        caption=" ".join(escape_latex(note) for note in (table.title + ".", *table.notes)),
+        label=label,
+    )
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV; a cell of text that a spreadsheet would run as a formula is quoted."""
+    return frame.map(_harmless).to_csv(index=False, lineterminator="\n")
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell):
+        return cell
+    return ("'" if cell.startswith(_FORMULA_STARTS) else "") + printable(cell)
+
+
+def to_rich(table: Table, width: int) -> Group:
+    """The table for a terminal of `width` columns, its title above; optional columns go first where it is narrow."""
+    kept = list(range(len(table.header)))
+    while sum(table.width(k) + _GUTTER for k in kept) > width and table.header[kept[-1]] in table.optional:
+        kept.pop()
+    out = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for k, room in zip(kept, _widths(table, kept, width), strict=True):
+        justify: JustifyMethod = "right" if table.is_number(k) else "left"
+        out.add_column(Text(printable(table.header[k])), justify=justify, width=room, overflow="fold")
+    for i, row in enumerate(table.rows):
+        out.add_row(*(Text(printable(row[k]), style="bold" if (i, k) in table.bold else "") for k in kept))
+    return Group(Text(printable(table.title), style="bold"), out)
+
+
+def _widths(table: Table, kept: list[int], width: int) -> list[int]:
+    """Characters per kept column: headers on one line where there is room, else wrapped; the first column gives way."""
+    whole = [max(table.width(k), len(table.header[k])) for k in kept]
+    if sum(whole) + _GUTTER * len(kept) <= width:
+        return whole
+    tight = [table.width(k) for k in kept]
+    spare = width - sum(tight) - _GUTTER * len(kept)
+    return [max(8, tight[0] + min(0, spare)), *tight[1:]]

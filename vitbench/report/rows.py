@@ -1,0 +1,87 @@
+"""Rows (a record each, with its arm) read for display: order, scores, settings and their labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vitbench.arms import arms, level_name
+from vitbench.experiment import Experiment
+from vitbench.stats.table import Row, metric_value
+
+Setting = tuple[tuple[str, Any], ...]
+"""A tuned setting as sorted (path, value) pairs, so that it can be a key."""
+
+
+def arm_order(experiment: Experiment, rows: Iterable[Row] = ()) -> list[str]:
+    """Names of all arms in the file's order, the baseline first; arms that only `rows` know follow."""
+    return list(dict.fromkeys([*(arm.name for arm in arms(experiment)), *(row["arm"] for row in rows)]))
+
+
+def setting_of(row: Row) -> Setting:
+    """The row's tuned setting as a key."""
+    pairs = ((path, tuple(v) if isinstance(v, list) else v) for path, v in row.get("setting", {}).items())
+    return tuple(sorted(pairs))
+
+
+def setting_label(setting: Setting) -> str:
+    """`lr 0.002`, or `lr 0.002, weight_decay 0.1`; `-` where nothing is tuned."""
+    return ", ".join(f"{short(path)} {level_name(value)}" for path, value in setting) or "-"
+
+
+def short(path: str) -> str:
+    """The last word of a spec path: `train.lr` gives `lr`."""
+    return path.rsplit(".", 1)[-1]
+
+
+def score(row: Row, metric: str) -> float | None:
+    """The row's value of `metric`; None where the trial is not `ok` or has no finite value."""
+    return metric_value(row, metric) if row["status"] == "ok" else None
+
+
+def scores_by_seed(rows: Iterable[Row], metric: str) -> dict[int, float]:
+    """{seed: score} over the rows that have one, by seed."""
+    found = {int(row["seed"]): score(row, metric) for row in rows}
+    return {seed: value for seed, value in sorted(found.items()) if value is not None}
+
+
+def own_best(rows: Iterable[Row]) -> list[Row]:
+    """Reporting rows at their own arm's chosen setting."""
+    return [row for row in rows if row["role"] == "reporting" and row.get("chosen", True)]
+
+
+def tuning(rows: Iterable[Row]) -> list[Row]:
+    """Rows of the tuning seeds."""
+    return [row for row in rows if row["role"] == "tuning"]
+
+
+def shared_settings(rows: Sequence[Row]) -> list[Setting]:
+    """Settings at which every arm has reporting rows, ascending; with one arm there is nothing to share."""
+    reporting = [row for row in rows if row["role"] == "reporting"]
+    present = {row["arm"] for row in reporting}
+    by_setting: dict[Setting, set[str]] = {}
+    for row in reporting:
+        by_setting.setdefault(setting_of(row), set()).add(row["arm"])
+    return sorted((s for s, having in by_setting.items() if s and having == present and len(present) > 1), key=_by_size)
+
+
+def _by_size(setting: Setting) -> tuple[tuple[str, float, str], ...]:
+    return tuple((path, *size_key(value)) for path, value in setting)
+
+
+def size_key(value: Any) -> tuple[float, str]:
+    """A sort key under which numbers stand by size, before words."""
+    return (float(value), "") if isinstance(value, (int, float)) else (math.inf, str(value))
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name as an axis or a column says it."""
+    known = {
+        "test_top1_percent": "Test top-1 (%)",
+        "test_top1_best_val_percent": "Test top-1, best by validation (%)",
+        "val_top1_percent": "Validation top-1 (%)",
+        "test_loss": "Test loss",
+    }
+    words = metric.removesuffix("_percent").replace("_", " ").capitalize()
+    return known.get(metric, words + (" (%)" if metric.endswith("_percent") else ""))

@@ -1,0 +1,223 @@
+"""The tables of a report: what each says, as text cells; how they are written stands in `formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from vitbench.arms import level_name
+from vitbench.experiment import Experiment
+from vitbench.report.formats import Table
+from vitbench.report.rows import Row, Setting, metric_label, setting_label, shared_settings
+from vitbench.report.summaries import (
+    ArmSummary,
+    TunedPoint,
+    own_best_summaries,
+    shared_summaries,
+    tuned_points,
+)
+from vitbench.stats.intervals import Interval
+
+TIE = "≈"
+COSTS = frozenset(("Params", "Train FLOPs", "Seconds"))
+Columns = list[tuple[str, list[str]]]
+
+
+def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
+    """The tables that the rows give, in the order of a report: results, shared settings, tuning."""
+    found = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
+    return [table for table in found if table is not None and table.rows]
+
+
+def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
+    """One row per arm at its own best setting: mean, interval, paired difference to the baseline, cost."""
+    arms = own_best_summaries(experiment, rows)
+    baseline = arms[0].arm if arms else "baseline"
+    tuned = any(arm.setting for arm in arms)
+    lost = any(lost_label(arm) for arm in arms)
+    columns: Columns = [
+        ("Arm", [arm.arm for arm in arms]),
+        ("Setting", [setting_label(arm.setting) for arm in arms]),
+        ("n", [str(arm.mean.n) for arm in arms]),
+        (metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms]),
+        (f"minus {baseline}", [difference_cell(arm.versus_baseline) for arm in arms]),
+        ("Lost", [lost_label(arm) or "-" for arm in arms]),
+        ("Params", [quantity(arm.num_params) for arm in arms]),
+        ("Train FLOPs", [quantity(arm.train_flops) for arm in arms]),
+        ("Seconds", [f"{arm.train_seconds:.1f}" if arm.train_seconds else "-" for arm in arms]),
+    ]
+    kept = [c for c in columns if (tuned or c[0] != "Setting") and (lost or c[0] != "Lost")]
+    title = f"{experiment.name}: each arm at its own best setting" if tuned else experiment.name
+    mean_column = [name for name, _ in kept].index(metric_label(experiment.report.metric))
+    bold = frozenset((i, k) for i, arm in enumerate(arms) if arm.rank == "best" for k in (0, mean_column))
+    return _table(title, kept, _result_notes(arms, baseline, tuned, lost), bold)
+
+
+def _table(title: str, columns: Columns, notes: Sequence[str], bold: frozenset[tuple[int, int]] = frozenset()) -> Table:
+    header = tuple(name for name, _ in columns)
+    body = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(title, header, body, bold, tuple(notes), COSTS)
+
+
+def _result_notes(arms: Sequence[ArmSummary], baseline: str, tuned: bool, lost: bool) -> list[str]:
+    notes = [
+        "± is the half-width of the 95% t interval over seeds; "
+        f"'minus {baseline}' is paired by seed, in points, and its interval covers seed noise only."
+    ]
+    if tuned:
+        notes.append("Settings were chosen on validation data, with seeds of their own; test data was read once.")
+    if any(arm.rank == "best" for arm in arms):
+        notes.append("Bold: above every other arm by the paired 95% interval.")
+    if any(arm.rank == "tied" for arm in arms):
+        notes.append(f"{TIE} not told apart from the best mean by the paired 95% interval; so none is bold.")
+    if lost:
+        notes.append("Lost trials (diverged, failed, missing) are counted and never averaged.")
+    return notes
+
+
+def shared_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
+    """Both readings side by side: each arm at its own best, and all arms at each shared setting. None without one."""
+    settings = shared_settings(rows) if experiment.report.also_at else []
+    best = own_best_summaries(experiment, rows)
+    if not settings or not best:
+        return None
+    baseline = best[0].arm
+    columns: Columns = [("Arm", [arm.arm for arm in best]), *_reading("own best", best, baseline)]
+    for setting in settings:
+        chosen_by = " and ".join(arm.arm for arm in best if arm.setting == setting)
+        label = setting_label(setting) + (f" (best of {chosen_by})" if chosen_by else "")
+        columns += _reading(label, shared_summaries(experiment, rows, setting), baseline)
+    note = "The same seeds in every column; a difference that only the shared setting shows is one of tuning."
+    return _table(f"{experiment.name}: own best beside a shared setting", columns, [note])
+
+
+def _reading(label: str, arms: Sequence[ArmSummary], baseline: str) -> Columns:
+    return [
+        (f"At {label}", [mean_cell(arm) for arm in arms]),
+        (f"minus {baseline}", [difference_cell(arm.versus_baseline) for arm in arms]),
+    ]
+
+
+def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
+    """Validation score per arm and setting, the choice in brackets, an edge marked; None without tuning."""
+    points = tuned_points(experiment, rows)
+    if not points:
+        return None
+    settings = list(dict.fromkeys(point.setting for point in points))
+    arms = list(dict.fromkeys(point.arm for point in points))
+    cells = {(point.arm, point.setting): _tuning_cell(point) for point in points}
+    columns: Columns = [("Setting", [setting_label(setting) for setting in settings])]
+    columns += [(arm, [cells.get((arm, setting), "-") for setting in settings]) for arm in arms]
+    num_seeds = max(len(point.scores) + point.num_lost for point in points)
+    notes = [f"Mean validation top-1 (%) over {num_seeds} tuning seeds; [chosen]. Optimistic: never a result."]
+    if any(point.at_edge for point in points):
+        notes.append("! chosen at the edge of the grid: the best setting may lie outside it.")
+    return _table(f"{experiment.name}: how the arms were tuned", columns, notes)
+
+
+def _tuning_cell(point: TunedPoint) -> str:
+    if point.mean is None:
+        return f"out ({point.num_lost} lost)" if point.num_lost else "-"
+    text = f"{point.mean:.2f}"
+    return f"[{text}]" + ("!" if point.at_edge else "") if point.chosen else text
+
+
+def mean_cell(arm: ArmSummary) -> str:
+    """`91.28 ± 0.88`, marked where tied with the best; where there is no interval, the reason."""
+    return interval_cell(arm.mean) + (f" {TIE}" if arm.rank == "tied" else "")
+
+
+def difference_cell(interval: Interval | None) -> str:
+    """`+0.42 ± 0.88`; `-` for the baseline."""
+    return "-" if interval is None else interval_cell(interval, "+")
+
+
+def interval_cell(interval: Interval, sign: str = "") -> str:
+    """Mean and half-width, or both ends where the interval is lopsided, or the mean with n where there is none."""
+    if interval.mean is None:
+        return "no score"
+    mean = f"{interval.mean:{sign}.2f}"
+    if interval.low is None or interval.high is None:
+        return f"{mean} (n = {interval.n}, no interval)"
+    below, above = interval.mean - interval.low, interval.high - interval.mean
+    if abs(above - below) < 0.005:
+        return f"{mean} ± {above:.2f}"
+    return f"{mean} ({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
+
+
+def lost_label(arm: ArmSummary) -> str:
+    """`1 diverged, 2 missing`; empty where every trial gave a score."""
+    counts = {"diverged": arm.num_diverged, "failed": arm.num_failed, "missing": arm.num_missing}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def quantity(value: float) -> str:
+    """Three digits with a decimal prefix: 35210 gives `35.2k`; `-` for nothing."""
+    if not value:
+        return "-"
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 0.9995 * 10**power:
+            return f"{value / 10**power:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def result_frame(experiment: Experiment, rows: Sequence[Row]) -> pd.DataFrame:
+    """Every number of the tables, tidy: one line per reading (own best, shared, tuning), arm and setting."""
+    metric = experiment.report.metric
+    lines = [_numbers("own_best", metric, arm) for arm in own_best_summaries(experiment, rows)]
+    for setting in shared_settings(rows) if experiment.report.also_at else []:
+        lines += [_numbers("shared", metric, arm) for arm in shared_summaries(experiment, rows, setting)]
+    lines += [_tuning_numbers(point) for point in tuned_points(experiment, rows)]
+    return pd.DataFrame(lines, dtype=object).fillna("")
+
+
+def _numbers(reading: str, metric: str, arm: ArmSummary) -> dict[str, Any]:
+    versus = arm.versus_baseline
+    return {
+        "reading": reading,
+        "arm": arm.arm,
+        "setting": _assignment(arm.setting),
+        "metric": metric,
+        "n": arm.mean.n,
+        **_ends("", arm.mean),
+        "level": f"{arm.mean.level:g}",
+        "sd": _fixed(arm.mean.sd),
+        **_ends("difference_", versus),
+        "pairs": versus.n if versus else "",
+        "rank": arm.rank,
+        "diverged": arm.num_diverged,
+        "failed": arm.num_failed,
+        "missing": arm.num_missing,
+        "num_params": arm.num_params,
+        "train_flops": f"{arm.train_flops:.6g}",
+        "train_seconds": f"{arm.train_seconds:.3f}",
+    }
+
+
+def _ends(prefix: str, interval: Interval | None) -> dict[str, str]:
+    ends = {"mean": None, "low": None, "high": None} if interval is None else vars(interval)
+    return {prefix + name: _fixed(ends[name]) for name in ("mean", "low", "high")}
+
+
+def _tuning_numbers(point: TunedPoint) -> dict[str, Any]:
+    return {
+        "reading": "tuning",
+        "arm": point.arm,
+        "setting": _assignment(point.setting),
+        "metric": "val_top1_percent",
+        "n": len(point.scores),
+        "mean": _fixed(point.mean),
+        "rank": "chosen_at_edge" if point.at_edge else "chosen" if point.chosen else "",
+        "diverged": point.num_diverged,
+        "failed": point.num_failed,
+    }
+
+
+def _assignment(setting: Setting) -> str:
+    return "; ".join(f"{path}={level_name(value)}" for path, value in setting)
+
+
+def _fixed(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
