@@ -80,11 +80,6 @@ class Table:
     reporting: Mapping[tuple[str, str], Mapping[int, Row]]
     settings: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
-    def arm_with(self, levels: Mapping[str, Any]) -> str | None:
-        """The arm that has exactly these levels, or None where no trial of it was made."""
-        wanted = canonical(levels)
-        return next((arm for arm, found in self.levels.items() if canonical(found) == wanted), None)
-
     def own_setting(self, arm: str) -> Mapping[str, Any] | None:
         """The setting at which the arm is reported: its choice, or the only one where nothing was tuned."""
         if arm in self.tuning:

@@ -1,0 +1,315 @@
+"""From a claim to its contrasts: per form, weights on cells and the region in which their sum must lie.
+
+Every form that has one parameter is a linear contrast per seed, d_s = sum of weight x score over cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from vitbench.arms import find_arms, level_name
+from vitbench.errors import InputError
+from vitbench.experiment import ArmRef, Claim, Experiment
+from vitbench.stats.axes import axis_value
+from vitbench.stats.decide import Region
+from vitbench.stats.table import Table, canonical
+
+
+class Untested(Exception):
+    """Why nothing can be said of a claim yet; its text is the verdict's reason."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The trials of one arm at one setting, read in one metric; `tuned` where the arm chose the setting itself."""
+
+    arm: str
+    setting: str
+    metric: str
+    tuned: bool = False
+
+
+Weights = Mapping[Cell, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One parameter and where it must lie."""
+
+    label: str
+    weights: Weights
+    region: Region
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a crossing or a compute ratio is located on: one contrast for each x, rising.
+
+    For a crossover `contrasts` are A - B; for a frontier ratio they are B, and `anchor` is A at `anchor_x`.
+    """
+
+    x: tuple[float, ...]
+    contrasts: tuple[Weights, ...]
+    anchor: Weights | None = None
+    anchor_x: float = 0.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim's parts, all of which must hold, and the curve of a crossover or frontier ratio."""
+
+    parts: tuple[Part, ...]
+    curve: Curve | None = None
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell that the claim reads, once."""
+        groups: list[Weights] = [part.weights for part in self.parts]
+        if self.curve:
+            groups += [*self.curve.contrasts, self.curve.anchor or {}]
+        return tuple(dict.fromkeys(cell for group in groups for cell in group))
+
+
+def add(*terms: tuple[float, Weights]) -> dict[Cell, float]:
+    """The weighted sum of contrasts; cells that cancel are dropped."""
+    out: dict[Cell, float] = {}
+    for factor, weights in terms:
+        for cell, weight in weights.items():
+            out[cell] = out.get(cell, 0.0) + factor * weight
+    return {cell: weight for cell, weight in out.items() if abs(weight) > 1e-12}
+
+
+class Resolver:
+    """Arm references of one experiment as cells of its table."""
+
+    def __init__(self, experiment: Experiment, table: Table) -> None:
+        self.experiment, self.table = experiment, table
+        self.tuned = dict(experiment.tune.grid) if experiment.tune else {}
+
+    def cells(self, ref: ArmRef, claim: Claim, at: Mapping[str, Any] | None = None) -> dict[Cell, float]:
+        """The cells that `ref` means, with weights that sum to 1 (several where it averages `over` a factor).
+
+        A dict may also fix a tuned path or the `metric`. `at` (default: the claim's) fixes factors and tuned paths.
+        Raises Untested where the setting is not known, InputError where the reference means nothing.
+        """
+        fixed = {**(claim.at if at is None else at)}
+        named: ArmRef = ref
+        if isinstance(ref, dict):
+            fixed.update({path: value for path, value in ref.items() if path in self.tuned or path == "metric"})
+            named = {path: value for path, value in ref.items() if path not in fixed or path not in self._own_keys()}
+        metric = str(fixed.pop("metric", claim.metric or self.experiment.report.metric))
+        shared = {path: self._value(path, fixed.pop(path)) for path in self.tuned if path in fixed}
+        arms = find_arms(self.experiment, named, fixed)
+        return {self._cell(arm.name, metric, shared): 1.0 / len(arms) for arm in arms}
+
+    def _own_keys(self) -> set[str]:
+        return {*self.tuned, "metric"}
+
+    def _cell(self, arm: str, metric: str, shared: Mapping[str, Any]) -> Cell:
+        free = set(self.tuned) - set(shared)
+        own = self._chosen(arm) if free else {}
+        return Cell(arm, canonical({**own, **shared}), metric, bool(free))
+
+    def _value(self, path: str, value: Any) -> Any:
+        """A tuned path's value, `best_of(ARM)` replaced by that arm's choice."""
+        match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
+        return self._chosen(find_arms(self.experiment, match[1])[0].name)[path] if match else value
+
+    def _chosen(self, arm: str) -> Mapping[str, Any]:
+        setting = self.table.own_setting(arm)
+        if setting is None:
+            lost = arm in self.table.tuning
+            raise Untested(
+                f"{arm}: no setting of the grid finished on every tuning seed" if lost else f"{arm}: no trials yet"
+            )
+        return setting
+
+
+def question(claim: Claim, resolver: Resolver) -> Question:
+    """The claim (with its parts) as contrasts. Raises Untested, InputError."""
+    found = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
+    named = [
+        Part(f"{sub.id}: {part.label}" if claim.parts else part.label, part.weights, part.region)
+        for sub, asked in found
+        for part in asked.parts
+    ]
+    return Question(tuple(named), next((asked.curve for _, asked in found if asked.curve), None))
+
+
+def ref_name(ref: ArmRef) -> str:
+    """An arm reference in words."""
+    if isinstance(ref, str):
+        return ref
+    named = "+".join(level_name(value) for path, value in ref.items() if path != "over")
+    return named or "baseline"
+
+
+def cut_region(claim: Claim) -> Region:
+    """Above or below the claim's cut point."""
+    if claim.above_points is not None:
+        return Region(low=claim.above_points)
+    assert claim.below_points is not None
+    return Region(high=claim.below_points)
+
+
+def _pair(claim: Claim, resolver: Resolver, pair: Sequence[ArmRef], at: Mapping[str, Any] | None = None) -> Weights:
+    first, second = (resolver.cells(ref, claim, at) for ref in pair)
+    return add((1.0, first), (-1.0, second))
+
+
+def _label(pair: Sequence[ArmRef]) -> str:
+    return " - ".join(ref_name(ref) for ref in pair)
+
+
+def _difference(claim: Claim, resolver: Resolver) -> Question:
+    """A - B; a statistic may be one arm's value alone."""
+    weights = _pair(claim, resolver, claim.arms) if len(claim.arms) == 2 else resolver.cells(claim.arms[0], claim)
+    return Question((Part(_label(claim.arms), weights, cut_region(claim)),))
+
+
+def _equivalence(claim: Claim, resolver: Resolver) -> Question:
+    assert claim.margin_points is not None
+    region = Region(-claim.margin_points, claim.margin_points, 0.90)
+    pairs = claim.pairs or tuple(combinations(claim.arms, 2))
+    return Question(tuple(Part(_label(pair), _pair(claim, resolver, pair), region) for pair in pairs))
+
+
+def _ordering(claim: Claim, resolver: Resolver) -> Question:
+    """Each arm above each of the next tier by more than the gap; inside a tier within `tie_points` of each other."""
+    parts = [
+        Part(_label((upper, lower)), _pair(claim, resolver, (upper, lower)), Region(low=claim.gap_points))
+        for tier, after in zip(claim.tiers, claim.tiers[1:], strict=False)
+        for upper in tier
+        for lower in after
+    ]
+    if claim.tie_points is not None:
+        tie = Region(-claim.tie_points, claim.tie_points, 0.90)
+        for tier in claim.tiers:
+            parts += [Part(_label(pair), _pair(claim, resolver, pair), tie) for pair in combinations(tier, 2)]
+    return Question(tuple(parts))
+
+
+def _interaction(claim: Claim, resolver: Resolver) -> Question:
+    """(A1 - B1) - (A2 - B2); a list in `at` gives one value to each pair."""
+    halves = []
+    for index, pair in enumerate(claim.pairs):
+        at = {path: value[index] if isinstance(value, (list, tuple)) else value for path, value in claim.at.items()}
+        halves.append(_pair(claim, resolver, pair, at))
+    label = " - ".join(f"({_label(pair)})" for pair in claim.pairs)
+    return Question((Part(label, add((1.0, halves[0]), (-1.0, halves[1])), cut_region(claim)),))
+
+
+def _levels(claim: Claim, resolver: Resolver) -> tuple[list[float], list[Weights], list[Any]]:
+    """x, the contrast (A - B, or A) and the level, for each level of the claim, in the order of x."""
+    if len(claim.levels) != 1:
+        raise InputError(f"claim {claim.id}: levels must name one factor, not {len(claim.levels)}")
+    ((path, levels),) = claim.levels.items()
+    rows = []
+    for position, level in enumerate(levels):
+        at = {**claim.at, path: level}
+        cells = resolver.cells(claim.arms[0], claim, at)
+        share = position / max(1, len(levels) - 1)
+        x = share if claim.x == "layer_fraction" else _x(cells, claim, resolver)
+        weights = _pair(claim, resolver, claim.arms, at) if len(claim.arms) == 2 else cells
+        rows.append((x, position, weights, level))
+    rows.sort(key=lambda row: row[:2])
+    return [row[0] for row in rows], [row[2] for row in rows], [row[3] for row in rows]
+
+
+def _x(cells: Weights, claim: Claim, resolver: Resolver) -> float:
+    """The mean over cells and seeds of the claim's axis."""
+    assert claim.x is not None
+    found = [
+        value
+        for cell in cells
+        for row in resolver.table.reporting.get((cell.arm, cell.setting), {}).values()
+        if (value := axis_value(row, claim.x)) is not None
+    ]
+    if not found:
+        raise Untested(f"{' and '.join(cell.arm for cell in cells)}: no trials yet")
+    return float(np.mean(found))
+
+
+def _slope_of(x: Sequence[float], contrasts: Sequence[Weights], claim: Claim) -> dict[Cell, float]:
+    """The least-squares slope in x as one contrast."""
+    centred = np.asarray(x) - np.mean(x)
+    if np.ptp(centred) < 1e-9:
+        raise InputError(f"claim {claim.id}: all levels have one and the same {claim.x}")
+    weights = centred / (centred**2).sum()
+    return add(*((float(weight), contrast) for weight, contrast in zip(weights, contrasts, strict=True)))
+
+
+def _slope(claim: Claim, resolver: Resolver) -> Question:
+    x, contrasts, _ = _levels(claim, resolver)
+    label = f"slope of {_label(claim.arms)} in {claim.x}"
+    return Question((Part(label, _slope_of(x, contrasts, claim), cut_region(claim)),))
+
+
+def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
+    """Slope from the split level up, minus the slope up to it; it must be below 0."""
+    x, contrasts, levels = _levels(claim, resolver)
+    wanted = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
+    split = next((index for index, level in enumerate(levels) if canonical(level) == wanted), 0)
+    if not 0 < split < len(levels) - 1:
+        raise InputError(f"claim {claim.id}: split_at must be one of the inner levels of {levels}")
+    upper = _slope_of(x[split:], contrasts[split:], claim)
+    lower = _slope_of(x[: split + 1], contrasts[: split + 1], claim)
+    label = f"slope of {_label(claim.arms)} in {claim.x}, upper half - lower half"
+    return Question((Part(label, add((1.0, upper), (-1.0, lower)), Region(high=claim.below_points or 0.0)),))
+
+
+def _share_of_gain(claim: Claim, resolver: Resolver) -> Question:
+    """mid - (1 - q) low - q high: a contrast, never a ratio of two noisy gains."""
+    assert claim.share is not None
+    low, mid, high = (resolver.cells(ref, claim) for ref in claim.arms)
+    names = [ref_name(ref) for ref in claim.arms]
+    label = f"{names[1]} - {1 - claim.share:g} {names[0]} - {claim.share:g} {names[2]}"
+    weights = add((1.0, mid), (claim.share - 1.0, low), (-claim.share, high))
+    return Question((Part(label, weights, Region(low=0.0)),))
+
+
+def _crossover(claim: Claim, resolver: Resolver) -> Question:
+    x, contrasts, _ = _levels(claim, resolver)
+    name = _label(claim.arms)
+    ends = (
+        Part(f"{name} at the least {claim.x}", contrasts[0], Region(high=0.0)),
+        Part(f"{name} at the greatest {claim.x}", contrasts[-1], Region(low=0.0)),
+    )
+    return Question(ends, Curve(tuple(x), tuple(contrasts)))
+
+
+def _frontier_ratio(claim: Claim, resolver: Resolver) -> Question:
+    """A at compute C0 minus B at r C0, B linear in log2 C between its budgets; above 0: B needs over r times as much."""
+    first, second = claim.arms
+    axis = claim.model_copy(update={"x": claim.x or "log2_train_flops"})
+    budgets = claim.levels or {path: resolver.experiment.factors.get(path, ()) for path in claim.at}
+    anchor = resolver.cells(first, claim)
+    x, contrasts, _ = _levels(axis.model_copy(update={"arms": (second,), "levels": budgets, "at": {}}), resolver)
+    start = _x(anchor, axis, resolver)
+    assert claim.ratio is not None
+    target = start + float(np.log2(claim.ratio))
+    if not x[0] <= target <= x[-1]:
+        raise Untested(f"{ref_name(second)} was not run at {claim.ratio:g} times the compute of {ref_name(first)}")
+    shares = [float(np.interp(target, x, np.eye(len(x))[index])) for index in range(len(x))]
+    weights = add((1.0, anchor), *((-share, cell) for share, cell in zip(shares, contrasts, strict=True)))
+    label = f"{ref_name(first)} - {ref_name(second)} at {claim.ratio:g} times its compute"
+    return Question((Part(label, weights, Region(low=0.0)),), Curve(tuple(x), tuple(contrasts), anchor, start))
+
+
+FORMS: Mapping[str, Callable[[Claim, Resolver], Question]] = {
+    "difference": _difference,
+    "statistic": _difference,
+    "equivalence": _equivalence,
+    "ordering": _ordering,
+    "interaction": _interaction,
+    "slope": _slope,
+    "diminishing_returns": _diminishing_returns,
+    "share_of_gain": _share_of_gain,
+    "crossover": _crossover,
+    "frontier_ratio": _frontier_ratio,
+}
