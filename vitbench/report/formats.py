@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -42,6 +42,11 @@ class Table:
         """Characters of the widest cell, or of the header's longest word: a header may wrap."""
         words = self.header[column].split() or [""]
         return max(len(text) for text in (*(row[column] for row in self.rows), *words))
+
+    def head(self, num_rows: int) -> Table:
+        """The first rows; a note says how many more there are."""
+        left = len(self.rows) - num_rows
+        return self if left <= 0 else replace(self, rows=self.rows[:num_rows], notes=(f"and {left} more arms",))
 
 
 def printable(text: str) -> str:
@@ -122,7 +127,8 @@ def to_rich(table: Table, width: int) -> Group:
         out.add_column(Text(printable(table.header[k])), justify=justify, width=room, overflow="fold")
     for i, row in enumerate(table.rows):
         out.add_row(*(Text(printable(row[k]), style="bold" if (i, k) in table.bold else "") for k in kept))
-    return Group(Text(printable(table.title), style="bold"), out)
+    notes = [Text(printable(note), style="dim") for note in table.notes]
+    return Group(Text(printable(table.title), style="bold"), out, *notes)
 
 
 def _widths(table: Table, kept: list[int], width: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitbench.arms import arms, level_name
@@ -19,10 +19,14 @@ def arm_order(experiment: Experiment, rows: Iterable[Row] = ()) -> list[str]:
     return list(dict.fromkeys([*(arm.name for arm in arms(experiment)), *(row["arm"] for row in rows)]))
 
 
+def setting_key(setting: Mapping[str, Any]) -> Setting:
+    """A setting as a key; lists become tuples."""
+    return tuple(sorted((path, tuple(v) if isinstance(v, list) else v) for path, v in setting.items()))
+
+
 def setting_of(row: Row) -> Setting:
     """The row's tuned setting as a key."""
-    pairs = ((path, tuple(v) if isinstance(v, list) else v) for path, v in row.get("setting", {}).items())
-    return tuple(sorted(pairs))
+    return setting_key(row.get("setting", {}))
 
 
 def setting_label(setting: Setting) -> str:

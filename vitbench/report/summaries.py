@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from vitbench.experiment import Experiment
 from vitbench.report.rows import (
-    Row,
     Setting,
     arm_order,
     own_best,
@@ -17,6 +16,7 @@ from vitbench.report.rows import (
     tuning,
 )
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
+from vitbench.stats.table import Row
 
 LEVEL = 0.95
 

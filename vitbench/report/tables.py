@@ -10,7 +10,7 @@ import pandas as pd
 from vitbench.arms import level_name
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table
-from vitbench.report.rows import Row, Setting, metric_label, setting_label, shared_settings
+from vitbench.report.rows import Setting, metric_label, setting_label, shared_settings
 from vitbench.report.summaries import (
     ArmSummary,
     TunedPoint,
@@ -19,6 +19,7 @@ from vitbench.report.summaries import (
     tuned_points,
 )
 from vitbench.stats.intervals import Interval
+from vitbench.stats.table import Row
 
 TIE = "≈"
 COSTS = frozenset(("Params", "Train FLOPs", "Seconds"))

@@ -1,0 +1,232 @@
+"""The live view of a run: a rich display on a terminal, plain lines elsewhere; and the summary at its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
+from vitbench.experiment import Experiment
+from vitbench.report.formats import printable, to_rich
+from vitbench.report.progress import RunState, Tally, duration
+from vitbench.report.rows import arm_order, metric_label, own_best, setting_key, setting_label
+from vitbench.report.tables import interval_cell, result_table, shared_table
+from vitbench.stats.intervals import mean_interval
+from vitbench.stats.table import Row
+
+HEARTBEAT_SECONDS = 30.0
+"""Without a terminal: at most this long without a line while trials run."""
+MOST_RUNNING = 6
+CHROME_LINES = 14
+"""Screen lines that the display needs beside the rows of the arms' table."""
+
+
+class LiveView:
+    """A listener of events and a context manager: `with LiveView(console, experiment) as view: run(..., listen=view)`.
+
+    On a terminal it draws itself four times a second and leaves nothing behind; without one it prints a line a
+    finished trial; `quiet` prints warnings and lost trials only. Events may come from any thread.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        experiment: Experiment,
+        rows: Sequence[Row] = (),
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state = RunState(experiment, rows)
+        self._console, self._quiet, self._clock = console, quiet, clock
+        self._lock = threading.RLock()
+        self._last_line = clock()
+        drawn = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._live = Live(console=console, get_renderable=self.render, transient=True) if drawn else None
+
+    def __enter__(self) -> LiveView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event; prints its line where there is no live display."""
+        with self._lock:
+            now = self._clock()
+            line = None if self._live is not None else self._line(event, now)
+            self.state.apply(event, now)
+            if line is not None:
+                self._console.print(Text(printable(line)), soft_wrap=True)
+                self._last_line = now
+
+    def _line(self, event: Event, now: float) -> str | None:
+        """The plain line of an event, None where it has none; `state` does not know the event yet."""
+        state = self.state
+        match event:
+            case Warned() if event.message not in state.warnings:
+                return f"warning: {event.message}"
+            case Finished() if not self._quiet or event.status != "ok":
+                return f"[{state.num_done + 1}/{state.num_expected}] {_outcome(event)}{self._left(now)}"
+            case Planned() if not self._quiet and event.num_trials != state.planned.num_trials:
+                return _plan_line(event)
+            case Progress() if not self._quiet and now - self._last_line >= HEARTBEAT_SECONDS:
+                running = state.running.get(event.trial_id)
+                return f"{_trial(running[0])}: {_reading(event)}{self._left(now)}" if running else None
+        return None
+
+    def _left(self, now: float) -> str:
+        left = self.state.seconds_left(now)
+        return "" if left is None else f"; about {duration(left)} left"
+
+    def render(self) -> RenderableType:
+        """The display as it is now."""
+        with self._lock:
+            now = self._clock()
+            parts = [_overall(self.state, now), _running_table(self.state), _arms_table(self.state, self._room())]
+            if self.state.warnings:
+                parts.append(_folded(self.state.warnings))
+            return Group(*parts)
+
+    def _room(self) -> int:
+        return max(3, self._console.height - CHROME_LINES)
+
+
+def _plan_line(event: Planned) -> str:
+    more = f", about {event.num_expected} in all" if event.num_expected > event.num_trials else ""
+    return f"{event.experiment}: {event.num_trials} trials{more}, {event.num_done} done"
+
+
+def _trial(event: Started | Finished) -> str:
+    setting = setting_key(event.setting)
+    parts = [event.arm, *([setting_label(setting)] if setting else []), f"seed {event.seed}"]
+    return ", ".join(parts) + (f" ({event.role})" if event.role != "reporting" else "")
+
+
+def _outcome(event: Finished) -> str:
+    if event.status != "ok":
+        return f"{_trial(event)}: {event.status}: {event.reason or 'no reason given'}"
+    value = event.val_top1_percent if event.role == "tuning" else event.metric
+    shown = "done" if value is None else f"{value:.2f}" + (" on validation" if event.role == "tuning" else "")
+    return f"{_trial(event)}: {shown}, {event.train_seconds:.1f} s"
+
+
+def _reading(event: Progress) -> str:
+    return f"step {event.step}/{event.num_steps}, {event.images_per_second:.0f} images/s, loss {event.loss:.3f}"
+
+
+def _overall(state: RunState, now: float) -> RenderableType:
+    left = state.seconds_left(now)
+    line = RichTable.grid(padding=(0, 1))
+    times = f"{duration(state.elapsed(now))}, " + ("estimating" if left is None else f"about {duration(left)} left")
+    line.add_row(
+        Text(printable(state.experiment.name), style="bold"),
+        ProgressBar(total=1.0, completed=state.share_done, width=24),
+        Text(f"{state.num_done}/{state.num_expected} trials, {times}"),
+    )
+    return line
+
+
+def _running_table(state: RunState) -> RenderableType:
+    table = _plain_table(("Running", "left"), ("Step", "right"), ("Images/s", "right"), ("Loss", "right"))
+    shown = list(state.running.values())[:MOST_RUNNING]
+    for started, progress in shown:
+        step = f"{progress.step if progress else 0}/{started.num_steps}"
+        speed = f"{progress.images_per_second:.0f}" if progress else "-"
+        table.add_row(Text(printable(_trial(started))), step, speed, f"{progress.loss:.3f}" if progress else "-")
+    if len(state.running) > len(shown):
+        table.add_row(f"and {len(state.running) - len(shown)} more", "", "", "")
+    return table if shown else Text("waiting for a trial to begin", style="dim")
+
+
+def _arms_table(state: RunState, room: int) -> RenderableType:
+    metric = metric_label(state.experiment.report.metric)
+    table = _plain_table(("Arm", "left"), ("Setting", "left"), ("n", "right"), (metric, "right"), ("Tuning", "left"))
+    lines = [line for arm in state.tuning for line in _arm_lines(state, arm)]
+    for line in lines[:room]:
+        table.add_row(*(Text(printable(cell)) for cell in line))
+    if len(lines) > room:
+        table.add_row(f"and {len(lines) - room} more", "", "", "", "")
+    return table
+
+
+def _arm_lines(state: RunState, arm: str) -> list[tuple[str, str, str, str, str]]:
+    """One line per reported setting of the arm; one in all before its first reporting trial."""
+    tuned = _tuning_text(state.tuning[arm])
+    reported = [(setting, tally) for (name, setting), tally in state.reporting.items() if name == arm]
+    if not reported:
+        return [(arm, "-", "0", "-", tuned)]
+    return [
+        (arm, setting_label(setting), str(len(tally.scores)), _score_text(tally), tuned) for setting, tally in reported
+    ]
+
+
+def _score_text(tally: Tally) -> str:
+    shown = interval_cell(mean_interval(list(tally.scores.values())))
+    return shown + (f", {len(tally.lost)} lost" if tally.lost else "")
+
+
+def _tuning_text(settings: dict[tuple[tuple[str, object], ...], Tally]) -> str:
+    """`8 done, best 92.17 at lr 0.004`: on validation, over the settings tried so far."""
+    num_done = sum(len(tally.scores) + len(tally.lost) for tally in settings.values())
+    means = {s: sum(t.scores.values()) / len(t.scores) for s, t in settings.items() if t.scores and not t.lost}
+    if not means:
+        return f"{num_done} done" if num_done else "-"
+    best = max(means, key=lambda setting: means[setting])
+    return f"{num_done} done, best {means[best]:.2f} at {setting_label(best)}"
+
+
+def _plain_table(*columns: tuple[str, str]) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name, justify in columns:
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    return table
+
+
+def _folded(warnings: dict[str, int]) -> Text:
+    last = list(warnings)[-1]
+    more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+    return Text(printable(f"warning{more}: {last}"), style="yellow", overflow="ellipsis", no_wrap=True)
+
+
+def summary(experiment: Experiment, rows: Sequence[Row], width: int, height: int = 40) -> RenderableType:
+    """What a run ends with, on one screen: the tables, what was lost and why, and what to type next."""
+    parts: list[RenderableType] = []
+    for table in (result_table(experiment, rows), shared_table(experiment, rows)):
+        if table is not None and table.rows:
+            parts += [to_rich(table.head(max(3, height // 3)), width), Text()]
+    lost = [row for row in rows if row["status"] != "ok"]
+    parts += [
+        Text(printable(f"{row['status']}: {_row_name(row)}: {row['reason']}"), style="yellow") for row in lost[:3]
+    ]
+    if len(lost) > 3:
+        parts.append(Text(f"and {len(lost) - 3} more lost trials; vitbench status {experiment.name} lists them"))
+    parts.append(Text(printable(f"Next: {_next_step(experiment, rows)}"), style="bold"))
+    return Group(*parts)
+
+
+def _row_name(row: Row) -> str:
+    label = setting_label(setting_key(row.get("setting", {})))
+    return f"{row['arm']}, {label}, seed {row['seed']}"
+
+
+def _next_step(experiment: Experiment, rows: Sequence[Row]) -> str:
+    reported = {(row["arm"], row["seed"]) for row in own_best(rows)}
+    wanted = {(arm, seed) for arm in arm_order(experiment) for seed in experiment.seeds.first()}
+    missing = len(wanted - reported)
+    if missing:
+        return f"vitbench run {experiment.name}    ({missing} reporting trials are missing)"
+    return f"vitbench report {experiment.name}    (tables, plots and a page)"
