@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -66,22 +67,22 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         """Takes an event; prints its line where there is no live display."""
         with self._lock:
-            now = self._clock()
-            line = None if self._live is not None else self._line(event, now)
+            now, num_planned = self._clock(), self.state.planned.num_trials
             self.state.apply(event, now)
+            line = None if self._live is not None else self._line(event, now, num_planned)
             if line is not None:
                 self._console.print(Text(printable(line)), soft_wrap=True)
                 self._last_line = now
 
-    def _line(self, event: Event, now: float) -> str | None:
-        """The plain line of an event, None where it has none; `state` does not know the event yet."""
+    def _line(self, event: Event, now: float, num_planned: int) -> str | None:
+        """The plain line of an event that `state` already knows, None where it has none."""
         state = self.state
         match event:
-            case Warned() if event.message not in state.warnings:
+            case Warned() if state.warnings[event.message] == 1:
                 return f"warning: {event.message}"
             case Finished() if not self._quiet or event.status != "ok":
-                return f"[{state.num_done + 1}/{state.num_expected}] {_outcome(event)}{self._left(now)}"
-            case Planned() if not self._quiet and event.num_trials != state.planned.num_trials:
+                return f"[{state.num_done}/{state.num_expected}] {_outcome(event)}{self._left(now)}"
+            case Planned() if not self._quiet and event.num_trials != num_planned:
                 return _plan_line(event)
             case Progress() if not self._quiet and now - self._last_line >= HEARTBEAT_SECONDS:
                 running = state.running.get(event.trial_id)
@@ -111,9 +112,12 @@ def _plan_line(event: Planned) -> str:
 
 
 def _trial(event: Started | Finished) -> str:
-    setting = setting_key(event.setting)
-    parts = [event.arm, *([setting_label(setting)] if setting else []), f"seed {event.seed}"]
-    return ", ".join(parts) + (f" ({event.role})" if event.role != "reporting" else "")
+    return _trial_name(event.arm, event.setting, event.seed, event.role)
+
+
+def _trial_name(arm: str, setting: Mapping[str, Any], seed: int, role: str) -> str:
+    parts = [arm, *([setting_label(setting_key(setting))] if setting else []), f"seed {seed}"]
+    return ", ".join(parts) + (f" ({role})" if role != "reporting" else "")
 
 
 def _outcome(event: Finished) -> str:
@@ -209,18 +213,13 @@ def summary(experiment: Experiment, rows: Sequence[Row], width: int, height: int
         if table is not None and table.rows:
             parts += [to_rich(table.head(max(3, height // 3)), width), Text()]
     lost = [row for row in rows if row["status"] != "ok"]
-    parts += [
-        Text(printable(f"{row['status']}: {_row_name(row)}: {row['reason']}"), style="yellow") for row in lost[:3]
-    ]
+    for row in lost[:3]:
+        name = _trial_name(row["arm"], row.get("setting", {}), row["seed"], row["role"])
+        parts.append(Text(printable(f"{row['status']}: {name}: {row['reason']}"), style="yellow"))
     if len(lost) > 3:
         parts.append(Text(f"and {len(lost) - 3} more lost trials; vitbench status {experiment.name} lists them"))
     parts.append(Text(printable(f"Next: {_next_step(experiment, rows)}"), style="bold"))
     return Group(*parts)
-
-
-def _row_name(row: Row) -> str:
-    label = setting_label(setting_key(row.get("setting", {})))
-    return f"{row['arm']}, {label}, seed {row['seed']}"
 
 
 def _next_step(experiment: Experiment, rows: Sequence[Row]) -> str:
