@@ -1,0 +1,26 @@
+"""Where images come from: uint8 arrays or files, labels and facts, without torch."""
+
+from __future__ import annotations
+
+from vitbench.data.catalog import DATASETS, facts, find, open_images
+from vitbench.data.check import check, overlap
+from vitbench.data.images import DataOptions, Facts, ImageData, Split, channel_stats, fits_in_memory, resident
+from vitbench.data.partition import Partition, partition
+
+__all__ = [
+    "DATASETS",
+    "DataOptions",
+    "Facts",
+    "ImageData",
+    "Partition",
+    "Split",
+    "channel_stats",
+    "check",
+    "facts",
+    "find",
+    "fits_in_memory",
+    "open_images",
+    "overlap",
+    "partition",
+    "resident",
+]

@@ -1,0 +1,97 @@
+"""The table of data sets, and the two ways in: `facts` (cheap when seen before) and `open_images`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from vitbench.data import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
+from vitbench.data.images import DataOptions, Facts, ImageData
+from vitbench.data.index import assemble
+from vitbench.data.source import Files, Source
+from vitbench.errors import InputError, nearest
+
+DATASETS: dict[str, Source] = {
+    "digits": digits.DIGITS,
+    "fashion_mnist": idx.FASHION_MNIST,
+    "mnist": idx.MNIST,
+    "cifar10": cifar.CIFAR10,
+    "cifar100": cifar.CIFAR100,
+    "svhn": svhn.SVHN,
+    "stl10": stl10.STL10,
+    "imagenette": folder.IMAGENETTE,
+    "imagenet": folder.IMAGENET,
+    "folder:PATH": folder.FOLDER,
+    "parquet:PATH": parquet.PARQUET,
+    "hf:ORG/NAME": hub.HUB,
+    "fake": fake.FAKE,
+    "fake_colour": fake.FAKE_COLOUR,
+}
+"""What may stand in `data.name`. A name with a colon takes an argument."""
+
+FACTS_VERSION = 1
+"""Raised when the same files come to give other facts; part of every cached entry's name."""
+
+
+def find(name: str) -> tuple[str, str, Source]:
+    """Canonical name, argument and source of `data.name`; InputError with the nearest names where there is none."""
+    kind, colon, argument = name.removeprefix("torch/").partition(":")
+    sources = {known.partition(":")[0]: (known, source) for known, source in DATASETS.items()}
+    if kind in sources and (":" in sources[kind][0]) == bool(colon):
+        return kind + colon + argument, argument if colon else kind, sources[kind][1]
+    hint = nearest(kind, sources) or f" Known: {', '.join(DATASETS)}"
+    raise InputError(f"data.name: no data set {name!r}.{hint}")
+
+
+def facts(name: str, options: DataOptions) -> Facts:
+    """The facts of a data set; from the cache where the files' sizes and times are those of an earlier reading."""
+    canonical, argument, source = find(name)
+    files = source.locate(argument, options)
+    return _recall(canonical, files, options) or _open(canonical, argument, source, files, options).facts
+
+
+def open_images(name: str, options: DataOptions) -> ImageData:
+    """Facts and images; the fingerprint is that of the images as they are now."""
+    canonical, argument, source = find(name)
+    return _open(canonical, argument, source, source.locate(argument, options), options)
+
+
+def _open(canonical: str, argument: str, source: Source, files: Files, options: DataOptions) -> ImageData:
+    known = _recall(canonical, files, options)
+    total_bytes = sum(path.stat().st_size for path in files)
+    data = assemble(canonical, source, source.load(argument, files), total_bytes, known)
+    if files and data.facts != known:
+        _remember(data.facts, _cache_file(canonical, files, options))
+    return data
+
+
+def _cache_file(canonical: str, files: Files, options: DataOptions) -> Path:
+    """Where the facts of these files, at these sizes and times, are kept."""
+    stamps = [f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}" for path in files for stat in [path.stat()]]
+    key = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical, *stamps]).encode()).hexdigest()
+    default = os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench"
+    return Path(options.cache_dir or default) / "facts" / f"{key[:32]}.json"
+
+
+def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
+    """The cached facts of these files, if there are any; a set without files is never cached."""
+    try:
+        content = json.loads(_cache_file(canonical, files, options).read_text()) if files else None
+        return Facts(**{**content, "class_names": tuple(content["class_names"])}) if content else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _remember(known: Facts, path: Path) -> None:
+    """Writes the facts aside and renames them into place; a cache that cannot be written is done without."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(asdict(known), file)
+        os.replace(aside, path)

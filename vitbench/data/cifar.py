@@ -1,0 +1,71 @@
+"""CIFAR-10 and CIFAR-100 in the layout of their Python archives (which is torchvision's)."""
+
+from __future__ import annotations
+
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitbench.data.images import DataOptions, Split
+from vitbench.data.source import Download, Files, Raw, Source, locate_files
+from vitbench.errors import InputError
+
+CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+CIFAR100_FILES = ("train", "test", "meta")
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+}  # fmt: skip
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain values and numpy arrays; a file that asks for anything else is refused, so none can run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else module, name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The dictionary in one batch file."""
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, OSError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path}: not a batch file of CIFAR ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a batch file of CIFAR (holds a {type(content).__name__})")
+    return content
+
+
+def _split(paths: tuple[Path, ...], label_key: str) -> Split:
+    batches = [_read(path) for path in paths]
+    for path, batch in zip(paths, batches, strict=True):
+        if np.shape(batch.get("data")) != (len(batch.get(label_key, ())), 3072):
+            raise InputError(f"{path}: needs `data` of shape [n, 3072] and `{label_key}` of length n")
+    planes = np.concatenate([batch["data"] for batch in batches]).astype(np.uint8, copy=False)
+    labels = np.concatenate([np.asarray(batch[label_key], dtype=np.int64) for batch in batches])
+    return Split(labels, np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
+
+
+def _locate(name: str, options: DataOptions, folder: str, names: tuple[str, ...], dataset: str) -> Files:
+    return locate_files(name, (options.folder / folder,), names, options, Download(dataset))
+
+
+def _load(name: str, files: Files, label_key: str, names_key: str) -> Raw:
+    *train, test, meta = files
+    return Raw(_split(tuple(train), label_key), _split((test,), label_key), tuple(_read(meta)[names_key]))
+
+
+CIFAR10 = Source(
+    partial(_locate, folder="cifar-10-batches-py", names=CIFAR10_FILES, dataset="CIFAR10"),
+    partial(_load, label_key="labels", names_key="label_names"),
+)
+CIFAR100 = Source(
+    partial(_locate, folder="cifar-100-python", names=CIFAR100_FILES, dataset="CIFAR100"),
+    partial(_load, label_key="fine_labels", names_key="fine_label_names"),
+)

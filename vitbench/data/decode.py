@@ -1,0 +1,68 @@
+"""Bytes of an image file to pixels, with one clear line where they are no image."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vitbench.errors import InputError
+
+MAX_PIXELS = 50_000_000
+"""Above this a file is taken for a decompression bomb (Pillow only warns up to 179 million)."""
+
+GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "F")
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The image, its pixels not yet decoded."""
+    if not data:
+        raise InputError(f"{name}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # Pillow's plug-ins raise what they like on bad bytes
+        raise InputError(f"{name}: not an image that can be read (starts with {data[:12]!r})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+    if image.mode.startswith(DEEP_MODES):
+        raise InputError(f"{name}: pixels of mode {image.mode} would be clipped; 8 bits a channel are needed")
+    return image
+
+
+def header(data: bytes, name: str) -> tuple[int, int, int]:
+    """Height, width and channels (1 grey, 3 otherwise), without decoding the pixels."""
+    image = _open(data, name)
+    return image.height, image.width, 1 if image.mode in GREY_MODES else 3
+
+
+def decode(data: bytes, name: str, in_chans: int) -> npt.NDArray[np.uint8]:
+    """Pixels `uint8 [H, W, in_chans]`; transparency is dropped. InputError names the file that cannot be decoded."""
+    image = _open(data, name)
+    try:
+        pixels = np.asarray(image.convert("L" if in_chans == 1 else "RGB"))
+    except Exception as error:  # a truncated or damaged body, in any of the plug-ins' words
+        raise InputError(f"{name}: the image is damaged ({error})") from error
+    return pixels[:, :, None] if in_chans == 1 else pixels
+
+
+def square(pixels: npt.NDArray[np.uint8], img_size: int) -> npt.NDArray[np.uint8]:
+    """The central square, resized to `[img_size, img_size, C]` by antialiased bilinear interpolation.
+
+    Same as resizing the short side and cropping the centre, in one interpolation instead of two roundings.
+    """
+    height, width, in_chans = pixels.shape
+    if (height, width) == (img_size, img_size):
+        return pixels
+    side, image = min(height, width), Image.fromarray(pixels[:, :, 0] if in_chans == 1 else pixels)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    resized = np.asarray(image.resize((img_size, img_size), Image.Resampling.BILINEAR, box=box))
+    return resized.reshape(img_size, img_size, in_chans)

@@ -1,0 +1,170 @@
+"""What a data source gives: labelled images, decoded or still as files, and the facts that a plan needs.
+
+n images, H height, W width, C channels (1 or 3).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.data.decode import decode, square
+from vitbench.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+STATS_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where images are looked for; nothing here changes a result.
+
+    `data_dir` None is ./data; `cache_dir` None is $VITBENCH_CACHE_DIR or ~/.cache/vitbench.
+    """
+
+    data_dir: Path | None = None
+    download: bool = False
+    cache_dir: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where named data sets are looked for and downloaded to."""
+        return self.data_dir or Path("data")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set without training on it. `img_size` is None where sizes differ or are not square."""
+
+    name: str
+    img_size: int | None
+    in_chans: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    num_train: int
+    num_test: int
+    flip: bool
+    fingerprint: str
+    fingerprint_note: str
+    pixels_publishable: bool
+
+
+class FileStore(Protocol):
+    """Image files (PNG, JPEG, ...) by row: on disk, in a table, in a library. Must be picklable, for loader workers."""
+
+    def name(self, row: int) -> str:
+        """Where the image is, for messages."""
+
+    def identity(self, row: int) -> str:
+        """Name and size: stands for the content where there is too much of it to read."""
+
+    def load(self, row: int) -> bytes:
+        """The bytes of the file."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows of a file store, decoded when read."""
+
+    store: FileStore
+    rows: Ints
+    in_chans: int = 3
+
+    def read(self, i: int) -> Pixels:
+        """Image i, `uint8 [H, W, C]`."""
+        row = int(self.rows[i])
+        return decode(self.store.load(row), self.store.name(row), self.in_chans)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels `int64 [n]`: decoded (`images`, all equal in size) or as files (`encoded`), one of the two.
+
+    `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
+    """
+
+    labels: Ints
+    images: Pixels | None = None
+    encoded: Encoded | None = None
+    boxes: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, i: int) -> str:
+        """Where image i comes from, for messages."""
+        return f"image {i}" if self.encoded is None else self.encoded.store.name(int(self.encoded.rows[i]))
+
+    def read(self, i: int) -> Pixels:
+        """Image i, `uint8 [H, W, C]`; InputError names the file that cannot be decoded."""
+        if self.images is not None:
+            image: Pixels = self.images[i]
+            return image
+        assert self.encoded is not None
+        return self.encoded.read(i)
+
+    def take(self, rows: Ints) -> Split:
+        """The images at `rows`, in that order."""
+        return Split(
+            self.labels[rows],
+            None if self.images is None else self.images[rows],
+            None if self.encoded is None else replace(self.encoded, rows=self.encoded.rows[rows]),
+            None if self.boxes is None else self.boxes[rows],
+        )
+
+    def with_channels(self, in_chans: int) -> Split:
+        """The same images; files will be decoded to so many channels."""
+        return self if self.encoded is None else replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: its facts and its two splits."""
+
+    facts: Facts
+    train: Split
+    test: Split
+
+
+def resident(split: Split, img_size: int) -> Pixels:
+    """All images as `uint8 [n, img_size, img_size, C]`; of other sizes the central square, resized."""
+    if split.images is not None and split.images.shape[1:3] == (img_size, img_size):
+        return split.images
+    if not len(split):
+        raise InputError("a split without images cannot be made resident")
+    first = square(split.read(0), img_size)
+    images = np.empty((len(split), *first.shape), dtype=np.uint8)
+    for i in range(len(split)):
+        images[i] = square(split.read(i), img_size)
+    return images
+
+
+def fits_in_memory(facts: Facts, img_size: int, memory_bytes: int | None = None) -> bool:
+    """Whether both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
+    if memory_bytes is None:
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = (facts.num_train + facts.num_test) * img_size**2 * facts.in_chans
+    return needed <= memory_bytes // 4
+
+
+def channel_stats(images: Pixels) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each channel, `[C]` each, of pixels in [0, 1]; `images` is `uint8 [n, H, W, C]`.
+
+    Exact: taken from integer histograms, so neither order nor blocking changes a bit. A constant channel has std 1.
+    """
+    levels = np.arange(256) / 255.0
+    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for start in range(0, len(images), STATS_BLOCK):  # in blocks, as bincount holds eight bytes a pixel
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[start : start + STATS_BLOCK, ..., channel].ravel(), minlength=256)
+    mean = counts @ levels / counts.sum(axis=1)
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1)
+    return mean, np.where(variance > 0, np.sqrt(variance), 1.0)

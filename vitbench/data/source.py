@@ -1,0 +1,94 @@
+"""What a data source is: how its files are found, and how they are read."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from vitbench.data.images import DataOptions, Split
+from vitbench.errors import InputError
+
+Files = tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Images as the source has them; `test` None: it has no test split. `class_names` empty: it has no names."""
+
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One line of DATASETS. `argument` is what follows `folder:` and the like, else the data set's name.
+
+    `locate(argument, options)` gives every file that `load(argument, files)` reads, or raises InputError.
+    `flip`: may an image be mirrored and keep its class? `pixels_publishable`: may a committed page show it?
+    """
+
+    locate: Callable[[str, DataOptions], Files]
+    load: Callable[[str, Files], Raw]
+    flip: bool = True
+    pixels_publishable: bool = False
+
+
+@dataclass(frozen=True)
+class Download:
+    """A class of torchvision.datasets that fetches a data set, called once for each set of arguments."""
+
+    dataset: str
+    calls: tuple[dict[str, str], ...] = ({},)
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Downloads into `folder`; torchvision checks the archives' hashes."""
+        from torchvision import datasets
+
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for arguments in self.calls:
+                getattr(datasets, self.dataset)(folder, download=True, **arguments)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"downloading {name} into {folder} failed: {error}") from error
+
+
+def present(folder: Path, names: Sequence[str]) -> Files | None:
+    """The files of these names in the folder, each plain or gzipped; None where one is missing."""
+    found = [next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None) for name in names]
+    files = tuple(path for path in found if path is not None)
+    return files if len(files) == len(names) else None
+
+
+def locate_files(
+    name: str, folders: Sequence[Path], names: Sequence[str], options: DataOptions, download: Download
+) -> Files:
+    """The named files in the first folder that has them all; fetched first where `options.download` allows it."""
+
+    def search() -> Files | None:
+        return next((files for folder in folders if (files := present(folder, names)) is not None), None)
+
+    files = search()
+    if files is None and options.download:
+        download.fetch(name, options.folder)
+        files = search()
+    if files is None:
+        raise not_found(name, folders, "--download would fetch it")
+    return files
+
+
+def not_found(name: str, folders: Sequence[Path], advice: str) -> InputError:
+    """The error for a data set that is nowhere."""
+    looked = ", ".join(str(folder) for folder in folders)
+    return InputError(f"data set {name} not found (looked in {looked}); {advice}, --data-dir says where else to look")
+
+
+def optional(module: str, extra: str, name: str) -> ModuleType:
+    """An optional package, or an InputError that names the extra which brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{name} needs {module.split('.')[0]}: pip install 'vitbench[{extra}]'") from error
