@@ -210,7 +210,7 @@ def _readout(model: ModelSpec, shape: Transformer) -> Iterator[Parameter]:
         yield from _norm("attn_pool.norm", dim)
         yield from _mlp("attn_pool.mlp", shape, scheme, 1)
     if model.head == "mlp_tanh":
-        yield from _affine("pre_logits.fc", (dim, dim), (scheme.representation, "zeros"), 1)
+        yield from _affine("representation", (dim, dim), (scheme.representation, "zeros"), 1)
     yield from _affine("head", (known(model.num_classes), dim), (scheme.head, "zeros"), 1)
 
 

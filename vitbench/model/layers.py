@@ -1,0 +1,93 @@
+"""The layers that the encoder and the readouts share: norm, MLP, attention's product, dropout, stochastic depth.
+
+Shapes: B batch, T tokens, D embed_dim, H heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with the epsilon of vit_jax and timm."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+
+def dropout(rate: float) -> nn.Module:
+    """Dropout, or nothing at rate 0, so that a model without it draws no random numbers."""
+    return nn.Dropout(rate) if rate > 0 else nn.Identity()
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between, dropout after each: `[..., D]` -> `[..., D]`.
+
+    Differs: GELU is exact, as in timm; vit_jax uses its tanh approximation.
+    """
+
+    def __init__(self, dim: int, hidden: int, drop_rate: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return out
+
+
+class StochasticDepth(nn.Module):
+    """In training, drops a residual branch for a share of the images and scales up the others; draws on the device."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        draws = torch.rand(branch.shape[0], *[1] * (branch.dim() - 1), device=branch.device)
+        return branch * (draws >= self.rate).to(branch.dtype) / (1 - self.rate)
+
+
+def depth_rates(drop_path_rate: float, num_blocks: int) -> list[float]:
+    """Stochastic depth's rate per block, from 0 at the first linearly to `drop_path_rate` at the last."""
+    return [drop_path_rate * block / max(1, num_blocks - 1) for block in range(num_blocks)]
+
+
+def probabilities(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention `[B, H, T, T]` of scaled queries and keys `[B, H, T, K]`; `bias` is added to the logits."""
+    logits = q @ k.transpose(-2, -1)
+    return (logits if bias is None else logits + bias).softmax(dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Values `[B, H, T, K]` averaged with the attention of scaled queries.
+
+    On a CPU the products are written out: the fused kernel has no batching rule there, so a stack of models would
+    run it one by one, and at up to 65 tokens it is no faster (measured, torch 2.15).
+    """
+    if q.device.type == "cpu":
+        return probabilities(q, k, bias) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+
+
+class PatchProjection(nn.Module):
+    """Patches `[B, C, G p, G p]` -> tokens `[B, G G, D]`: a convolution whose stride is its kernel.
+
+    It runs as the matrix product that it is: so it stacks (vmap) without a grouped convolution.
+    """
+
+    def __init__(self, in_width: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_width, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        p = self.patch_size
+        patches = rearrange(images, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=p)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)

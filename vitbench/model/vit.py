@@ -1,0 +1,245 @@
+"""The Vision Transformer: patches, encoder, readout, head; and its variant that predicts masked patches.
+
+Source: Dosovitskiy et al. 2021, section 3.1; App. B.1.2 for masked patch prediction. State names are timm's.
+Differs: dropout follows the positions, attention's projection and both MLP layers, as in vit_jax, and is not at the
+head (timm's `drop_rate` is the head's alone).
+
+Shapes: B batch, C channels, N patches, T tokens (N, or 1 + N with a class token), D embed_dim, H heads, K head_dim,
+P patch size, L layers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vitbench.model import pos_embed
+from vitbench.model.layers import (
+    LayerNorm,
+    Mlp,
+    PatchProjection,
+    StochasticDepth,
+    attend,
+    depth_rates,
+    dropout,
+    probabilities,
+)
+from vitbench.model.pool import AttentionPool
+from vitbench.parameters import position_tables, relative_tables
+from vitbench.shapes import Transformer, conv_stem_widths, known, norm_groups, prediction_width, transformer
+from vitbench.spec import ModelSpec, ObjectiveSpec
+
+MASKED, REPLACED = 1, 2
+"""Actions on a patch that change its embedding: the mask token, or another patch's embedding."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention `[B, T, D]` -> `[B, T, D]`, with relative or rotary positions where chosen."""
+
+    def __init__(self, model: ModelSpec, shape: Transformer) -> None:
+        super().__init__()
+        self.pos_embed_kind, self.shape = model.pos_embed, shape
+        self.qkv = nn.Linear(shape.embed_dim, 3 * shape.embed_dim, bias=model.qkv_bias)
+        self.proj = nn.Linear(shape.embed_dim, shape.embed_dim)
+        self.drop = dropout(model.drop_rate)
+        pos_embed.register(self, relative_tables(model))
+
+    def forward(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+        q, k, v = self._queries_keys_values(x, turn)
+        mixed = attend(q, k, v, pos_embed.relative(self.pos_embed_kind, self, self.shape, q))
+        out: Tensor = self.drop(self.proj(rearrange(mixed, "b h t k -> b t (h k)")))
+        return out
+
+    def probabilities(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+        """How much each query attends to each key, `[B, H, T, T]`."""
+        q, k, _ = self._queries_keys_values(x, turn)
+        return probabilities(q, k, pos_embed.relative(self.pos_embed_kind, self, self.shape, q))
+
+    def _queries_keys_values(self, x: Tensor, turn: pos_embed.Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each `[B, H, T, K]`; queries are scaled by K^-0.5, so relative logits are too (Shaw et al. 2018, eq. 5)."""
+        q, k, v = rearrange(self.qkv(x), "b t (s h k) -> s b h t k", s=3, h=self.shape.num_heads).unbind(0)
+        if turn is not None:
+            q, k = pos_embed.rotate(q, turn), pos_embed.rotate(k, turn)
+        return q * q.shape[-1] ** -0.5, k, v
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; a later block may own positions (`every_layer`)."""
+
+    def __init__(self, model: ModelSpec, shape: Transformer, layer: int) -> None:
+        super().__init__()
+        if layer > 0:
+            pos_embed.register(self, position_tables(model, layer))
+        self.norm1 = LayerNorm(shape.embed_dim)
+        self.attn = Attention(model, shape)
+        self.norm2 = LayerNorm(shape.embed_dim)
+        self.mlp = Mlp(shape.embed_dim, shape.mlp_dim, model.drop_rate)
+        self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
+
+    def forward(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), turn))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+
+class ConvStem(nn.Module):
+    """Images `[B, C, P G, P G]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
+
+    Source: Xiao et al. 2021, section 3. Differs: GroupNorm in place of BatchNorm, so that no image depends on the
+    others of its batch; who uses it removes one block to pay for it.
+    """
+
+    def __init__(self, model: ModelSpec) -> None:
+        super().__init__()
+        width, layers = known(model.in_chans), []
+        for out in conv_stem_widths(model):
+            parts = {
+                "conv": nn.Conv2d(width, out, 3, stride=2, padding=1, bias=False),
+                "norm": nn.GroupNorm(norm_groups(out), out),
+                "act": nn.ReLU(),
+            }
+            layers.append(nn.Sequential(OrderedDict(parts)))
+            width = out
+        self.stem = nn.Sequential(*layers)
+        self.proj = nn.Conv2d(width, known(model.embed_dim), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = rearrange(self.stem(images), "b c y x -> b (y x) c")
+        return F.linear(tokens, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def patch_projection(model: ModelSpec) -> PatchProjection:
+    """The paper's way from images to tokens, for a plain ViT."""
+    return PatchProjection(known(model.in_chans), known(model.embed_dim), known(model.patch_size))
+
+
+class Encoder(nn.Module):
+    """Images `[B, C, H, W]` -> tokens `[B, T, D]`: what classifying and predicting patches share."""
+
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
+        super().__init__()
+        self.model, self.shape = model, (shape := transformer(model))
+        self.num_prefix_tokens = int(shape.class_token)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
+        pos_embed.register(self, position_tables(model, 0))
+        self.patch_embed = patch_embed
+        self.pos_drop = dropout(model.drop_rate)
+        self.blocks = nn.ModuleList(Block(model, shape, layer) for layer in range(shape.depth))
+        self.norm = LayerNorm(shape.embed_dim) if model.final_norm == "before_pool" else nn.Identity()
+        self.fc_norm = LayerNorm(shape.embed_dim) if model.final_norm == "after_pool" else nn.Identity()
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Tokens `[B, T, D]` after the last block and, with `before_pool`, the final norm."""
+        return self.encode(self.patch_embed(images))
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
+        turn = pos_embed.rotation(self.model.pos_embed, self.shape, patches.device)
+        x = self._with_class_token(patches)
+        for layer, block in enumerate(self.blocks):
+            x = block(self._placed(x, layer), turn)
+        out: Tensor = self.norm(x)
+        return out
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
+        turn = pos_embed.rotation(self.model.pos_embed, self.shape, images.device)
+        x = self._with_class_token(self.patch_embed(images))
+        maps = []
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x = self._placed(x, layer)
+            maps.append(block.attn.probabilities(block.norm1(x), turn))
+            x = block(x, turn)
+        return torch.stack(maps)
+
+    def positions(self, layer: int, device: torch.device) -> Tensor | None:
+        """What is added to the tokens before block `layer`, `[1, T, D]`, or None."""
+        placement = self.model.pos_placement
+        if layer > 0 and placement == "stem":
+            return None
+        owner = self.blocks[layer] if layer > 0 and placement == "every_layer" else self
+        return pos_embed.absolute(self.model.pos_embed, owner, self.shape, device)
+
+    def _with_class_token(self, patches: Tensor) -> Tensor:
+        if self.cls_token is None:
+            return patches
+        token = self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1)
+        return torch.cat([token, patches], dim=1)
+
+    def _placed(self, x: Tensor, layer: int) -> Tensor:
+        """`x` with the positions of this layer, and, at the stem, the dropout that follows them."""
+        positions = self.positions(layer, x.device)
+        x = x if positions is None else x + positions
+        return self.pos_drop(x) if layer == 0 else x
+
+
+class ViT(Encoder):
+    """Images `[B, C, H, W]` -> logits `[B, num_classes]`."""
+
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
+        super().__init__(model, patch_embed)
+        shape = transformer(model)
+        self.attn_pool = AttentionPool(shape) if model.global_pool == "map" else None
+        self.representation = nn.Linear(shape.embed_dim, shape.embed_dim) if model.head == "mlp_tanh" else None
+        self.head = nn.Linear(shape.embed_dim, known(model.num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits `[B, num_classes]` of encoded tokens, or the features `[B, D]` before the classifier."""
+        features = self.fc_norm(self._pooled(tokens))
+        if self.representation is not None:
+            features = torch.tanh(self.representation(features))
+        out: Tensor = features if pre_logits else self.head(features)
+        return out
+
+    def pre_logits(self, images: Tensor) -> Tensor:
+        """Features `[B, D]` before the classifier."""
+        return self.forward_head(self.forward_features(images), pre_logits=True)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        """`[B, D]`: the class token, or the patches' mean or attention pooling without it."""
+        if self.model.global_pool == "token":
+            return tokens[:, 0]
+        patches = tokens[:, self.num_prefix_tokens :]
+        if self.attn_pool is None:
+            return patches.mean(dim=1)
+        pooled: Tensor = self.attn_pool(patches)
+        return pooled
+
+
+class MaskedPatchViT(Encoder):
+    """Corrupted images -> a prediction for every patch, `[B, N, out]`.
+
+    Source: Dosovitskiy et al. 2021, App. B.1.2. With `after_pool` the final norm acts on every patch, as it later
+    does on their pooled vector, so that its weights carry over.
+    """
+
+    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, objective: ObjectiveSpec) -> None:
+        super().__init__(model, patch_embed)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, known(model.embed_dim)))
+        self.mpp_head = nn.Linear(known(model.embed_dim), prediction_width(model, objective))
+
+    def forward(self, images: Tensor, action: Tensor, source: Tensor) -> Tensor:
+        """`action [B, N]`: 0 intact, 1 mask token, 2 the embedding of patch `source [B, N]`, 3 unchanged."""
+        patches = self.patch_embed(self._with_replaced_patches(images, action, source))
+        mask = self.mask_token.to(patches.dtype)
+        tokens = self.encode(torch.where((action == MASKED).unsqueeze(-1), mask, patches))
+        out: Tensor = self.mpp_head(self.fc_norm(tokens[:, self.num_prefix_tokens :]))
+        return out
+
+    def _with_replaced_patches(self, images: Tensor, action: Tensor, source: Tensor) -> Tensor:
+        """Images whose replaced patches show their source: equal to replacing embeddings, but no gradient is scattered
+        (a scatter's sums on a GPU differ from run to run)."""
+        p = known(self.model.patch_size)
+        pixels = rearrange(images, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=p)
+        other = pixels.gather(1, source.long().unsqueeze(-1).expand(-1, -1, pixels.shape[-1]))
+        shown = torch.where((action == REPLACED).unsqueeze(-1), other, pixels)
+        side = images.shape[-1] // p
+        return rearrange(shown, "b (y x) (c p q) -> b c (y p) (x q)", y=side, p=p, q=p)
