@@ -1,0 +1,133 @@
+"""What is wrong with the settings of an experiment file: base, stages, factors, arms, grids, seeds, all at once.
+
+Works on the data as written, so that a misspelt level is reported beside a misspelt key; where a shape is wrong (a list
+for a mapping) it is silent, since the Experiment's own types say so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vitbench.problems import Loc, Locate, show
+from vitbench.spec_paths import SECTIONS, path_problem, same_knob, spec_problems, value_problems
+
+MAX_SEED = 999
+"""The last reporting seed; tuning seeds begin at 1000."""
+
+_WORD_LEVELS = re.compile(r"best_of\(.+\)|grid")
+
+
+def setting_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
+    """One line for every setting of a file (an experiment or a suite) that no trial could have."""
+    names = [name for _, name in _stage_names(raw)]
+    problems = _stage_problems(raw, where)
+    for loc, spec in _specs(raw):
+        problems += spec_problems(spec, lambda inner, loc=loc: where((*loc, *inner)))  # type: ignore[misc]
+    for loc, path, values in _settings(raw):
+        if problem := path_problem(path, names):
+            problems.append(f"{where(loc)}: {problem}")
+        else:
+            problems += [line for place, value in values for line in value_problems(path, value, names, where(place))]
+    return problems + _repeated_levels(raw, where) + _shared_paths(raw, where) + seed_problems(raw.get("seeds"), where)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _stage_names(raw: Mapping[str, Any]) -> list[tuple[int, str]]:
+    named = [(number, _mapping(stage).get("name")) for number, stage in enumerate(_list(raw.get("stages")))]
+    return [(number, name) for number, name in named if isinstance(name, str)]
+
+
+def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
+    """Stage names that would make a path mean two things."""
+    names = _stage_names(raw)
+    count = Counter(name for _, name in names)
+    at = {number: where(("stages", number, "name")) for number, _ in names}
+    return [
+        *(f"{at[n]}: a stage cannot be called {name!r}, like a section" for n, name in names if name in SECTIONS),
+        *(f"{at[n]}: two stages are called {name!r}" for n, name in names if count[name] > 1),
+    ]
+
+
+def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
+    """Every partial TrialSpec of a file, with its place."""
+    yield ("base",), _mapping(raw.get("base"))
+    for number, stage in enumerate(_list(raw.get("stages"))):
+        sections = {key: value for key, value in _mapping(stage).items() if key in SECTIONS and isinstance(value, dict)}
+        yield ("stages", number), sections
+
+
+def _settings(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, str, list[tuple[Loc, Any]]]]:
+    """Every spec path of a file: (place of the path, path, [(place of a value, value)])."""
+    loc: Loc
+    for section in ("factors", "tune"):
+        for path, levels in _mapping(raw.get(section)).items():
+            if section == "factors" or "." in path:
+                loc = (section, path)
+                yield loc, path, [((*loc, i), level) for i, level in enumerate(_list(levels))]
+    for path, levels in _mapping(_mapping(raw.get("report")).get("also_at")).items():
+        loc = ("report", "also_at", path)
+        yield loc, path, [((*loc, i), level) for i, level in enumerate(_list(levels)) if not _is_word(level)]
+    for name, fields in _mapping(raw.get("arms")).items():
+        for path, value in _mapping(fields).items():
+            yield ("arms", name, path), path, [(("arms", name, path), value)]
+    for number, rule in enumerate(_list(raw.get("exclude"))):
+        for path, value in _mapping(rule).items():
+            if path != "arm":  # names one of `arms`
+                yield ("exclude", number, path), path, [(("exclude", number, path), value)]
+
+
+def _is_word(level: Any) -> bool:
+    return isinstance(level, str) and _WORD_LEVELS.fullmatch(level) is not None
+
+
+def _repeated_levels(raw: Mapping[str, Any], where: Locate) -> list[str]:
+    """Levels that stand twice in one factor or grid: two arms of one name, trained once."""
+    problems = []
+    for section in ("factors", "tune"):
+        for path, levels in _mapping(raw.get(section)).items():
+            shown = [show(level) for level in _list(levels)]
+            problems += [
+                f"{where((section, path, i))}: the level {level} stands twice"
+                for i, level in enumerate(shown)
+                if level in shown[:i]
+            ]
+    return problems
+
+
+def _shared_paths(raw: Mapping[str, Any], where: Locate) -> list[str]:
+    """Arms that set what a factor or the grid sets as well: which of the two should hold?"""
+    problems = []
+    for name, fields in _mapping(raw.get("arms")).items():
+        for path in _mapping(fields):
+            for section, what in (("factors", "a factor"), ("tune", "tuned")):
+                if same_knob(path) & set(_mapping(raw.get(section))):
+                    problems.append(f"{where(('arms', name, path))}: is {what} as well; it can be one or the other")
+    return problems
+
+
+def seed_problems(seeds: Any, where: Locate) -> list[str]:
+    """What is wrong with reporting seeds: `n`, `[s, ...]`, or one of {num, chosen, looks}."""
+    if isinstance(seeds, dict) and len(seeds) != 1:
+        return [f"{where(('seeds',))}: needs one of num, chosen, looks"]
+    form, value = next(iter(seeds.items())) if isinstance(seeds, dict) else ("chosen", seeds)
+    numbers = [n for n in (value if isinstance(value, list) else [value]) if type(n) is int]
+    at = where(("seeds", form))
+    last = MAX_SEED if form == "chosen" and isinstance(value, list) else MAX_SEED + 1
+    problems = [f"{at}: reporting seeds are 0 to {MAX_SEED}, not {n}" for n in numbers if not 0 <= n <= last]
+    if isinstance(value, list) and not value:
+        problems.append(f"{at}: no seeds")
+    if len(set(numbers)) < len(numbers):
+        problems.append(f"{at}: a seed stands twice")
+    if form == "looks" and numbers != sorted(numbers):
+        problems.append(f"{at}: looks must ascend, not {show(numbers)}")
+    return problems

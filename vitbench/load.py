@@ -1,0 +1,169 @@
+"""Experiment files: where they lie, what their headers say, and their text as a validated Experiment or Suite."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vitbench.check_settings import setting_problems
+from vitbench.errors import InputError, nearest
+from vitbench.experiment import Experiment, Suite
+from vitbench.override import apply_suite, override
+from vitbench.problems import Loc, key_path, show, translate
+from vitbench.spec import DURATIONS
+from vitbench.spec_paths import get_path, merge, set_path, validate_trial
+from vitbench.yaml_safe import KeyPath, read, read_text
+
+__all__ = [
+    "apply_suite", "available", "find", "get_path", "header", "load", "loads", "merge", "override", "set_path",
+    "translate", "validate_trial",
+]  # fmt: skip
+
+SUFFIXES = (".yaml", ".yml")
+_LABELS = {"Run": "run", "Cost": "cost", "Came out": "came_out"}
+
+
+def _folders() -> list[Path]:
+    """Where names are looked up: the user's folder, then the one in the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    shipped = package / "experiments"
+    return [Path("experiments"), shipped if shipped.is_dir() else package.parent / "experiments"]
+
+
+def available() -> dict[str, Path]:
+    """Every experiment that has a name, as {`paper/patch_size`: file}, sorted; the user's hide the shipped."""
+    found: dict[str, Path] = {}
+    for folder in reversed(_folders()):
+        for path in folder.rglob("*.yaml"):
+            found[path.relative_to(folder).with_suffix("").as_posix()] = path
+    return dict(sorted(found.items()))
+
+
+def find(name: str, beside: Path | None = None) -> Path:
+    """The file that `name` means: a path, then a name beside a suite, in ./experiments, in the package.
+
+    `.yaml` may be left out. Raises InputError with the nearest names.
+    """
+    file = name if name.endswith(SUFFIXES) else f"{name}.yaml"
+    for folder in [Path(), *([beside] if beside else []), *_folders()]:
+        if _is_file(folder / file):
+            return folder / file
+    names = available()
+    near = nearest(name, names) or nearest(Path(name).stem, names)
+    raise InputError(f"no experiment {name!r}: no such file, and none of that name.{near} `vitbench list` shows all")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the disk, or with a NUL
+        return False
+
+
+def header(path: Path) -> dict[str, str]:
+    """What the comment at a file's head says: `claim`, `run`, `cost`, `came_out`; empty where it says nothing."""
+    words: list[str] = []
+    for line in read_text(path).splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# yaml-language-server:"):
+            words += line.lstrip("#").split()
+    claim, *rest = re.split(rf"(?:^|(?<= ))({'|'.join(_LABELS)}):", " ".join(words))
+    said = {_LABELS[label]: text.strip() for label, text in zip(rest[::2], rest[1::2], strict=True)}
+    return {"claim": claim.strip(), **dict.fromkeys(_LABELS.values(), ""), **said}
+
+
+def load(path: Path) -> Experiment | Suite:
+    """The experiment or suite of a file; raises InputError with one line for everything that is wrong in it."""
+    return loads(read_text(path), str(path))
+
+
+def loads(text: str, source: str) -> Experiment | Suite:
+    """As `load`, of a text; `source` names it in errors and is where `extends` and a suite's members are relative to."""
+    written = _read(text, source, ())
+    kind = Suite if "suite" in written.value else Experiment
+    problems: list[str] = []
+    loaded = None
+    try:
+        loaded = kind.model_validate(written.value)
+    except ValidationError as error:
+        problems = translate(error, written.where)
+    problems += setting_problems(written.value, written.where)
+    if isinstance(loaded, Suite):
+        problems += _member_problems(loaded, written, source)
+    if problems or loaded is None:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a file and those that it extends say, and which line of which file says it."""
+
+    value: dict[str, Any]
+    lines: dict[KeyPath, str]
+
+    def where(self, loc: Loc) -> str:
+        """`a.yaml:7: base.model.depth`; parts of `loc` that no file writes (a union's member, ...) are passed over."""
+        path: KeyPath = ()
+        for part in loc:
+            if (*path, part) in self.lines:
+                path = (*path, part)
+        return f"{self.lines[path]}: {key_path(path)}".removesuffix(": ")
+
+
+def _read(text: str, source: str, chain: tuple[Path, ...]) -> _Written:
+    """The file's mapping over that of the file it extends; `chain` holds the files that led here."""
+    document = read(text, source)
+    if not isinstance(document.value, dict):
+        raise InputError(f"{source}:1: an experiment is a mapping (name: ..., base: ...), not {show(document.value)}")
+    own = _with_budget(_Written(document.value, {path: f"{source}:{line}" for path, line in document.lines.items()}))
+    if "extends" not in own.value:
+        return own
+    where, target = own.where(("extends",)), own.value.pop("extends")
+    if not isinstance(target, str) or not target.endswith(SUFFIXES):
+        raise InputError(f"{where}: needs a .yaml file, relative to this one, not {show(target)}")
+    chain = (*chain, Path(source).resolve())
+    parent = Path(source).parent / target
+    if parent.resolve() in chain:
+        raise InputError(
+            f"{where}: {target} extends this file in turn: {' -> '.join(p.name for p in chain)} -> {target}"
+        )
+    if not _is_file(parent):
+        raise InputError(f"{where}: no such file: {parent}")
+    below = _read(read_text(parent), str(parent), chain)
+    return _Written(merge(below.value, own.value), {**below.lines, **own.lines})
+
+
+def _with_budget(written: _Written) -> _Written:
+    """`budget: {train_flops: 1e14}` as `base.train.train_flops`, which it is short for."""
+    if "budget" not in written.value:
+        return written
+    value = {key: item for key, item in written.value.items() if key != "budget"}
+    where, budget = written.where(("budget",)), written.value["budget"]
+    if not isinstance(budget, dict) or len(budget) != 1 or not budget.keys() <= set(DURATIONS):
+        raise InputError(f"{where}: needs one of {', '.join(DURATIONS)} and its value, not {show(budget)}")
+    (unit,) = budget
+    train = value.get("base", {}).get("train", {}) if isinstance(value.get("base", {}), dict) else {}
+    if isinstance(train, dict) and any(duration in train for duration in DURATIONS):
+        raise InputError(f"{where}: base.train says how long, too; one of the two")
+    path = f"base.train.{unit}"
+    return _Written(
+        set_path(value, path, budget[unit]),
+        {**written.lines, tuple(path.split(".")): written.lines["budget", unit]},
+    )
+
+
+def _member_problems(suite: Suite, written: _Written, source: str) -> list[str]:
+    """The members of a suite that do not exist."""
+    problems = []
+    for number, name in enumerate(suite.suite):
+        try:
+            find(name, beside=Path(source).parent)
+        except InputError as error:
+            problems.append(f"{written.where(('suite', number))}: {error}")
+    return problems

@@ -1,0 +1,214 @@
+"""Overrides from outside a file: a suite's, `--data`, `--seeds`, `--set`, in this order; the last one holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from vitbench.check_settings import seed_problems
+from vitbench.errors import InputError
+from vitbench.experiment import Experiment, Suite
+from vitbench.problems import hint, show, translate
+from vitbench.spec_paths import (
+    SPEC_PATHS,
+    get_path,
+    merge,
+    path_problem,
+    same_knob,
+    set_path,
+    split_stage,
+    value_problems,
+)
+from vitbench.yaml_safe import read
+
+SETTABLE = ("seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.seeds", "tune.extend", "report.metric")
+"""What `--set` takes beside spec paths."""
+
+_SIZE_PATHS = ("model.patch_size", "model.img_size", "data.img_size")
+_PATCHED_VIT = re.compile(r"((?:ViT-)?[A-Za-z]+)/(\d+)")
+_SEEDS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+
+
+def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
+    """The experiment under its suite's `base`, `tune` (where it tunes at all) and `seeds`."""
+    changed: dict[str, Any] = {"base": merge(experiment.base, suite.base)}
+    if suite.tune is not None and experiment.tune is not None:
+        changed["tune"] = suite.tune.model_dump()
+    if suite.seeds is not None:
+        changed["seeds"] = suite.seeds.model_dump(exclude_unset=True)
+    return _changed(experiment, changed, f"suite {suite.name}, {experiment.name}")
+
+
+def override(experiment: Experiment, *, data: str | None, seeds: str | None, sets: Sequence[str]) -> Experiment:
+    """The experiment with what the command line says over it.
+
+    Other data make the patch size follow their image size again, unless the file varies the patch.
+    Raises InputError with one line for every option that cannot hold.
+    """
+    if data is not None:
+        experiment = _with_data(experiment, data)
+    if seeds is not None:
+        experiment = _changed(experiment, {"seeds": parse_seeds(seeds)}, f"--seeds {seeds}")
+    problems = []
+    for text in sets:
+        try:
+            experiment = _with_set(experiment, text)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return experiment
+
+
+def _changed(experiment: Experiment, changed: dict[str, Any], where: str) -> Experiment:
+    """The experiment with some of its keys replaced, validated again."""
+    try:
+        return Experiment.model_validate({**experiment.model_dump(exclude_unset=True), **changed})
+    except ValidationError as error:
+        raise InputError("\n".join(dict.fromkeys(translate(error, lambda _: where)))) from error
+
+
+def parse_seeds(text: str) -> dict[str, Any]:
+    """`5` as {num: 5}; `0-4`, `0,3,7` and `0-2,7` as {chosen: [...]}; raises InputError."""
+    parts = [_SEEDS.fullmatch(part.strip()) for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"--seeds {text}: needs a number of seeds (5), a range (0-4) or a list (0,3,7)")
+    if "," not in text and "-" not in text:
+        found: dict[str, Any] = {"num": int(text)}
+    else:
+        spans = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+        found = {"chosen": [seed for first, last in spans for seed in range(first, last + 1)]}
+    problems = seed_problems(found, lambda _: f"--seeds {text}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _with_data(experiment: Experiment, data: str) -> Experiment:
+    """The experiment on other images; a patch that its file does not vary follows their size."""
+    if decided := _decided_by(experiment, "data.name"):
+        raise InputError(f"--data {data}: data.name is {decided}")
+    changed: dict[str, Any] = {"base": set_path(experiment.base, "data.name", data)}
+    if not _varies_patch(experiment):
+        stages = [stage.model_dump(exclude_unset=True) for stage in experiment.stages]
+        changed["base"] = _without_patch(changed["base"])
+        changed["stages"] = [_without_patch(stage) for stage in stages]
+        changed["arms"] = {name: _without_patch_paths(fields) for name, fields in experiment.arms.items()}
+    return _changed(experiment, changed, f"--data {data}")
+
+
+def _varies_patch(experiment: Experiment) -> bool:
+    """Does the file set patch or image size by a factor, or differently from arm to arm?"""
+    names = {stage.name for stage in experiment.stages}
+
+    def patches(path: str, value: Any) -> set[Any]:
+        own = split_stage(path, names)[1]
+        if own == "model.name":
+            match = _PATCHED_VIT.fullmatch(str(value))
+            return {int(match[2])} if match else set()
+        return {value} if own in _SIZE_PATHS else set()
+
+    if any(patches(path, level) for path, levels in experiment.factors.items() for level in levels):
+        return True
+    return len({p for fields in experiment.arms.values() for item in fields.items() for p in patches(*item)}) > 1
+
+
+def _without_patch(sections: dict[str, Any]) -> dict[str, Any]:
+    """`base`, or a stage, without patch and image size: they are derived from the data."""
+    out = dict(sections)
+    for section in out.keys() & {"model", "data"}:
+        nested = {f"{section}.{key}": value for key, value in out[section].items()}
+        out[section] = {path.partition(".")[2]: value for path, value in _without_patch_paths(nested).items()}
+    return out
+
+
+def _without_patch_paths(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same for settings by path, those of a stage included; a hybrid's name keeps its stride."""
+    out = {path: value for path, value in fields.items() if not path.endswith(_SIZE_PATHS)}
+    for path, value in out.items():
+        if path.endswith("model.name") and isinstance(value, str) and (match := _PATCHED_VIT.fullmatch(value)):
+            out[path] = match[1]
+    return out
+
+
+def _with_set(experiment: Experiment, text: str) -> Experiment:
+    """The experiment with one `key=value`."""
+    key, equals, value_text = text.partition("=")
+    option = f"--set {text}"
+    if key[:1] in ("+", "~"):
+        use = (
+            "write KEY=VALUE without '+'"
+            if key[0] == "+"
+            else "a key cannot be deleted; set it to its value, or to null"
+        )
+        raise InputError(f"{option}: {key[0]!r} is Hydra's; {use}")
+    if not equals:
+        alike = re.fullmatch(r"([\w.]+):\s*(.*)", text)
+        example = f"{alike[1]}={alike[2]}" if alike else "train.epochs=5"
+        raise InputError(f"{option}: needs KEY=VALUE, e.g. --set {example}")
+    value = read(value_text, option).value
+    if key in SETTABLE:
+        return _with_key(experiment, key, value, option)
+    return _with_setting(experiment, key, value, option)
+
+
+def _with_key(experiment: Experiment, key: str, value: Any, option: str) -> Experiment:
+    """The experiment with a key of its own changed: seeds, the tuning budget, the metric."""
+    head, _, last = key.partition(".")
+    if head == "seeds":
+        seeds = {last: value} if last else value
+        if problems := seed_problems(seeds, lambda _: option):
+            raise InputError("\n".join(problems))
+        return _changed(experiment, {"seeds": seeds}, option)
+    section: Any = getattr(experiment, head)
+    if section is None:
+        raise InputError(f"{option}: {experiment.name} tunes nothing")
+    return _changed(experiment, {head: {**section.model_dump(exclude_unset=True), last: value}}, option)
+
+
+def _with_setting(experiment: Experiment, path: str, value: Any, option: str) -> Experiment:
+    """The experiment with a spec path set in `base`, or in the stage that the path starts with."""
+    names = [stage.name for stage in experiment.stages]
+    if path_problem(path, names):
+        known = [*SPEC_PATHS, *SETTABLE, *(f"{name}.{known}" for name in names for known in SPEC_PATHS)]
+        raise InputError(f"{option}: unknown key {path!r}{hint(path, known)}")
+    if decided := _decided_by(experiment, path):
+        raise InputError(f"{option}: {path} is {decided}; change it in a file of your own with `extends:`")
+    if problems := value_problems(path, value, names, option):
+        raise InputError("\n".join(problems))
+    name, own = split_stage(path, names)
+    if not name:
+        return _changed(experiment, {"base": set_path(experiment.base, path, value)}, option)
+    stages = [
+        set_path(stage.model_dump(exclude_unset=True), own, value) if stage.name == name else stage
+        for stage in experiment.stages
+    ]
+    return _changed(experiment, {"stages": stages}, option)
+
+
+def _decided_by(experiment: Experiment, path: str) -> str | None:
+    """Why setting `path` would change nothing, in words, or None: a factor, a grid, an arm or a stage decides it."""
+    knobs = same_knob(path)
+    for what, paths in (("a factor", experiment.factors), ("tuned", experiment.tune.grid if experiment.tune else {})):
+        for known in paths:
+            if known in knobs:
+                return f"{what} of {experiment.name} ({known}: {show(paths[known])})"
+    for name, fields in experiment.arms.items():
+        if knobs & fields.keys():
+            return f"set by the arm {name}"
+    for stage in experiment.stages:
+        written = stage.model_dump(exclude_unset=True)
+        if any(_has(written, knob) for knob in knobs):
+            return f"set by the stage {stage.name} ({stage.name}.{path})"
+    return None
+
+
+def _has(mapping: dict[str, Any], path: str) -> bool:
+    try:
+        get_path(mapping, path)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""What is wrong with a user's values, in one line each: where, the value, what is allowed, the nearest spelling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from vitbench.errors import nearest
+from vitbench.spec import Frozen
+
+Loc = tuple[str | int, ...]
+Locate = Callable[[Loc], str]
+"""From a place in the data to words for it: `a.yaml:7: base.model.depth`."""
+
+_NEEDED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "tuple_type": "a list",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "string_pattern_mismatch": "a name (letters, digits, '.', '_', '-'; at most 80; a letter or digit first)",
+}
+
+
+def translate(error: ValidationError, locate: Locate) -> list[str]:
+    """One line for every place that a spec refuses; the alternatives of a union are one line."""
+    needed: dict[str, list[str]] = {}
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        where = locate(item["loc"])
+        if item["type"] in _NEEDED:
+            needed.setdefault(where, []).append(_NEEDED[item["type"]].format(**item.get("ctx", {})))
+            lines[where] = f"{where}: needs {' or '.join(needed[where])}, not {show(item['input'])}"
+        else:
+            lines[where + item["msg"]] = f"{where}: {_words(item, error.title)}"
+    return list(lines.values())
+
+
+def _words(item: Any, title: str) -> str:
+    kind, loc = item["type"], item["loc"]
+    if kind == "extra_forbidden":
+        return "unknown key" + hint(str(loc[-1]), _keys(title, loc[:-1]))
+    if kind == "missing":
+        return f"the key {loc[-1]!r} is missing"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        return f"{show(item['input'])} is not allowed; allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed, 1)}"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def hint(word: str, allowed: Iterable[str]) -> str:
+    """`". Did you mean 'model.depth'?"`: the nearest word, else those that end alike, else all that are allowed."""
+    names = list(allowed)
+    if near := nearest(word, names, 1):
+        return "." + near
+    tail = word.rpartition(".")[2]
+    alike = [name for name in names if name.rpartition(".")[2] == tail]
+    if alike:
+        return f". Did you mean {' or '.join(repr(name) for name in alike)}?"
+    return f"; allowed: {', '.join(names)}"
+
+
+def show(value: Any) -> str:
+    """A value as its file would write it, cut to one short line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def key_path(loc: Loc) -> str:
+    """`claims[0].arms[1]` for ("claims", 0, "arms", 1)."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _keys(title: str, loc: Loc) -> list[str]:
+    """The keys of the spec that lies at `loc` inside the spec called `title`."""
+    model: type[BaseModel] = {known.__name__: known for known in Frozen.__subclasses__()}[title]
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(iter(_models(model.model_fields[part].annotation)), model)
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The specs inside a type, however wrapped."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models(part)]

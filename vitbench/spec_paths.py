@@ -1,0 +1,131 @@
+"""Dotted spec paths (`model.global_pool`, `pretrain.train.lr`): reading, setting, merging and checking them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from vitbench.errors import InputError
+from vitbench.experiment import Stage
+from vitbench.problems import Locate, hint, key_path, show, translate
+from vitbench.spec import DURATIONS, TrialSpec
+
+SECTIONS = tuple(TrialSpec.model_fields)
+
+
+def _leaves(model: type[BaseModel], prefix: str) -> list[str]:
+    out: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        section = isinstance(inner, type) and issubclass(inner, BaseModel)
+        out += _leaves(inner, f"{prefix}{name}.") if section else [prefix + name]  # type: ignore[arg-type]
+    return out
+
+
+SPEC_PATHS = tuple(_leaves(TrialSpec, ""))
+"""Every path that a factor, an arm, a grid or `--set` may name."""
+
+
+def get_path(mapping: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; raises KeyError where there is none."""
+    value: Any = mapping
+    for part in path.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(path)
+        value = value[part]
+    return value
+
+
+def set_path(mapping: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A deep copy of `mapping` with `value` at a dotted path, whatever stood there; one duration replaces another."""
+    head, _, rest = path.partition(".")
+    if not rest:
+        return {**_without_durations(mapping, {head}), head: copy.deepcopy(value)}
+    below = mapping.get(head, {})
+    if not isinstance(below, Mapping):
+        raise InputError(f"{path}: {head} is {show(below)}, not a section")
+    return {**copy.deepcopy(dict(mapping)), head: set_path(below, rest, value)}
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of `under` with `over` laid on it, mapping by mapping; lists are replaced, and one duration replaces
+    another (a file that states `epochs` can be extended by one that states `train_flops`)."""
+    out = _without_durations(under, over.keys())
+    for key, value in over.items():
+        below = out.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            out[key] = merge(below, value)
+        else:
+            out[key] = copy.deepcopy(value)
+    return out
+
+
+def _without_durations(mapping: Mapping[str, Any], new: Collection[str]) -> dict[str, Any]:
+    """A deep copy without the durations where `new` has one."""
+    dropped = DURATIONS if any(key in DURATIONS for key in new) else ()
+    return {key: copy.deepcopy(value) for key, value in mapping.items() if key not in dropped}
+
+
+def split_stage(path: str, stages: Collection[str]) -> tuple[str, str]:
+    """(stage, spec path): `pretrain.train.lr` is ("pretrain", "train.lr") where there is such a stage, else ("", path)."""
+    head, _, rest = path.partition(".")
+    return (head, rest) if head in stages else ("", path)
+
+
+def same_knob(path: str) -> set[str]:
+    """The paths that a value at `path` decides: itself, and for a duration (`train.steps`) the other durations."""
+    parent, _, last = path.rpartition(".")
+    return {f"{parent}.{duration}" for duration in DURATIONS} if last in DURATIONS else {path}
+
+
+def path_problem(path: str, stages: Collection[str]) -> str | None:
+    """Why `path` names nothing that an arm can set, or None; a path may start with the name of a stage."""
+    stage, own = split_stage(path, stages)
+    if own in SPEC_PATHS or (stage and own == "enabled"):
+        return None
+    inside = [known for known in SPEC_PATHS if known.startswith(f"{own}.")]
+    if inside:
+        return f"a section, not a setting; it holds {', '.join(inside)}"
+    return "unknown setting" + hint(
+        path, [*SPEC_PATHS, *(f"{name}.{known}" for name in stages for known in SPEC_PATHS)]
+    )
+
+
+def value_problems(path: str, value: Any, stages: Collection[str], where: str) -> list[str]:
+    """One line for everything that is wrong with a level of a known path; none where the level is valid."""
+    stage, own = split_stage(path, stages)
+    if stage and own == "enabled":
+        return [] if isinstance(value, bool) else [f"{where}: needs true or false, not {show(value)}"]
+    if own == "train.train_flops" and isinstance(value, str) and re.fullmatch(r"total_of\(.+\)", value):
+        return []
+    return spec_problems(set_path({}, own, value), lambda _: where)
+
+
+def spec_problems(written: Any, locate: Locate) -> list[str]:
+    """One line for everything that is wrong with a partial TrialSpec: unknown keys, values, two durations at once."""
+    try:
+        TrialSpec.model_validate(written)
+    except ValidationError as error:
+        return translate(error, locate)
+    found = [name for name in DURATIONS if name in written.get("train", {})]
+    if len(found) > 1:
+        return [f"{locate(('train', found[1]))}: one duration at a time; {' and '.join(found)} are given"]
+    return []
+
+
+def validate_trial(base: Mapping[str, Any], stage: Stage, own: Mapping[str, Any]) -> TrialSpec:
+    """The spec of one stage of a trial: `base`, then the stage's sections, then the arm's and the setting's paths.
+
+    Raises InputError, one line per problem, each starting with the key path.
+    """
+    written = merge(base, stage.model_dump(include=set(SECTIONS), exclude_unset=True))
+    for path, value in own.items():
+        written = set_path(written, path, value)
+    try:
+        return TrialSpec.model_validate(written)
+    except ValidationError as error:
+        raise InputError("\n".join(translate(error, key_path))) from error
