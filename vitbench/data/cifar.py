@@ -45,7 +45,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _split(paths: tuple[Path, ...], label_key: str) -> Split:
     batches = [_read(path) for path in paths]
     for path, batch in zip(paths, batches, strict=True):
-        if np.shape(batch.get("data")) != (len(batch.get(label_key, ())), 3072):
+        if np.shape(batch.get("data", ())) != (len(batch.get(label_key, ())), 3072):
             raise InputError(f"{path}: needs `data` of shape [n, 3072] and `{label_key}` of length n")
     planes = np.concatenate([batch["data"] for batch in batches]).astype(np.uint8, copy=False)
     labels = np.concatenate([np.asarray(batch[label_key], dtype=np.int64) for batch in batches])

@@ -101,12 +101,11 @@ def _read(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
     kind = table.schema.field(image).type
     if not arrow.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise InputError(f"{path}: column {image} is {kind}; a struct with `bytes` is needed")
-    if not arrow.types.is_integer(table.schema.field(label).type) or table[label].null_count:
-        raise InputError(
-            f"{path}: column {label} is {table.schema.field(label).type} or has nulls; integers are needed"
-        )
+    labels = table[label]
+    if not arrow.types.is_integer(labels.type) or labels.null_count:
+        raise InputError(f"{path}: column {label} ({labels.type}, {labels.null_count} nulls) must hold integers")
     cells = [chunk.field("bytes") for chunk in table[image].chunks]
-    return cells, table[label].to_numpy(), _class_names(table.schema.metadata, label)
+    return cells, labels.to_numpy(), _class_names(table.schema.metadata, label)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...]:
