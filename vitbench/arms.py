@@ -81,11 +81,18 @@ def find_arms(experiment: Experiment, ref: ArmRef, where: Assignment | None = No
 
 def _level_called(experiment: Experiment, known: tuple[Arm, ...], name: str) -> dict[str, Any]:
     """The one factor level that is called `name`."""
-    hits = {(path, level_name(level)): level for arm in known for path, level in arm.levels.items() if level_name(level) == name}
+    hits = {
+        (path, level_name(level)): level
+        for arm in known
+        for path, level in arm.levels.items()
+        if level_name(level) == name
+    }
     if len(hits) == 1:
         ((path, _), level) = next(iter(hits.items()))
         return {path: level}
     everything = {level_name(level) for arm in known for level in arm.levels.values()} | {arm.name for arm in known}
     if hits:
         raise InputError(f"arm {name!r}: a level of {' and of '.join(p for p, _ in hits)}; say which: {{path: {name}}}")
-    raise InputError(f"arm {name!r}: no such arm or level.{nearest(name, everything)} Arms: {', '.join(a.name for a in known)}")
+    raise InputError(
+        f"arm {name!r}: no such arm or level.{nearest(name, everything)} Arms: {', '.join(a.name for a in known)}"
+    )

@@ -83,7 +83,7 @@ def load(path: Path) -> Experiment | Suite:
 
 
 def loads(text: str, source: str) -> Experiment | Suite:
-    """As `load`, of a text; `source` names it in errors and is where `extends` and a suite's members are relative to."""
+    """As `load`, of a text; `source` names it in errors, and `extends` and a suite's members are looked for beside it."""
     written = _read(text, source, ())
     kind = Suite if "suite" in written.value else Experiment
     problems: list[str] = []
@@ -129,12 +129,11 @@ def _read(text: str, source: str, chain: tuple[Path, ...]) -> _Written:
         raise InputError(f"{where}: needs a .yaml file, relative to this one, not {show(target)}")
     chain = (*chain, Path(source).resolve())
     parent = Path(source).parent / target
-    if parent.resolve() in chain:
-        raise InputError(
-            f"{where}: {target} extends this file in turn: {' -> '.join(p.name for p in chain)} -> {target}"
-        )
     if not _is_file(parent):
         raise InputError(f"{where}: no such file: {parent}")
+    if parent.resolve() in chain:
+        circle = " -> ".join([*(path.name for path in chain), parent.name])
+        raise InputError(f"{where}: files extend each other in a circle: {circle}")
     below = _read(read_text(parent), str(parent), chain)
     return _Written(merge(below.value, own.value), {**below.lines, **own.lines})
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from vitbench.check_settings import seed_problems
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
-from vitbench.problems import hint, show, translate
+from vitbench.problems import show, translate
+from vitbench.spec import DataSpec
 from vitbench.spec_paths import (
-    SPEC_PATHS,
     get_path,
     merge,
     path_problem,
@@ -92,7 +92,8 @@ def _with_data(experiment: Experiment, data: str) -> Experiment:
     if decided := _decided_by(experiment, "data.name"):
         raise InputError(f"--data {data}: data.name is {decided}")
     changed: dict[str, Any] = {"base": set_path(experiment.base, "data.name", data)}
-    if not _varies_patch(experiment):
+    replaced = data != experiment.base.get("data", {}).get("name", DataSpec().name)
+    if replaced and not _varies_patch(experiment):
         stages = [stage.model_dump(exclude_unset=True) for stage in experiment.stages]
         changed["base"] = _without_patch(changed["base"])
         changed["stages"] = [_without_patch(stage) for stage in stages]
@@ -140,9 +141,9 @@ def _with_set(experiment: Experiment, text: str) -> Experiment:
     option = f"--set {text}"
     if key[:1] in ("+", "~"):
         use = (
-            "write KEY=VALUE without '+'"
+            "write KEY=VALUE without it"
             if key[0] == "+"
-            else "a key cannot be deleted; set it to its value, or to null"
+            else "no key can be deleted, but KEY=null may be what you want"
         )
         raise InputError(f"{option}: {key[0]!r} is Hydra's; {use}")
     if not equals:
@@ -172,9 +173,8 @@ def _with_key(experiment: Experiment, key: str, value: Any, option: str) -> Expe
 def _with_setting(experiment: Experiment, path: str, value: Any, option: str) -> Experiment:
     """The experiment with a spec path set in `base`, or in the stage that the path starts with."""
     names = [stage.name for stage in experiment.stages]
-    if path_problem(path, names):
-        known = [*SPEC_PATHS, *SETTABLE, *(f"{name}.{known}" for name in names for known in SPEC_PATHS)]
-        raise InputError(f"{option}: unknown key {path!r}{hint(path, known)}")
+    if problem := path_problem(path, names, SETTABLE):
+        raise InputError(f"{option}: {problem}")
     if decided := _decided_by(experiment, path):
         raise InputError(f"{option}: {path} is {decided}; change it in a file of your own with `extends:`")
     if problems := value_problems(path, value, names, option):
@@ -192,10 +192,13 @@ def _with_setting(experiment: Experiment, path: str, value: Any, option: str) ->
 def _decided_by(experiment: Experiment, path: str) -> str | None:
     """Why setting `path` would change nothing, in words, or None: a factor, a grid, an arm or a stage decides it."""
     knobs = same_knob(path)
-    for what, paths in (("a factor", experiment.factors), ("tuned", experiment.tune.grid if experiment.tune else {})):
+    for what, paths in (
+        ("a factor of", experiment.factors),
+        ("tuned in", experiment.tune.grid if experiment.tune else {}),
+    ):
         for known in paths:
             if known in knobs:
-                return f"{what} of {experiment.name} ({known}: {show(paths[known])})"
+                return f"{what} {experiment.name} ({known}: {show(paths[known])})"
     for name, fields in experiment.arms.items():
         if knobs & fields.keys():
             return f"set by the arm {name}"

@@ -18,10 +18,10 @@ from vitbench.data import Facts
 from vitbench.errors import InputError
 from vitbench.events import Role
 from vitbench.experiment import Experiment, Stage
-from vitbench.load import validate_trial
 from vitbench.record import ALGORITHM_VERSION, Record
 from vitbench.resolve import resolve
 from vitbench.spec import TrialSpec
+from vitbench.spec_paths import validate_trial
 
 TUNING_SEED = 1000
 """Tuning seeds are 1000, 1001, ...; reporting seeds 0, 1, ...: the two never meet."""
@@ -166,9 +166,7 @@ class Builder:
             parent = out[-1].trial_id if out else None
             own_role: Role = role if position == len(stages) - 1 else "stage"
             identity = trial_id(spec, seed, fingerprint, parent)
-            out.append(
-                Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name)
-            )
+            out.append(Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name))
         return out
 
 

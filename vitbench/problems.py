@@ -32,6 +32,9 @@ _NEEDED = {
     "string_pattern_mismatch": "a name (letters, digits, '.', '_', '-'; at most 80; a letter or digit first)",
 }
 
+MAX_LISTED = 24
+"""Longer lists of names are shown as the sections that hold them."""
+
 
 def translate(error: ValidationError, locate: Locate) -> list[str]:
     """One line for every place that a spec refuses; the alternatives of a union are one line."""
@@ -55,7 +58,8 @@ def _words(item: Any, title: str) -> str:
         return f"the key {loc[-1]!r} is missing"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        return f"{show(item['input'])} is not allowed; allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed, 1)}"
+        near = nearest(str(item["input"]), allowed, 1)
+        return f"{show(item['input'])} is not allowed; allowed: {', '.join(allowed)}{'.' + near if near else ''}"
     return str(item["msg"]).removeprefix("Value error, ")
 
 
@@ -68,7 +72,8 @@ def hint(word: str, allowed: Iterable[str]) -> str:
     alike = [name for name in names if name.rpartition(".")[2] == tail]
     if alike:
         return f". Did you mean {' or '.join(repr(name) for name in alike)}?"
-    return f"; allowed: {', '.join(names)}"
+    groups = dict.fromkeys(re.sub(r"\..*", ".*", name) for name in names)
+    return f"; allowed: {', '.join(names if len(names) <= MAX_LISTED else groups)}"
 
 
 def show(value: Any) -> str:

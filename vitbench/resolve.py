@@ -12,17 +12,6 @@ from vitbench.errors import InputError
 from vitbench.spec import ABSOLUTE, DURATIONS, DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.variants import variant
 
-DERIVED = {
-    "model.global_pool": ("model.class_token",),
-    "model.family": ("model.preact", "model.root"),
-    "data.train_fraction": ("train.steps",),
-    "data.classes": ("model.num_classes", "train.steps"),
-    "data.img_size": ("model.img_size", "model.root", "model.patch_size"),
-    "train.batch_size": ("train.steps",),
-    "train.augment": ("train.mixup",),
-}
-"""Which resolved fields follow from a field that a factor sets; everything may move `train.steps` under a FLOPs budget."""
-
 MIN_STEPS = 50
 """A FLOPs budget that gives fewer optimizer steps than this is refused."""
 
@@ -41,7 +30,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     """
     data = _data(spec.data, facts)
     model = _model(spec.model, data, facts)
-    problems = cost.check(model)
+    problems = cost.check(model, spec.train.objective)
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)

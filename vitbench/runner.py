@@ -133,3 +133,14 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
         train_flops=flops_of(trial),
         train_seconds=record.run.train_seconds,
     )
+
+
+def look(experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf) -> tuple[Plan, dict[str, Record]]:
+    """The plan as far as the committed records reveal it, and those records; nothing is run."""
+    records: dict[str, Record] = {}
+    while True:
+        plan = expand(experiment, records, choose, facts_of)
+        found = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
+        records |= found
+        if not found or plan.complete:
+            return plan, records

@@ -71,7 +71,7 @@ def _without_durations(mapping: Mapping[str, Any], new: Collection[str]) -> dict
 
 
 def split_stage(path: str, stages: Collection[str]) -> tuple[str, str]:
-    """(stage, spec path): `pretrain.train.lr` is ("pretrain", "train.lr") where there is such a stage, else ("", path)."""
+    """(stage, spec path): ("pretrain", "train.lr") for `pretrain.train.lr` if there is such a stage, else ("", path)."""
     head, _, rest = path.partition(".")
     return (head, rest) if head in stages else ("", path)
 
@@ -82,17 +82,15 @@ def same_knob(path: str) -> set[str]:
     return {f"{parent}.{duration}" for duration in DURATIONS} if last in DURATIONS else {path}
 
 
-def path_problem(path: str, stages: Collection[str]) -> str | None:
-    """Why `path` names nothing that an arm can set, or None; a path may start with the name of a stage."""
-    stage, own = split_stage(path, stages)
-    if own in SPEC_PATHS or (stage and own == "enabled"):
+def path_problem(path: str, stages: Collection[str], also: Collection[str] = ()) -> str | None:
+    """Why `path` names no setting of the spec, of a stage, or of `also`; None where it names one."""
+    known = [*SPEC_PATHS, *(f"{stage}.{own}" for stage in stages for own in (*SPEC_PATHS, "enabled")), *also]
+    if path in known:
         return None
-    inside = [known for known in SPEC_PATHS if known.startswith(f"{own}.")]
+    inside = [setting for setting in known if setting.startswith(f"{path}.")]
     if inside:
-        return f"a section, not a setting; it holds {', '.join(inside)}"
-    return "unknown setting" + hint(
-        path, [*SPEC_PATHS, *(f"{name}.{known}" for name in stages for known in SPEC_PATHS)]
-    )
+        return f"{path} is a section; set one of {', '.join(inside)}"
+    return f"unknown setting {path}{hint(path, known)}"
 
 
 def value_problems(path: str, value: Any, stages: Collection[str], where: str) -> list[str]:

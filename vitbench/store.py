@@ -87,7 +87,9 @@ class Store:
         first = self.read(record.trial_id)
         assert first is not None
         if first.result != record.result or first.status != record.status:
-            raise ResultsError(f"trial {record.trial_id}: conflict, {aside} has another result than the committed record")
+            raise ResultsError(
+                f"trial {record.trial_id}: conflict, {aside} has another result than the committed record"
+            )
         return False
 
     @contextlib.contextmanager
@@ -96,6 +98,22 @@ class Store:
         make_folder(self.folder(trial_id))
         with (self.folder(trial_id) / "lock").open("w") as handle:
             yield _try_lock(handle)
+
+    def locked(self, trial_ids: Iterable[str]) -> set[str]:
+        """The trials that some process on this machine holds the lock of; read from the kernel, no lock is taken.
+
+        Empty where the kernel does not list its locks (other than Linux).
+        """
+        try:
+            held = {line.split()[5].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines()}
+        except OSError:
+            return set()
+        out = set()
+        for trial_id in trial_ids:
+            with contextlib.suppress(OSError):
+                if str((self.folder(trial_id) / "lock").stat().st_ino) in held:
+                    out.add(trial_id)
+        return out
 
     def set_aside(self, trial_id: str) -> bool:
         """Move a failed record into its last attempt folder, so that the trial is run again; False without one."""

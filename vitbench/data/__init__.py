@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.check import check, overlap
 from vitbench.data.images import DataOptions, Facts, ImageData, Split, channel_stats, fits_in_memory, resident
-from vitbench.data.partition import Partition, partition
+from vitbench.data.partition import Partition, partition, partition_sizes
 
 __all__ = [
     "DATASETS",
@@ -22,5 +22,6 @@ __all__ = [
     "open_images",
     "overlap",
     "partition",
+    "partition_sizes",
     "resident",
 ]

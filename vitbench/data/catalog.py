@@ -34,7 +34,7 @@ DATASETS: dict[str, Source] = {
 }
 """What may stand in `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 """Raised when the same files come to give other facts; part of every cached entry's name."""
 
 
@@ -82,7 +82,10 @@ def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
     """The cached facts of these files, if there are any; a set without files is never cached."""
     try:
         content = json.loads(_cache_file(canonical, files, options).read_text()) if files else None
-        return Facts(**{**content, "class_names": tuple(content["class_names"])}) if content else None
+        if not content:
+            return None
+        lists = {key: tuple(content[key]) for key in ("class_names", "class_counts")}
+        return Facts(**{**content, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -49,6 +49,7 @@ class Facts:
     in_chans: int
     num_classes: int
     class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
     num_train: int
     num_test: int
     flip: bool

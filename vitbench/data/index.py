@@ -58,6 +58,7 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
         in_chans=shape.in_chans,
         num_classes=num_classes,
         class_names=raw.class_names or tuple(map(str, range(num_classes))),
+        class_counts=tuple(np.bincount(train.labels, minlength=num_classes).tolist()),
         num_train=len(train),
         num_test=len(test),
         flip=source.flip,

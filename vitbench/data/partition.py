@@ -36,13 +36,22 @@ def partition(labels: Ints, seed: int, spec: DataSpec) -> Partition:
     return Partition(_subset(labels, train, spec.train_fraction, seed), val)
 
 
+def partition_sizes(class_counts: tuple[int, ...], spec: DataSpec) -> tuple[int, int]:
+    """How many images a partition trains on and holds out, from the numbers of images a class; the same for every seed."""
+    kept = class_counts if spec.classes is None else [class_counts[c] for c in spec.classes]
+    held = [_num_held_out(spec.val_fraction, size) for size in kept]
+    left = [size - out for size, out in zip(kept, held, strict=True)]
+    return sum(_share(spec.train_fraction, size) for size in left), sum(held)
+
+
 def held_out(labels: Ints, fraction: float, seed: int, stream: str) -> Ints:
     """About `fraction` of each class, ascending; of a class of two or more images at least one and never all."""
 
-    def count(size: int) -> int:
-        return min(max(_share(fraction, size), 1), size - 1) if fraction > 0 else 0
+    return _take(labels, np.arange(len(labels)), lambda size: _num_held_out(fraction, size), seed, stream)
 
-    return _take(labels, np.arange(len(labels)), count, seed, stream)
+
+def _num_held_out(fraction: float, size: int) -> int:
+    return min(max(_share(fraction, size), 1), size - 1) if fraction > 0 and size else 0
 
 
 def _subset(labels: Ints, members: Ints, fraction: float, seed: int) -> Ints:

@@ -32,6 +32,7 @@ from vitbench.train.evaluate import Evaluation, probes
 from vitbench.train.images import load_images
 from vitbench.train.loop import Job, Trained, Trainer, train_stack
 
+
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
     """Run one trial under its kernel lock; False where another process holds it. True also where it is done already."""
     store = Store(options.root)
@@ -170,9 +171,7 @@ def _flat(trainer: Trainer, state: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([state[name].reshape(-1) for name in trainer.stack.shapes])
 
 
-def _result(
-    trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None
-) -> Result:
+def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None) -> Result:
     """The deterministic part of one member's record."""
     job, spec = trainer.jobs[e], trainer.jobs[e].spec
     steps = spec.train.steps or 0

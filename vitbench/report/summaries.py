@@ -16,7 +16,7 @@ from vitbench.report.rows import (
     tuning,
 )
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
-from vitbench.stats.table import Row
+from vitbench.stats.table import Row, tabulate
 
 LEVEL = 0.95
 
@@ -158,13 +158,15 @@ def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint
     tried = tuning(rows)
     settings = sorted({setting_of(row) for row in tried}, key=lambda s: [size_key(value) for _, value in s])
     chosen = {row["arm"]: setting_of(row) for row in own_best(rows)}
+    searches = tabulate(rows).tuning
+    edges = {arm for arm, search in searches.items() if search.choice is not None and search.choice.at_edge}
     cells: dict[tuple[str, Setting], list[Row]] = {
         (arm, setting): [] for arm in arm_order(experiment, tried) for setting in settings
     }
     for row in tried:
         cells[row["arm"], setting_of(row)].append(row)
     return [
-        _tuned_point(arm, setting, cell, chosen.get(arm) == setting, at_edge(setting, settings))
+        _tuned_point(arm, setting, cell, chosen.get(arm) == setting, arm in edges)
         for (arm, setting), cell in cells.items()
         if cell
     ]
@@ -175,12 +177,3 @@ def _tuned_point(arm: str, setting: Setting, cell: Sequence[Row], chosen: bool, 
     num_failed = sum(row["status"] == "failed" for row in cell)
     scores = scores_by_seed(cell, "val_top1_percent")
     return TunedPoint(arm, setting, scores, num_diverged, num_failed, chosen, chosen and edge)
-
-
-def at_edge(setting: Setting, settings: Sequence[Setting]) -> bool:
-    """Does some number of `setting` stand at an end of its grid?"""
-    for position, (_, value) in enumerate(setting):
-        grid = {other[position][1] for other in settings if isinstance(other[position][1], (int, float))}
-        if len(grid) > 1 and value in (min(grid), max(grid)):
-            return True
-    return False

@@ -100,15 +100,13 @@ class Resolver:
         fixed = {**(claim.at if at is None else at)}
         named: ArmRef = ref
         if isinstance(ref, dict):
-            fixed.update({path: value for path, value in ref.items() if path in self.tuned or path == "metric"})
-            named = {path: value for path, value in ref.items() if path not in fixed or path not in self._own_keys()}
+            own = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
+            fixed.update(own)
+            named = {path: value for path, value in ref.items() if path not in own}
         metric = str(fixed.pop("metric", claim.metric or self.experiment.report.metric))
         shared = {path: self._value(path, fixed.pop(path)) for path in self.tuned if path in fixed}
         arms = find_arms(self.experiment, named, fixed)
         return {self._cell(arm.name, metric, shared): 1.0 / len(arms) for arm in arms}
-
-    def _own_keys(self) -> set[str]:
-        return {*self.tuned, "metric"}
 
     def _cell(self, arm: str, metric: str, shared: Mapping[str, Any]) -> Cell:
         free = set(self.tuned) - set(shared)
@@ -284,12 +282,18 @@ def _crossover(claim: Claim, resolver: Resolver) -> Question:
 
 
 def _frontier_ratio(claim: Claim, resolver: Resolver) -> Question:
-    """A at compute C0 minus B at r C0, B linear in log2 C between its budgets; above 0: B needs over r times as much."""
+    """A at compute C0 minus B at r C0, B linear in log2 C between its budgets; above 0: B needs over r times as much.
+
+    `at` gives C0 as a level of the budgets' factor; B's budgets are `levels`, else all of that factor.
+    """
     first, second = claim.arms
     axis = claim.model_copy(update={"x": claim.x or "log2_train_flops"})
-    budgets = claim.levels or {path: resolver.experiment.factors.get(path, ()) for path in claim.at}
+    factors = resolver.experiment.factors
+    budgets = claim.levels or {path: factors[path] for path in claim.at if path in factors}
+    elsewhere = {path: value for path, value in claim.at.items() if path not in budgets}
     anchor = resolver.cells(first, claim)
-    x, contrasts, _ = _levels(axis.model_copy(update={"arms": (second,), "levels": budgets, "at": {}}), resolver)
+    other = axis.model_copy(update={"arms": (second,), "levels": budgets, "at": elsewhere})
+    x, contrasts, _ = _levels(other, resolver)
     start = _x(anchor, axis, resolver)
     assert claim.ratio is not None
     target = start + float(np.log2(claim.ratio))

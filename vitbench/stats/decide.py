@@ -94,7 +94,7 @@ class Settlement:
     """What the looks so far decide.
 
     `state` [...] is SUPPORTED, OPEN or CONTRADICTED; `settled_at` [...] the index of the look at which it came, -1
-    where open; `low`, `high` [..., P] the intersected intervals; `p_false`, `p_true` [..., P] one-sided p over the looks.
+    where open; `low`, `high` [..., P] the intersected intervals; `p_false`, `p_true` [..., P] one-sided p over looks.
     """
 
     state: npt.NDArray[np.int64]
@@ -147,6 +147,6 @@ def _verdict(low: Floats, high: Floats, p_true: Floats, regions: Sequence[Region
 
 
 def two_sided_p(p_false: Floats, p_true: Floats) -> float:
-    """One p for the scoreboard, of [P] parts: twice the smaller of "all hold" (largest p) and "one fails" (least x P)."""
+    """One p for the scoreboard from p [P]: twice the smaller of "all hold" (the largest), "one fails" (least x P)."""
     num_parts = p_true.shape[-1]
     return float(min(1.0, 2.0 * min(p_false.max(), p_true.min() * num_parts)))

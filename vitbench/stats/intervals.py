@@ -62,12 +62,16 @@ def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95, num
 
 
 def contrast_interval(
-    values: npt.ArrayLike, level: float = 0.95, floor: float = 0.0, extra_variance: float = 0.0
+    values: npt.ArrayLike,
+    level: float = 0.95,
+    floor: float = 0.0,
+    extra_variance: float = 0.0,
+    factor: float | None = None,
 ) -> Interval:
     """The t interval of one contrast, one value a seed (float [S]).
 
     `floor` is the least standard deviation credited; `extra_variance` is added to the squared standard error (the
-    variance of a tuned choice, which more seeds do not shrink).
+    variance of a tuned choice, which more seeds do not shrink); `factor` replaces the t quantile (at a look).
     """
     data = finite(values)
     n = len(data)
@@ -81,7 +85,8 @@ def contrast_interval(
         return Interval(
             mean, None, None, n, level, 0.0, "all values are equal and the number of test images is unknown"
         )
-    half = float(t_quantile(0.5 + level / 2.0, n - 1)) * standard_error(sd, n, floor, extra_variance)
+    width = float(t_quantile(0.5 + level / 2.0, n - 1)) if factor is None else factor
+    half = width * standard_error(sd, n, floor, extra_variance)
     return Interval(mean, mean - half, mean + half, n, level, sd)
 
 

@@ -37,7 +37,9 @@ class Order:
         """Order `[n]` and draws `[n, L]` of one epoch; the last two are kept."""
         if epoch not in self._epochs:
             order = permutation(self.seed, "order", epoch, self.members)
-            draws = uniforms(self.seed, "augment", epoch, order, self.lanes) if self.lanes else np.zeros((len(order), 0))
+            draws = (
+                uniforms(self.seed, "augment", epoch, order, self.lanes) if self.lanes else np.zeros((len(order), 0))
+            )
             self._epochs = {**{e: v for e, v in self._epochs.items() if e == epoch - 1}, epoch: (order, draws)}
         return self._epochs[epoch]
 

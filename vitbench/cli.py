@@ -1,0 +1,208 @@
+"""The command line: parse, call one function, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitbench.errors import VitbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitbench.commands.prepare import Asked
+    from vitbench.data import DataOptions
+
+EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
+input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
+both resumable."""
+
+app = typer.Typer(
+    name="vitbench",
+    help="The ablations of the ViT paper, with seeds, tuned arms and verdicts, on your images and your budget.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(help="An experiment or suite by name, or a YAML file.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Runs or experiments; none: all of the results folder.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...", metavar="NAME"),
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where named data sets lie (default: ./data or $VITBENCH_DATA_DIR).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Reporting seeds: 5, 0-4 or 0,3,7.", metavar="SEEDS")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a spec field, e.g. train.epochs=5; repeatable.", metavar="KEY=VALUE"),
+]
+Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _asked(name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None) -> Asked:
+    from vitbench.commands.prepare import Asked
+
+    return Asked(name, data, seeds, tuple(sets or ()), as_name)
+
+
+def _data_options(data_dir: Path | None, download: bool = False) -> DataOptions:
+    from vitbench.commands.prepare import data_options
+
+    return data_options(data_dir, download)
+
+
+@app.command()
+def run(
+    name: Name,
+    data: Data = None,
+    seeds: SeedsOption = None,
+    sets: Sets = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    results: Results = Path("results"),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and train nothing.")] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
+    data_dir: DataDir = None,
+    download: Download = False,
+    keep: Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")] = "final",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    as_name: AsName = None,
+) -> None:
+    """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
+    asked, console = _asked(name, data, seeds, sets, as_name), _console()
+    options = _data_options(data_dir, download)
+    if dry_run:
+        from vitbench.commands.listing import plan as show_plan
+
+        raise typer.Exit(show_plan(asked, options, results, None, console, as_json))
+    from vitbench.commands.run import RunOptions
+    from vitbench.commands.run import run as run_command
+    from vitbench.errors import InputError
+
+    if keep not in ("all", "final", "none"):
+        raise InputError(f"--keep {keep}: allowed are all, final, none")
+    how = RunOptions(results, options, device, jobs, threads, limit, keep, retry_failed, quiet, as_json)
+    raise typer.Exit(run_command(asked, how, console))
+
+
+@app.command()
+def plan(
+    name: Name,
+    diff: Annotated[
+        tuple[str, str] | None, typer.Option(help="List every way in which two arms differ.", metavar="A B")
+    ] = None,
+    data: Data = None,
+    seeds: SeedsOption = None,
+    sets: Sets = None,
+    results: Results = Path("results"),
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show what would run: arms, settings, seeds, parameters, FLOPs, what is done, and an estimate of the time."""
+    from vitbench.commands.listing import plan as show_plan
+
+    asked = _asked(name, data, seeds, sets)
+    raise typer.Exit(show_plan(asked, _data_options(data_dir), results, diff, _console(), as_json))
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the experiments, with their question and cost."""
+    from vitbench.commands.listing import list_experiments
+
+    raise typer.Exit(list_experiments(_console(), as_json))
+
+
+@app.command()
+def show(
+    name: Name,
+    data: Data = None,
+    seeds: SeedsOption = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show one experiment resolved: the baseline whole, every other arm as a diff against it."""
+    from vitbench.commands.listing import show as show_experiment
+
+    raise typer.Exit(show_experiment(_asked(name, data, seeds, sets), _data_options(data_dir), _console(), as_json))
+
+
+@app.command()
+def status(
+    names: Names = None, results: Results = Path("results"), data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Show done, running, failed and missing trials of every run."""
+    from vitbench.commands.listing import status as show_status
+
+    raise typer.Exit(show_status(names or [], results, _data_options(data_dir), _console(), as_json))
+
+
+@app.command()
+def report(names: Names = None, results: Results = Path("results")) -> None:
+    """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
+    from vitbench.commands.report import report as write_report
+
+    raise typer.Exit(write_report(names or [], results, _console()))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of experiment files, for editors."""
+    import json
+
+    from vitbench.schema import schema as experiment_schema
+
+    print(json.dumps(experiment_schema(), indent=2))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"vitbench {version('vitbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """vitbench"""
+
+
+def main() -> None:
+    """Run the command line; errors of the user become lines on stderr and an exit code, never a traceback."""
+    from vitbench.interrupts import Interrupted, Terminated
+
+    try:
+        app(standalone_mode=True)
+    except VitbenchError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (Interrupted, Terminated) as stop:
+        print("stopped; finished trials are kept, the same command goes on", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)

@@ -1,0 +1,238 @@
+"""`vitbench list`, `show`, `plan` and `status`: what there is, what would run, and how far it is. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vitbench import load, runner
+from vitbench.arms import Arm, find_arms
+from vitbench.commands.device import choose_workers
+from vitbench.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
+from vitbench.commands.run import check_all
+from vitbench.cost import forward_flops, num_params
+from vitbench.data import DataOptions
+from vitbench.diff import arm_difference, flatten
+from vitbench.experiment import Experiment, Suite
+from vitbench.plan import Builder, FactsOf, Plan, settings
+from vitbench.record import Record
+from vitbench.stats.select import choose
+from vitbench.store import Store
+
+ASSUMED_FLOPS = 8e9
+"""Training FLOPs a second of one core, assumed until trials in the results folder say better."""
+
+
+def list_experiments(console: Console, as_json: bool) -> int:
+    """Print every experiment by name, with its claim and its cost."""
+    found = []
+    for name, path in sorted(load.available().items()):
+        loaded, header = load.load(path), load.header(path)
+        kind = "suite" if isinstance(loaded, Suite) else "experiment"
+        found.append({"name": name, "kind": kind, "question": loaded.question, **header})
+    if as_json:
+        print(json.dumps(found))
+        return 0
+    table = Table("experiment", "question", "cost", box=None, pad_edge=False)
+    for item in found:
+        table.add_row(f"[bold]{item['name']}[/]", item["question"], item.get("cost", ""))
+    console.print(table)
+    console.print("Run one with [bold]vitbench run NAME[/]; look first with [bold]vitbench plan NAME[/].")
+    return 0
+
+
+def show(asked: Asked, data: DataOptions, console: Console, as_json: bool) -> int:
+    """Print an experiment resolved: the baseline whole, every other arm as its differences."""
+    facts_of = facts_source(data)
+    out = []
+    for item in prepare(asked):
+        builder = Builder(item.experiment, facts_of)
+        setting = settings(item.experiment)[0]
+        specs = {
+            arm.name: {name: spec.model_dump(mode="json") for name, spec, _ in builder.stages(arm, setting)}
+            for arm in builder.arms.values()
+        }
+        out.append({"name": item.experiment.name, "setting": dict(setting), "arms": specs})
+        if not as_json:
+            _show_arms(item.experiment, specs, setting, console)
+    if as_json:
+        print(json.dumps(out))
+    return 0
+
+
+def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mapping[str, Any], console: Console) -> None:
+    """The baseline whole, then each arm against it."""
+    console.print(f"[bold]{experiment.name}[/]  {experiment.question}", highlight=False)
+    if experiment.tune:
+        console.print(f"tuned on {experiment.tune.seeds} seeds: {dict(experiment.tune.grid)}; shown at {dict(setting)}")
+    names = list(specs)
+    baseline = flatten(specs[names[0]])
+    console.print(f"[bold]{names[0]}[/] (baseline)")
+    for key, value in baseline.items():
+        if value is not None:
+            console.print(f"  {key}: {value}", highlight=False)
+    for name in names[1:]:
+        console.print(f"[bold]{name}[/]")
+        own = flatten(specs[name])
+        for key in dict.fromkeys([*baseline, *own]):
+            before, after = baseline.get(key, "absent"), own.get(key, "absent")
+            if before != after:
+                console.print(f"  {key}: {before} -> {after}", highlight=False)
+
+
+def plan(
+    asked: Asked, data: DataOptions, root: Path, diff: tuple[str, str] | None, console: Console, as_json: bool
+) -> int:
+    """Print arms x settings x seeds, parameters, FLOPs, what is done, and an estimate of the time; train nothing."""
+    facts_of = facts_source(data)
+    prepared = prepare(asked)
+    check_all(prepared, facts_of)
+    if diff is not None:
+        return _diff(prepared, facts_of, diff, console)
+    out = [_plan_of(item, root, facts_of) for item in prepared]
+    if as_json:
+        print(json.dumps(out))
+        return 0
+    for item in out:
+        _print_plan(item, console)
+    if len(out) > 1:
+        total = sum(item["seconds_left"] for item in out)
+        console.print(f"[bold]together[/]: about {duration(total)} to go (trials that experiments share counted twice)")
+    return 0
+
+
+def _plan_of(item: Prepared, root: Path, facts_of: FactsOf) -> dict[str, Any]:
+    """The numbers of one experiment's plan."""
+    known, records = runner.look(item.experiment, Store(root), choose, facts_of)
+    builder = Builder(item.experiment, facts_of)
+    unique = known.unique()
+    missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
+    later = max(0, known.num_expected - len(known.trials))
+    per_trial = sum(runner.flops_of(t) for t in unique.values()) / max(1, len(unique))
+    speed, measured = _speed(records)
+    workers = choose_workers(None, "cpu", 1)
+    flops_left = sum(runner.flops_of(t) for t in missing) + later * per_trial
+    return {
+        "run": item.run,
+        "question": item.experiment.question,
+        "arms": [_arm_numbers(builder, arm, known) for arm in builder.arms.values()],
+        "settings": [dict(s) for s in known.grid],
+        "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune else 0,
+        "reporting_seeds": list(item.experiment.seeds.first()),
+        "trials_now": len(unique),
+        "trials_at_most": known.num_expected,
+        "done": len(records),
+        "train_flops_left": flops_left,
+        "seconds_left": flops_left / speed / workers,
+        "speed_measured": measured,
+        "workers": workers,
+    }
+
+
+def _arm_numbers(builder: Builder, arm: Arm, known: Plan) -> dict[str, Any]:
+    """Parameters and FLOPs of an arm's last stage; training FLOPs of all stages, at its first setting."""
+    stages = builder.stages(arm, known.grid[0])
+    spec = stages[-1][1]
+    trials = builder.trials(arm, known.grid[0], 0, "reporting")
+    return {
+        "arm": arm.name,
+        "params": num_params(spec.model, spec.train.objective),
+        "forward_flops": forward_flops(spec.model, spec.train.objective),
+        "steps": [s.train.steps for _, s, _ in stages],
+        "train_flops": sum(runner.flops_of(trial) for trial in trials),
+        "choice": dict(known.choices.get(arm.name, {})),
+    }
+
+
+def _speed(records: Mapping[str, Record]) -> tuple[float, bool]:
+    """Training FLOPs a second of one trial, and whether it was measured here."""
+    flops = sum(r.result.train_flops for r in records.values() if r.run.train_seconds)
+    seconds = sum(r.run.train_seconds for r in records.values() if r.run.train_seconds)
+    return (flops / seconds, True) if seconds else (ASSUMED_FLOPS, False)
+
+
+def _print_plan(item: Mapping[str, Any], console: Console) -> None:
+    console.print(f"\n[bold]{item['run']}[/]  {item['question']}", highlight=False)
+    table = Table("arm", box=None, pad_edge=False)
+    for column in ("parameters", "forward FLOPs", "steps", "training FLOPs", "tuned to"):
+        table.add_column(column, justify="right")
+    for arm in item["arms"]:
+        steps = " + ".join(f"{s:,}" for s in arm["steps"])
+        choice = ", ".join(f"{k} {v}" for k, v in arm["choice"].items())
+        table.add_row(
+            arm["arm"], f"{arm['params']:,}", f"{arm['forward_flops']:.3g}", steps, f"{arm['train_flops']:.3g}", choice
+        )
+    console.print(table)
+    arms_, grid = len(item["arms"]), len(item["settings"])
+    tuning = (
+        f"{arms_} arms x {grid} settings x {item['tuning_seeds']} tuning seeds, then " if item["tuning_seeds"] else ""
+    )
+    console.print(
+        f"{tuning}{arms_} arms x {len(item['reporting_seeds'])} seeds"
+        f": {item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
+    )
+    basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
+    console.print(
+        f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): about {duration(item['seconds_left'])} "
+        f"with {item['workers']} processes ({basis})"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _diff(prepared: list[Prepared], facts_of: FactsOf, names: tuple[str, str], console: Console) -> int:
+    """Every way in which two arms differ."""
+    for item in prepared:
+        builder = Builder(item.experiment, facts_of)
+        a, b = (find_arms(item.experiment, name)[0] for name in names)
+        table = Table("stage", "what", "key", a.name, b.name, box=None, pad_edge=False, title=item.run)
+        for difference in arm_difference(builder, a, b):
+            table.add_row(difference.stage, difference.kind, difference.key, difference.a, difference.b)
+        console.print(table)
+    return 0
+
+
+def status(names: list[str], root: Path, data: DataOptions, console: Console, as_json: bool) -> int:
+    """Print done, running, failed and missing trials of every run; takes no lock."""
+    facts_of = facts_source(data)
+    store = Store(root)
+    out = []
+    for folder in runs_named(root, names):
+        known, records = runner.look(read_run(folder), store, choose, facts_of)
+        counts = Counter(record.status for record in records.values())
+        missing = [trial_id for trial_id in known.unique() if trial_id not in records]
+        running = store.locked(missing)
+        out.append(
+            {
+                "run": folder.name,
+                "done": counts["ok"],
+                "running": len(running),
+                "diverged": counts["diverged"],
+                "failed": counts["failed"],
+                "missing": len(missing) - len(running),
+                "at_most": known.num_expected,
+                "complete": known.complete and not missing,
+            }
+        )
+    if as_json:
+        print(json.dumps(out))
+        return 0
+    table = Table("run", box=None, pad_edge=False)
+    columns = ("done", "running", "diverged", "failed", "missing", "at_most")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for item in out:
+        table.add_row(str(item["run"]), *(str(item[column]) for column in columns))
+    console.print(table)
+    return 0

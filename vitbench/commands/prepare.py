@@ -1,0 +1,142 @@
+"""From the words of a command line to experiments that can be planned and run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from vitbench import load
+from vitbench.data import DataOptions, Facts, facts
+from vitbench.errors import InputError
+from vitbench.experiment import Experiment, Suite
+from vitbench.plan import FactsOf
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The overrides of one command."""
+
+    name: str
+    data: str | None = None
+    seeds: str | None = None
+    sets: Sequence[str] = ()
+    as_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment with its overrides, and the name of the run that holds its results."""
+
+    experiment: Experiment
+    run: str
+
+
+def prepare(asked: Asked) -> list[Prepared]:
+    """The experiment that was asked for, or all of a suite's, with every override applied.
+
+    Raises InputError.
+    """
+    loaded = load.load(load.find(asked.name))
+    if not isinstance(loaded, Suite):
+        return [_prepared(loaded, asked, prefix="")]
+    experiments = []
+    for name in loaded.suite:
+        member = load.load(load.find(name))
+        if isinstance(member, Suite):
+            raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
+        experiments.append(load.apply_suite(loaded, member))
+    changed = bool(loaded.base or loaded.tune or loaded.seeds)
+    return [_prepared(e, asked, prefix=f"{loaded.name}." if changed else "") for e in experiments]
+
+
+def _prepared(experiment: Experiment, asked: Asked, prefix: str) -> Prepared:
+    """A run's name: the experiment's, plus the data set's with --data, plus six hex digits of any other override."""
+    overridden = load.override(experiment, data=asked.data, seeds=asked.seeds, sets=asked.sets)
+    if asked.as_name is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", asked.as_name):
+            raise InputError(f"--as {asked.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
+        return Prepared(overridden, f"{prefix}{asked.as_name}")
+    name = f"{prefix}{experiment.name}"
+    if asked.data is not None:
+        name += "-" + slug(asked.data)
+    if asked.sets:
+        name += "-" + hashlib.sha256("\n".join(sorted(asked.sets)).encode()).hexdigest()[:6]
+    return Prepared(overridden, name)
+
+
+def slug(data: str) -> str:
+    """A data set's name as part of a folder's name: `folder-flowers`; two paths of one last name get hex digits."""
+    kind, _, rest = data.removeprefix("torch/").partition(":")
+    if not rest:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", kind)
+    last = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(rest).name) or "data"
+    return f"{kind}-{last}-{hashlib.sha256(rest.encode()).hexdigest()[:4]}"
+
+
+def facts_source(options: DataOptions) -> FactsOf:
+    """A cached look-up of what is known of a data set."""
+
+    @functools.cache
+    def facts_of(name: str) -> Facts:
+        return facts(name, options)
+
+    return facts_of
+
+
+def data_options(data_dir: Path | None, download: bool) -> DataOptions:
+    """Where images lie: --data-dir, else $VITBENCH_DATA_DIR."""
+    given = data_dir or (Path(os.environ["VITBENCH_DATA_DIR"]) if "VITBENCH_DATA_DIR" in os.environ else None)
+    cache = os.environ.get("VITBENCH_CACHE_DIR")
+    return DataOptions(data_dir=given, download=download, cache_dir=Path(cache) if cache else None)
+
+
+def experiment_yaml(experiment: Experiment) -> str:
+    """The experiment as YAML, overrides included; what `report`, `status` and `verdict` read."""
+    content = experiment.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_run(folder: Path) -> Experiment:
+    """The experiment of a run folder."""
+    path = folder / "experiment.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder}: no experiment.yaml, so no run of vitbench")
+    loaded = load.load(path)
+    if isinstance(loaded, Suite):
+        raise InputError(f"{path}: a suite, not a run's experiment")
+    return loaded
+
+
+def runs(root: Path) -> list[Path]:
+    """The run folders of a results root, by name."""
+    return sorted(path.parent for path in root.glob("*/experiment.yaml")) if root.is_dir() else []
+
+
+def runs_named(root: Path, names: Sequence[str]) -> list[Path]:
+    """The run folders that `names` mean: a folder, a run's name, or an experiment's (all of its runs); none: all."""
+    known = runs(root)
+    if not names:
+        if not known:
+            raise InputError(f"{root}: no runs; start one with `vitbench run NAME`")
+        return known
+    out: list[Path] = []
+    for name in names:
+        folder = Path(name)
+        exact = [folder] if (folder / "experiment.yaml").is_file() else [p for p in known if p.name == name]
+        found = exact or [p for p in known if read_run(p).name == name or p.name.startswith(f"{name}.")]
+        if not found:
+            from vitbench.errors import nearest
+
+            raise InputError(
+                f"{name}: no such run in {root}.{nearest(name, [p.name for p in known])} "
+                f"Runs: {', '.join(p.name for p in known) or 'none'}"
+            )
+        out.extend(path for path in found if path not in out)
+    return out

@@ -1,0 +1,178 @@
+"""`vitbench run`: run what is missing, then print the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from vitbench import runner
+from vitbench.collect import Row, rows, write_predictions, write_rows
+from vitbench.commands.device import choose_device, choose_workers
+from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.commands.report import show_tables
+from vitbench.data import DataOptions
+from vitbench.diff import check_arms
+from vitbench.engines.options import Options
+from vitbench.errors import InputError
+from vitbench.events import Event, Finished
+from vitbench.experiment import Experiment
+from vitbench.interrupts import stoppable
+from vitbench.plan import Builder, FactsOf, settings
+from vitbench.report.live import LiveView
+from vitbench.stats.select import choose
+from vitbench.store import Store, make_folder, replace_durably
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as the command line said it."""
+
+    root: Path
+    data: DataOptions
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int = 1
+    limit: int | None = None
+    keep: str = "final"
+    retry_failed: bool = False
+    quiet: bool = False
+    as_json: bool = False
+
+
+def run(asked: Asked, options: RunOptions, console: Console) -> int:
+    """Run an experiment or a suite; the exit code."""
+    prepared = prepare(asked)
+    facts_of = facts_source(options.data)
+    check_all(prepared, facts_of)
+    device = choose_device(options.device)
+    make_folder(options.root)
+    workers = choose_workers(options.jobs, device, options.threads)
+    engine = Options(
+        root=options.root.resolve(),
+        data=options.data,
+        device=device,
+        threads=options.threads,
+        engine="workers" if workers > 1 else "local",
+        keep=options.keep,
+    )
+    code, left, outcomes = 0, options.limit, []
+    with stoppable():
+        for item in prepared:
+            request = runner.Request(engine, workers, limit=left)
+            outcome, num_run = _run_one(item, request, options, facts_of, console)
+            left = None if left is None else left - num_run
+            outcomes.append((item, outcome))
+            code = _worse(code, exit_code(outcome))
+    _summary(outcomes, options, console, code)
+    return code
+
+
+def _run_one(
+    item: Prepared, request: runner.Request, options: RunOptions, facts_of: FactsOf, console: Console
+) -> tuple[runner.Outcome, int]:
+    """Run one experiment under the live view, writing its rows as it goes; the outcome and how many trials ran."""
+    folder = options.root / item.run
+    replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment).encode())
+    if options.retry_failed:
+        _set_failures_aside(item, options, facts_of)
+    num_run = 0
+    with LiveView(console, item.experiment, quiet=options.quiet or options.as_json) as view:
+
+        def listen(event: Event) -> None:
+            nonlocal num_run
+            num_run += isinstance(event, Finished)
+            view(event)
+
+        try:
+            outcome = runner.run(item.experiment, request, choose, facts_of, listen)
+        finally:
+            found = current_rows(item.experiment, options.root, facts_of)
+            write_rows(folder, found)
+    write_predictions(folder, found, Store(options.root))
+    return outcome, num_run
+
+
+def current_rows(experiment: Experiment, root: Path, facts_of: FactsOf) -> list[Row]:
+    """The rows of an experiment from the trials committed so far; nothing is run."""
+    plan, records = runner.look(experiment, Store(root), choose, facts_of)
+    return rows(plan, records)
+
+
+def _set_failures_aside(item: Prepared, options: RunOptions, facts_of: FactsOf) -> None:
+    store = Store(options.root)
+    plan, _ = runner.look(item.experiment, store, choose, facts_of)
+    for trial_id in plan.unique():
+        store.set_aside(trial_id)
+
+
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
+    """Resolve every cell of every grid before the first trial; all problems at once.
+
+    Raises InputError.
+    """
+    problems: list[str] = []
+    for item in prepared:
+        builder = Builder(item.experiment, facts_of)
+        found: dict[str, None] = {}
+        for arm in builder.arms.values():
+            for setting in settings(item.experiment):
+                try:
+                    builder.stages(arm, setting)
+                except InputError as error:
+                    found |= dict.fromkeys(str(error).splitlines())
+        if not found:
+            try:
+                check_arms(item.experiment, builder)
+            except InputError as error:
+                found |= dict.fromkeys(str(error).splitlines())
+        problems.extend(found)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def exit_code(outcome: runner.Outcome) -> int:
+    """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
+    reporting = {t.trial_id for t in outcome.plan.trials if t.role != "tuning"}
+    lost = [r for i, r in outcome.records.items() if i in reporting and r.status != "ok"]
+    if lost or outcome.plan.unfit:
+        return 1
+    return 3 if outcome.missing or outcome.stopped_by_limit or not outcome.plan.complete else 0
+
+
+def _worse(a: int, b: int) -> int:
+    """The exit code that applies to both."""
+    order = (1, 3, 4, 0)
+    return min(a, b, key=order.index)
+
+
+def _summary(outcomes: list[tuple[Prepared, runner.Outcome]], options: RunOptions, console: Console, code: int) -> None:
+    """Tables and what to type next, or one JSON object."""
+    if options.as_json:
+        out = [
+            {
+                "run": item.run,
+                "folder": str(options.root / item.run),
+                "trials": len(outcome.plan.unique()),
+                "finished": len([i for i in outcome.plan.unique() if i in outcome.records]),
+                "missing": len(outcome.missing),
+                "complete": outcome.plan.complete and not outcome.missing,
+                "choices": {arm: dict(setting) for arm, setting in outcome.plan.choices.items()},
+            }
+            for item, outcome in outcomes
+        ]
+        print(json.dumps({"exit_code": code, "runs": out}, allow_nan=False))
+        return
+    for item, outcome in outcomes:
+        show_tables(item.experiment, rows(outcome.plan, outcome.records), console, quiet=options.quiet)
+        if outcome.plan.unfit:
+            console.print(f"[red]no eligible setting:[/] {', '.join(outcome.plan.unfit)}")
+        if outcome.missing or outcome.stopped_by_limit:
+            console.print(f"{item.run}: {len(outcome.missing)} trials missing; run the same command to go on")
+    if not options.quiet:
+        names = " ".join(item.run for item, _ in outcomes)
+        root = "" if options.root == Path("results") else f" --results {options.root}"
+        console.print(f"Records: {options.root}. Next: [bold]vitbench report {names}{root}[/]", soft_wrap=True)

@@ -1,0 +1,155 @@
+"""Every way in which two arms differ, and the refusal of arms that differ in more than they declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from vitbench.arms import Arm
+from vitbench.cost import forward_flops, num_params, parameters
+from vitbench.errors import InputError
+from vitbench.experiment import Experiment
+from vitbench.plan import Builder, settings
+from vitbench.spec import TrialSpec
+
+POSITIONS = ("*pos_embed*", "*rel_pos*")
+TENSORS: Mapping[str, tuple[str, ...]] = {
+    "model.global_pool": ("cls_token", "attn_pool.*", "norm.*", "fc_norm.*", *POSITIONS),
+    "model.pos_embed": POSITIONS,
+    "model.pos_placement": POSITIONS,
+    "model.relative_clip": POSITIONS,
+    "model.no_embed_class": POSITIONS,
+    "model.final_norm": ("norm.*", "fc_norm.*"),
+    "model.head": ("head.*", "pre_logits.*"),
+    "model.patch_size": ("patch_embed.*", "mpp_head.*", *POSITIONS),
+    "model.stem": ("patch_embed.*",),
+    "data.img_size": POSITIONS,
+    "data.classes": ("head.*",),
+    "train.objective.name": ("head.*", "pre_logits.*", "mpp_head.*", "mask_token", "norm.*", "fc_norm.*"),
+    "train.objective.target": ("mpp_head.*",),
+}
+"""The tensors whose shape or initialisation a field may change; any other field of `model` may change them all."""
+DERIVED: Mapping[str, tuple[str, ...]] = {
+    "model.global_pool": ("model.class_token",),
+    "data.train_fraction": ("train.steps",),
+    "data.classes": ("model.num_classes", "train.steps"),
+    "data.img_size": ("model.*",),
+    "data.name": ("data.*", "model.*", "train.steps"),
+    "model.name": ("model.*",),
+    "model.family": ("model.*",),
+    "train.batch_size": ("train.steps",),
+    "train.augment": ("train.mixup",),
+    "train.objective.name": ("train.objective.*", "train.mixup", "train.smoothing"),
+}
+"""Resolved fields that follow from a field; every field may move `train.steps` where the budget is in FLOPs."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference: a spec key, a tensor's shape or initialisation, or a count."""
+
+    stage: str
+    kind: str
+    key: str
+    a: str
+    b: str
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as {dotted path: leaf}."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _tensors(spec: TrialSpec) -> dict[str, str]:
+    return {p.name: f"{list(p.shape)} {p.init}" for p in parameters(spec.model, spec.train.objective)}
+
+
+def spec_difference(stage: str, a: TrialSpec, b: TrialSpec) -> list[Difference]:
+    """Differences of two resolved specs: keys, then tensors, then counts."""
+    keys_a, keys_b = flatten(a.model_dump(mode="json")), flatten(b.model_dump(mode="json"))
+    tensors_a, tensors_b = _tensors(a), _tensors(b)
+    counts = {"parameters": num_params, "forward FLOPs": forward_flops}
+    out = [Difference(stage, "spec", k, f"{keys_a[k]}", f"{keys_b[k]}") for k in keys_a if keys_a[k] != keys_b[k]]
+    for name in dict.fromkeys([*tensors_a, *tensors_b]):
+        left, right = tensors_a.get(name, "absent"), tensors_b.get(name, "absent")
+        if left != right:
+            out.append(Difference(stage, "tensor", name, left, right))
+    for name, count in counts.items():
+        left, right = (f"{count(s.model, s.train.objective):,}" for s in (a, b))
+        if left != right:
+            out.append(Difference(stage, "count", name, left, right))
+    return out
+
+
+def arm_difference(builder: Builder, a: Arm, b: Arm) -> list[Difference]:
+    """Every difference of two arms, stage by stage, at the first setting of the tuned grid."""
+    setting = settings(builder.experiment)[0]
+    stages_a = {name: spec for name, spec, _ in builder.stages(a, setting)}
+    stages_b = {name: spec for name, spec, _ in builder.stages(b, setting)}
+    out = []
+    for name in dict.fromkeys([*stages_a, *stages_b]):
+        if name in stages_a and name in stages_b:
+            out.extend(spec_difference(name, stages_a[name], stages_b[name]))
+        else:
+            out.append(Difference(name, "stage", "enabled", str(name in stages_a), str(name in stages_b)))
+    return out
+
+
+def check_arms(experiment: Experiment, builder: Builder) -> None:
+    """Refuse equal arms, and arms that differ in more than their factor; all problems at once.
+
+    Raises InputError naming the arms and the key, with what would allow it (`differs:`).
+    """
+    known = list(builder.arms.values())
+    problems = []
+    setting = settings(experiment)[0]
+    seen: dict[str, str] = {}
+    for arm in known:
+        identity = repr(builder.stages(arm, setting))
+        if identity in seen:
+            problems.append(
+                f"{experiment.name}: arms {seen[identity]} and {arm.name} compute the same; drop one (exclude:)"
+            )
+        seen.setdefault(identity, arm.name)
+    for arm in known[1:]:
+        other = _neighbour(known, arm)
+        if other is not None:
+            problems.extend(_undeclared(experiment, builder, *other, arm))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _neighbour(known: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
+    """The first arm that differs from `arm` in one factor, and that factor."""
+    for other in known:
+        factors = [path for path in arm.levels if arm.levels[path] != other.levels[path]]
+        if len(factors) == 1:
+            return factors[0], other
+    return None
+
+
+def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b: Arm) -> Iterable[str]:
+    """Differences of two neighbouring arms that their factor does not explain."""
+    stages = {stage.name for stage in experiment.stages}
+    own = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
+    bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in own]
+    keys = [*bare, *experiment.differs, *(d for path in bare for d in DERIVED.get(path, ()))]
+    tensors = [p for path in bare for p in TENSORS.get(path, ("*",) if path.startswith("model.") else ())]
+    tensors += [key for key in experiment.differs]
+    if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != own:
+        keys.append("train.steps")
+    if any(path.startswith("train.") and path.split(".")[1] in ("epochs", "steps", "images") for path in bare):
+        keys.append("train.steps")
+    if any(path in ("enabled", "model.init_from") for path in bare):
+        return
+    for difference in arm_difference(builder, a, b):
+        allowed = {"spec": keys, "tensor": tensors}.get(difference.kind, ["*"])
+        if not any(fnmatchcase(difference.key, pattern) for pattern in allowed):
+            yield (
+                f"{experiment.name}: arms {a.name} and {b.name} differ in {difference.key} "
+                f"({difference.a} and {difference.b}), which {factor} does not explain; say why under differs:"
+            )

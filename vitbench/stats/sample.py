@@ -1,0 +1,157 @@
+"""What the trials say of a claim's cells, seed by seed: scores, diverged trials, holes; and contrasts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.stats.contrasts import Cell, Part, Untested, Weights
+from vitbench.stats.decide import Noise
+from vitbench.stats.distributions import Floats
+from vitbench.stats.intervals import NO_SPREAD, counting_floor
+from vitbench.stats.scores import cell_status, check_metric
+from vitbench.stats.table import Row, Table, metric_value
+
+Bools = npt.NDArray[np.bool_]
+ACCURACIES = ("test_top1", "val_top1", "few_shot", "linear_probe", "knn")
+COUNTED_ON_TEST = ("test_top1", "few_shot", "linear_probe", "knn")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """C cells by n complete seeds: `values` [C, n] (`fill` where diverged), `diverged` [C, n].
+
+    `fill_low` [C], `fill_high` [C] are the scores a diverged trial is credited with at worst and at best: chance, and
+    the arm's best seed. `holes` names trials that failed or are missing; their seeds are not among `seeds`.
+    """
+
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    values: Floats
+    diverged: Bools
+    fill_low: Floats
+    fill_high: Floats
+    holes: tuple[str, ...]
+    num_images: int | None
+
+    @property
+    def n(self) -> int:
+        """The number of complete seeds."""
+        return len(self.seeds)
+
+    def take(self, seeds: Sequence[int]) -> Sample:
+        """The same cells at some of the seeds."""
+        keep = [index for index, seed in enumerate(self.seeds) if seed in set(seeds)]
+        return Sample(
+            self.cells,
+            tuple(self.seeds[index] for index in keep),
+            self.values[:, keep],
+            self.diverged[:, keep],
+            self.fill_low,
+            self.fill_high,
+            self.holes,
+            self.num_images,
+        )
+
+    def project(self, weights: Weights) -> tuple[Floats, Floats]:
+        """The contrast per seed [n] with diverged trials filled so that it is least, and so that it is greatest.
+
+        The envelope: chance where the weight is positive and the arm's best where it is negative, and the reverse.
+        """
+        w = self.vector(weights)[:, None]
+        low = np.where(w > 0, self.fill_low[:, None], self.fill_high[:, None])
+        high = np.where(w > 0, self.fill_high[:, None], self.fill_low[:, None])
+        least = (w * np.where(self.diverged, low, self.values)).sum(axis=0)
+        most = (w * np.where(self.diverged, high, self.values)).sum(axis=0)
+        return least, most
+
+    def finished(self, weights: Weights) -> Floats:
+        """The contrast at the seeds where all of its trials finished."""
+        w = self.vector(weights)
+        whole = ~self.diverged[w != 0].any(axis=0)
+        return np.asarray((w[:, None] * self.values)[:, whole].sum(axis=0))
+
+    def vector(self, weights: Weights) -> Floats:
+        """The weights in the order of the cells [C]."""
+        return np.array([weights.get(cell, 0.0) for cell in self.cells])
+
+    def frozen(self) -> bool:
+        """Whether no cell varies between its seeds: a saturated score, or a seed that does nothing."""
+        return bool((np.ptp(self.values, axis=1) < NO_SPREAD).all() and not self.diverged.any())
+
+
+def observed(cells: Sequence[Cell], table: Table) -> tuple[set[int], set[int]]:
+    """The seeds at which every cell has a trial, and those at which some cell has one."""
+    each = [set(_trials(cell, table)) for cell in cells]
+    return set.intersection(*each), set.union(*each)
+
+
+def gather(cells: Sequence[Cell], table: Table, seeds: Sequence[int]) -> Sample:
+    """The sample of `cells` at `seeds`; a seed with a failed or missing trial is left out and its trials are named.
+
+    Raises InputError where no trial has a cell's metric, Untested where a diverged trial cannot be given a score.
+    """
+    for metric in {cell.metric for cell in cells}:
+        check_metric(table, metric)
+    status = [[cell_status(_trials(cell, table).get(seed), cell.metric) for seed in seeds] for cell in cells]
+    holes = [
+        _name(cell, seed, table)
+        for cell, row in zip(cells, status, strict=True)
+        for seed, found in zip(seeds, row, strict=True)
+        if found in ("failed", "missing")
+    ]
+    whole = [i for i in range(len(seeds)) if all(row[i] in ("ok", "diverged") for row in status)]
+    diverged = np.array([[row[i] == "diverged" for i in whole] for row in status], dtype=bool).reshape(len(cells), -1)
+    values = np.zeros(diverged.shape)
+    for c, cell in enumerate(cells):
+        for column, i in enumerate(whole):
+            if not diverged[c, column]:
+                values[c, column] = metric_value(_trials(cell, table)[seeds[i]], cell.metric)
+    best = np.array([row[~lost].max() if (~lost).any() else 0.0 for row, lost in zip(values, diverged, strict=True)])
+    values = np.where(diverged, best[:, None], values)
+    chance = np.array([_chance(cell, table) if diverged[c].any() else 0.0 for c, cell in enumerate(cells)])
+    chosen = tuple(seeds[i] for i in whole)
+    return Sample(tuple(cells), chosen, values, diverged, chance, best, tuple(holes), _num_images(cells, table))
+
+
+def noise_of(parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, float]) -> Noise:
+    """The floor of counting and the variance of tuned choices, per part."""
+    floors = [counting_floor(sample.num_images, part.weights.values()) for part in parts]
+    extra = [
+        sum(weight**2 * variances.get(cell, 0.0) for cell, weight in part.weights.items() if cell.tuned)
+        for part in parts
+    ]
+    return Noise(np.array(floors), np.array(extra, dtype=np.float64))
+
+
+def _trials(cell: Cell, table: Table) -> Mapping[int, Row]:
+    return table.reporting.get((cell.arm, cell.setting), {})
+
+
+def _name(cell: Cell, seed: int, table: Table) -> str:
+    """The trial's id, or the arm and seed of one that was never made."""
+    row = _trials(cell, table).get(seed)
+    return str(row["trial_id"]) if row else f"{cell.arm}, seed {seed}"
+
+
+def _chance(cell: Cell, table: Table) -> float:
+    """The score of guessing. Raises Untested for a metric that has none: nothing can stand for a diverged trial."""
+    if not cell.metric.startswith(ACCURACIES):
+        raise Untested(f"{cell.arm} diverged, and a diverged trial has no {cell.metric}")
+    return 100.0 / next(int(row["num_classes"]) for row in _trials(cell, table).values())
+
+
+def _num_images(cells: Sequence[Cell], table: Table) -> int | None:
+    """The least number of test images on which the cells' scores are counted; None where that is not so or unknown."""
+    if not all(cell.metric.startswith(COUNTED_ON_TEST) for cell in cells):
+        return None
+    counts = [
+        int((row.get("result") or {}).get("num_test_images") or 0)
+        for cell in cells
+        for row in _trials(cell, table).values()
+        if row["status"] == "ok"
+    ]
+    return min(counts) if counts and min(counts) > 0 else None
