@@ -83,7 +83,7 @@ def load(path: Path) -> Experiment | Suite:
 
 
 def loads(text: str, source: str) -> Experiment | Suite:
-    """As `load`, of a text; `source` names it in errors, and `extends` and a suite's members are looked for beside it."""
+    """As `load`, of a text; `source` names it in errors; `extends` and a suite's members are looked for beside it."""
     written = _read(text, source, ())
     kind = Suite if "suite" in written.value else Experiment
     problems: list[str] = []

@@ -89,10 +89,10 @@ def parse_seeds(text: str) -> dict[str, Any]:
 
 def _with_data(experiment: Experiment, data: str) -> Experiment:
     """The experiment on other images; a patch that its file does not vary follows their size."""
-    if decided := _decided_by(experiment, "data.name"):
-        raise InputError(f"--data {data}: data.name is {decided}")
+    if varied := _varied_by(experiment, "data.name"):
+        raise InputError(f"--data {data}: data.name is {varied}")
     changed: dict[str, Any] = {"base": set_path(experiment.base, "data.name", data)}
-    replaced = data != experiment.base.get("data", {}).get("name", DataSpec().name)
+    replaced = data != experiment.base.get("data", {}).get("name", DataSpec.model_fields["name"].default)
     if replaced and not _varies_patch(experiment):
         stages = [stage.model_dump(exclude_unset=True) for stage in experiment.stages]
         changed["base"] = _without_patch(changed["base"])
@@ -140,11 +140,7 @@ def _with_set(experiment: Experiment, text: str) -> Experiment:
     key, equals, value_text = text.partition("=")
     option = f"--set {text}"
     if key[:1] in ("+", "~"):
-        use = (
-            "write KEY=VALUE without it"
-            if key[0] == "+"
-            else "no key can be deleted, but KEY=null may be what you want"
-        )
+        use = "write KEY=VALUE without it" if key[0] == "+" else "no key can be deleted, but KEY=null may do"
         raise InputError(f"{option}: {key[0]!r} is Hydra's; {use}")
     if not equals:
         alike = re.fullmatch(r"([\w.]+):\s*(.*)", text)
@@ -175,8 +171,11 @@ def _with_setting(experiment: Experiment, path: str, value: Any, option: str) ->
     names = [stage.name for stage in experiment.stages]
     if problem := path_problem(path, names, SETTABLE):
         raise InputError(f"{option}: {problem}")
-    if decided := _decided_by(experiment, path):
-        raise InputError(f"{option}: {path} is {decided}; change it in a file of your own with `extends:`")
+    if varied := _varied_by(experiment, path):
+        raise InputError(f"{option}: {path} is {varied}; change it in a file of your own with `extends:`")
+    for stage in experiment.stages:
+        if any(_has(stage.model_dump(exclude_unset=True), knob) for knob in same_knob(path)):
+            raise InputError(f"{option}: the stage {stage.name} has its own; name the stage: {stage.name}.{path}")
     if problems := value_problems(path, value, names, option):
         raise InputError("\n".join(problems))
     name, own = split_stage(path, names)
@@ -189,23 +188,16 @@ def _with_setting(experiment: Experiment, path: str, value: Any, option: str) ->
     return _changed(experiment, {"stages": stages}, option)
 
 
-def _decided_by(experiment: Experiment, path: str) -> str | None:
-    """Why setting `path` would change nothing, in words, or None: a factor, a grid, an arm or a stage decides it."""
+def _varied_by(experiment: Experiment, path: str) -> str | None:
+    """What gives `path` its values in place of `base`: a factor, the tuned grid, an arm; None where nothing does."""
     knobs = same_knob(path)
-    for what, paths in (
-        ("a factor of", experiment.factors),
-        ("tuned in", experiment.tune.grid if experiment.tune else {}),
-    ):
-        for known in paths:
-            if known in knobs:
-                return f"{what} {experiment.name} ({known}: {show(paths[known])})"
+    tuned = experiment.tune.grid if experiment.tune else {}
+    for what, paths in (("a factor of", experiment.factors), ("tuned in", tuned)):
+        for known in knobs & paths.keys():
+            return f"{what} {experiment.name} ({known}: {show(paths[known])})"
     for name, fields in experiment.arms.items():
         if knobs & fields.keys():
             return f"set by the arm {name}"
-    for stage in experiment.stages:
-        written = stage.model_dump(exclude_unset=True)
-        if any(_has(written, knob) for knob in knobs):
-            return f"set by the stage {stage.name} ({stage.name}.{path})"
     return None
 
 

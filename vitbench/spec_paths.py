@@ -71,7 +71,7 @@ def _without_durations(mapping: Mapping[str, Any], new: Collection[str]) -> dict
 
 
 def split_stage(path: str, stages: Collection[str]) -> tuple[str, str]:
-    """(stage, spec path): ("pretrain", "train.lr") for `pretrain.train.lr` if there is such a stage, else ("", path)."""
+    """(stage, spec path) of `pretrain.train.lr`: ("pretrain", "train.lr") if there is such a stage, else ("", path)."""
     head, _, rest = path.partition(".")
     return (head, rest) if head in stages else ("", path)
 
