@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.check import check, overlap
+from vitbench.data.decode import square
 from vitbench.data.images import DataOptions, Facts, ImageData, Split, channel_stats, fits_in_memory, resident
 from vitbench.data.partition import Partition, partition, partition_sizes
 
@@ -24,4 +25,5 @@ __all__ = [
     "partition",
     "partition_sizes",
     "resident",
+    "square",
 ]

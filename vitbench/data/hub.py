@@ -40,8 +40,9 @@ class HubImages:
 def _open(name: str, download: bool) -> Any:
     """The `datasets.DatasetDict`, from the local cache unless a download is allowed."""
     datasets = optional("datasets", "hf", f"hf:{name}")
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or not download
     try:
-        return datasets.load_dataset(name, download_config=datasets.DownloadConfig(local_files_only=not download))
+        return datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError) as error:
         advice = "" if download else "; --download would fetch it"
         raise InputError(f"hf:{name} could not be opened: {str(error).splitlines()[0]}{advice}") from error

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.data.decode import decode, square
-from vitbench.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +41,10 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set without training on it. `img_size` is None where sizes differ or are not square."""
+    """What is known of a data set without training on it.
+
+    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images.
+    """
 
     name: str
     img_size: int | None
@@ -100,6 +102,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def in_chans(self) -> int:
+        """Channels of every image, 1 or 3."""
+        if self.images is not None:
+            return int(self.images.shape[-1])
+        assert self.encoded is not None
+        return self.encoded.in_chans
+
     def name(self, i: int) -> str:
         """Where image i comes from, for messages."""
         return f"image {i}" if self.encoded is None else self.encoded.store.name(int(self.encoded.rows[i]))
@@ -139,10 +149,7 @@ def resident(split: Split, img_size: int) -> Pixels:
     """All images as `uint8 [n, img_size, img_size, C]`; of other sizes the central square, resized."""
     if split.images is not None and split.images.shape[1:3] == (img_size, img_size):
         return split.images
-    if not len(split):
-        raise InputError("a split without images cannot be made resident")
-    first = square(split.read(0), img_size)
-    images = np.empty((len(split), *first.shape), dtype=np.uint8)
+    images = np.empty((len(split), img_size, img_size, split.in_chans), dtype=np.uint8)
     for i in range(len(split)):
         images[i] = square(split.read(i), img_size)
     return images

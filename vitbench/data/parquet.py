@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
     labels = table[label]
     if not arrow.types.is_integer(labels.type) or labels.null_count:
         raise InputError(f"{path}: column {label} ({labels.type}, {labels.null_count} nulls) must hold integers")
-    cells = [chunk.field("bytes") for chunk in table[image].chunks]
+    cells = [chunk.field("bytes").cast(arrow.large_binary()) for chunk in table[image].chunks]
     return cells, labels.to_numpy(), _class_names(table.schema.metadata, label)
 
 
@@ -122,7 +122,7 @@ def _split(files: Files) -> tuple[Split, tuple[str, ...]]:
     if len(set(class_names)) > 1:
         raise InputError(f"{files[0].parent}: the parquet files disagree on their class names")
     lengths = [len(part) for part in labels]
-    column = arrow.chunked_array([chunk for part in cells for chunk in part], type=arrow.binary())
+    column = arrow.chunked_array([chunk for part in cells for chunk in part], type=arrow.large_binary())
     store = TableImages(tuple(map(str, files)), np.cumsum([0, *lengths[:-1]]), column)
     split = Split(np.concatenate(labels).astype(np.int64), encoded=Encoded(store, np.arange(sum(lengths))))
     return split, class_names[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -22,67 +22,76 @@ class Partition:
     val: Ints
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Images of each class, by class: trained on, and held out."""
+
+    train: Mapping[int, int]
+    val: Mapping[int, int]
+
+
 def partition(labels: Ints, seed: int, spec: DataSpec) -> Partition:
     """Validation images; then the class filter; then the nested subset `train_fraction` of the remaining images.
 
     The same for every arm of a seed; neither filter nor subset moves an image between training and validation.
     Raises InputError where a class would have no image to train on.
     """
-    val = held_out(labels, spec.val_fraction, seed, "split")
-    train = np.setdiff1d(np.arange(len(labels)), val, assume_unique=True)
-    if spec.classes is not None:
-        classes = _checked_classes(labels, spec.classes)
-        train, val = train[np.isin(labels[train], classes)], val[np.isin(labels[val], classes)]
-    return Partition(_subset(labels, train, spec.train_fraction, seed), val)
+    sizes = class_sizes(np.bincount(labels).tolist(), spec)
+    val = _first(labels, np.arange(len(labels)), sizes.val, seed, "split")
+    rest = np.setdiff1d(np.arange(len(labels)), val, assume_unique=True)
+    return Partition(_first(labels, rest, sizes.train, seed, "subset"), val)
 
 
-def partition_sizes(class_counts: tuple[int, ...], spec: DataSpec) -> tuple[int, int]:
-    """How many images a partition trains on and holds out, from the numbers of images a class; the same for every seed."""
-    kept = class_counts if spec.classes is None else [class_counts[c] for c in spec.classes]
-    held = [_num_held_out(spec.val_fraction, size) for size in kept]
-    left = [size - out for size, out in zip(kept, held, strict=True)]
-    return sum(_share(spec.train_fraction, size) for size in left), sum(held)
+def partition_sizes(class_counts: Sequence[int], spec: DataSpec) -> tuple[int, int]:
+    """How many images `partition` trains on and holds out, whatever the seed; raises what it raises."""
+    sizes = class_sizes(class_counts, spec)
+    return sum(sizes.train.values()), sum(sizes.val.values())
+
+
+def class_sizes(class_counts: Sequence[int], spec: DataSpec) -> Sizes:
+    """The sizes of a partition; a share is rounded half up, and no class is held out in whole."""
+    present = {c: count for c, count in enumerate(class_counts) if count}
+    kept = present if spec.classes is None else {c: present[c] for c in _checked(spec.classes, present)}
+    val = {c: _num_held_out(spec.val_fraction, count) for c, count in kept.items()}
+    rest = {c: count - val[c] for c, count in kept.items()}
+    train = {c: _share(spec.train_fraction, count) for c, count in rest.items()}
+    fewest = min(rest, key=lambda c: rest[c])
+    if train[fewest] == 0:
+        raise InputError(
+            f"data.train_fraction: {spec.train_fraction:g} of the {rest[fewest]} training images of class {fewest} "
+            f"is none; at least {ceil(0.5e5 / rest[fewest]) / 1e5:g} would fit"
+        )
+    return Sizes(train, val)
 
 
 def held_out(labels: Ints, fraction: float, seed: int, stream: str) -> Ints:
     """About `fraction` of each class, ascending; of a class of two or more images at least one and never all."""
-
-    return _take(labels, np.arange(len(labels)), lambda size: _num_held_out(fraction, size), seed, stream)
+    sizes = {c: _num_held_out(fraction, count) for c, count in enumerate(np.bincount(labels).tolist())}
+    return _first(labels, np.arange(len(labels)), sizes, seed, stream)
 
 
 def _num_held_out(fraction: float, size: int) -> int:
     return min(max(_share(fraction, size), 1), size - 1) if fraction > 0 and size else 0
 
 
-def _subset(labels: Ints, members: Ints, fraction: float, seed: int) -> Ints:
-    """About `fraction` of each class; each smaller fraction's images are among a larger one's."""
-    classes, sizes = np.unique(labels[members], return_counts=True)
-    smallest = int(sizes.min(initial=1))
-    if _share(fraction, smallest) == 0:
-        fits = ceil(0.5e5 / smallest) / 1e5
-        raise InputError(
-            f"data.train_fraction: {fraction:g} of the {smallest} training images of class {classes[sizes.argmin()]} "
-            f"is none; at least {fits:g} would fit"
-        )
-    return _take(labels, members, lambda size: _share(fraction, size), seed, "subset")
-
-
 def _share(fraction: float, size: int) -> int:
     return int(fraction * size + 0.5)
 
 
-def _take(labels: Ints, members: Ints, count: Callable[[int], int], seed: int, stream: str) -> Ints:
-    """The first `count(size)` members of each class in the order of their hashes, ascending by position."""
+def _first(labels: Ints, members: Ints, sizes: Mapping[int, int], seed: int, stream: str) -> Ints:
+    """The first `sizes[c]` members of each class c in the order of their hashes, then ascending by position.
+
+    So a smaller size takes a subset of what a larger one takes, and no class's draw depends on another class.
+    """
     order = permutation(seed, stream, 0, members)
-    by_class = (order[labels[order] == c] for c in np.unique(labels[members]))
-    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *(own[: count(len(own))] for own in by_class)]))
+    chosen = [order[labels[order] == c][:size] for c, size in sizes.items()]
+    return np.sort(np.concatenate(chosen))
 
 
-def _checked_classes(labels: Ints, classes: tuple[int, ...]) -> list[int]:
-    known = {int(c) for c in np.unique(labels)}
-    missing = sorted(set(classes) - known)
+def _checked(classes: Sequence[int], present: Mapping[int, int]) -> list[int]:
+    missing = sorted(set(classes) - set(present))
     if missing:
-        raise InputError(f"data.classes: no class {missing[0]} in this data set; it has {min(known)} to {max(known)}")
+        raise InputError(f"data.classes: no images of class {missing[0]}; classes are {min(present)} to {max(present)}")
     if len(set(classes)) < 2:
         raise InputError(f"data.classes: {list(classes)} is one class, and at least two are needed")
     return sorted(set(classes))
