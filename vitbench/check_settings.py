@@ -31,7 +31,7 @@ def setting_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
             problems.append(f"{where(loc)}: {problem}")
         else:
             problems += [line for place, value in values for line in value_problems(path, value, names, where(place))]
-    return problems + _repeated_levels(raw, where) + _shared_paths(raw, where) + seed_problems(raw.get("seeds"), where)
+    return problems + _level_problems(raw, where) + _shared_paths(raw, where) + seed_problems(raw.get("seeds"), where)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -66,17 +66,24 @@ def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
         yield ("stages", number), sections
 
 
+def _axes(raw: Mapping[str, Any], section: str) -> Iterator[tuple[Loc, str, list[Any]]]:
+    """The factors, or the tuned grid (its paths stand beside `seeds`, or under `grid` as a run's copy has them)."""
+    written = _mapping(raw.get(section))
+    loc: Loc = (section,)
+    if section == "tune" and "grid" in written:
+        loc, written = (section, "grid"), _mapping(written["grid"])
+    for path, levels in written.items():
+        if "." in path or section == "factors":
+            yield (*loc, path), path, _list(levels)
+
+
 def _settings(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, str, list[tuple[Loc, Any]]]]:
     """Every spec path of a file: (place of the path, path, [(place of a value, value)])."""
-    loc: Loc
-    for section in ("factors", "tune"):
-        for path, levels in _mapping(raw.get(section)).items():
-            if section == "factors" or "." in path:
-                loc = (section, path)
-                yield loc, path, [((*loc, i), level) for i, level in enumerate(_list(levels))]
+    for loc, path, levels in (*_axes(raw, "factors"), *_axes(raw, "tune")):
+        yield loc, path, [((*loc, i), level) for i, level in enumerate(levels)]
     for path, levels in _mapping(_mapping(raw.get("report")).get("also_at")).items():
-        loc = ("report", "also_at", path)
-        yield loc, path, [((*loc, i), level) for i, level in enumerate(_list(levels)) if not _is_word(level)]
+        at: Loc = ("report", "also_at", path)
+        yield at, path, [((*at, i), level) for i, level in enumerate(_list(levels)) if not _is_word(level)]
     for name, fields in _mapping(raw.get("arms")).items():
         for path, value in _mapping(fields).items():
             yield ("arms", name, path), path, [(("arms", name, path), value)]
@@ -90,17 +97,16 @@ def _is_word(level: Any) -> bool:
     return isinstance(level, str) and _WORD_LEVELS.fullmatch(level) is not None
 
 
-def _repeated_levels(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Levels that stand twice in one factor or grid: two arms of one name, trained once."""
+def _level_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
+    """Levels that stand twice in one factor or grid (two arms of one name), and grids without a level."""
     problems = []
-    for section in ("factors", "tune"):
-        for path, levels in _mapping(raw.get(section)).items():
-            shown = [show(level) for level in _list(levels)]
-            problems += [
-                f"{where((section, path, i))}: the level {level} stands twice"
-                for i, level in enumerate(shown)
-                if level in shown[:i]
-            ]
+    for loc, _, levels in (*_axes(raw, "factors"), *_axes(raw, "tune")):
+        shown = [show(level) for level in levels]
+        twice = [i for i, level in enumerate(shown) if level in shown[:i]]
+        problems += [f"{where((*loc, i))}: the level {shown[i]} stands twice" for i in twice]
+    problems += [f"{where(loc)}: no levels" for loc, _, levels in _axes(raw, "tune") if not levels]
+    if raw.get("tune") is not None and not list(_axes(raw, "tune")):
+        problems.append(f"{where(('tune',))}: names nothing to tune, e.g. train.lr: [1e-3, 3e-3, 1e-2]")
     return problems
 
 
@@ -110,7 +116,7 @@ def _shared_paths(raw: Mapping[str, Any], where: Locate) -> list[str]:
     for name, fields in _mapping(raw.get("arms")).items():
         for path in _mapping(fields):
             for section, what in (("factors", "a factor"), ("tune", "tuned")):
-                if same_knob(path) & set(_mapping(raw.get(section))):
+                if same_knob(path) & {known for _, known, _ in _axes(raw, section)}:
                     problems.append(f"{where(('arms', name, path))}: is {what} as well; it can be one or the other")
     return problems
 

@@ -135,6 +135,8 @@ def _read(text: str, source: str, chain: tuple[Path, ...]) -> _Written:
         circle = " -> ".join([*(path.name for path in chain), parent.name])
         raise InputError(f"{where}: files extend each other in a circle: {circle}")
     below = _read(read_text(parent), str(parent), chain)
+    if "seeds" in own.value:  # one design replaces another: {num: 5} and {looks: [...]} are not to be mixed
+        below.value.pop("seeds", None)
     return _Written(merge(below.value, own.value), {**below.lines, **own.lines})
 
 

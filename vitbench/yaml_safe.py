@@ -46,9 +46,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise InputError(
-                f"{path}: larger than {MAX_BYTES} bytes; an experiment file is a few hundred lines at most"
-            )
+            raise InputError(f"{path}: larger than {MAX_BYTES} bytes")
         return raw.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -179,3 +177,20 @@ def plain(text: str) -> None | bool | int | float | str:
         # Beyond 64 bits (FLOPs in full) a float will do; int() refuses thousands of digits with an error of its own.
         return int(text) if len(text) <= 20 and abs(int(text)) <= MAX_INT else float(text)
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def dump(value: Any) -> str:
+    """`value` (plain data) as YAML that `read` gives back unchanged: text that looks like a number is quoted."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(plain(text), str) else "'")
+
+
+_Dumper.add_representer(str, _represent_text)

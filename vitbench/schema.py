@@ -1,0 +1,103 @@
+"""The JSON Schema of experiment files, for editors: completion, descriptions and errors while typing.
+
+It says what a single key can say; what needs the whole file (stages' names, repeated levels, a claim's form) is left
+to `vitbench.load`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitbench.check_settings import MAX_SEED
+from vitbench.experiment import Experiment, Suite
+from vitbench.spec import DURATIONS, TrialSpec
+from vitbench.spec_paths import SECTIONS, SPEC_PATHS
+
+Schema = dict[str, Any]
+
+
+def schema() -> Schema:
+    """The JSON Schema (draft 7, which editors know best) of an experiment or a suite."""
+    definitions: Schema = {}
+    for model in (TrialSpec, Experiment, Suite):
+        written = model.model_json_schema()
+        definitions |= written.pop("$defs", {})
+        definitions[model.__name__] = written
+    _fit_experiment(definitions)
+    _fit_suite(definitions)
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "vitbench experiment",
+        "type": "object",
+        "if": {"required": ["suite"]},
+        "then": _ref("Suite"),
+        "else": _ref("Experiment"),
+        "$defs": definitions,
+    }
+
+
+def _ref(*parts: str) -> Schema:
+    return {"$ref": "/".join(["#", "$defs", *parts])}
+
+
+def _fit_experiment(definitions: Schema) -> None:
+    """The parts of an experiment that a file writes otherwise than the object holds them, in place."""
+    levels = {path: {"type": "array", "minItems": 1, "items": _level(definitions, path)} for path in SPEC_PATHS}
+    values = {path: _level(definitions, path) for path in SPEC_PATHS}
+    experiment, properties = definitions["Experiment"], definitions["Experiment"]["properties"]
+    _fit_common(properties, levels)
+    properties["factors"] |= _by_path(levels, {"type": "array"})
+    properties["arms"]["additionalProperties"] = _by_path(values, {})
+    properties["exclude"]["items"] = _by_path({**values, "arm": {"type": "string"}}, {})
+    properties["budget"] = {
+        "description": "Short for base.train: how long every arm trains",
+        **_by_path({key: _level(definitions, f"train.{key}") for key in DURATIONS}, None),
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    properties["extends"] = {
+        "description": "A file, relative to this one, that this one is laid over",
+        "type": "string",
+        "pattern": r"\.ya?ml$",
+    }
+    del experiment["required"]
+    experiment["anyOf"] = [{"required": ["name"]}, {"required": ["extends"]}]
+    for section in SECTIONS:
+        definitions["Stage"]["properties"][section] = definitions["TrialSpec"]["properties"][section]
+
+
+def _fit_suite(definitions: Schema) -> None:
+    levels = {path: {"type": "array", "minItems": 1, "items": _level(definitions, path)} for path in SPEC_PATHS}
+    _fit_common(definitions["Suite"]["properties"], levels)
+
+
+def _fit_common(properties: Schema, levels: Schema) -> None:
+    """`base`, `tune` and `seeds`, which an experiment and a suite write alike, in place."""
+    properties["base"] = _ref("TrialSpec")
+    grid = {key: _ref("Tune", "properties", key) for key in ("seeds", "extend")}
+    properties["tune"] = {
+        "description": "The grid, searched alike in every arm, and its own seeds",
+        **_by_path({**levels, **grid}, {"type": "array"}),
+    }
+    chosen = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED}}
+    properties["seeds"] = {
+        "description": "Reporting seeds: how many, which, or the looks at which verdicts may be drawn",
+        "anyOf": [{"type": "integer", "minimum": 1}, chosen, _ref("Seeds")],
+    }
+
+
+def _by_path(properties: Schema, in_stage: Schema | None) -> Schema:
+    """An object with these keys only; `in_stage` is what a path that starts with a stage's name may hold."""
+    inside = {rf"^[A-Za-z0-9][A-Za-z0-9_-]*\.(enabled$|({'|'.join(SECTIONS)})\.)": in_stage}
+    pattern = {} if in_stage is None else {"patternProperties": inside}
+    return {"type": "object", "properties": properties, **pattern, "additionalProperties": False}
+
+
+def _level(definitions: Schema, path: str) -> Schema:
+    """What a spec path may hold, as a pointer into the spec's own schema."""
+    name = "TrialSpec"
+    *parents, last = path.split(".")
+    for parent in parents:
+        name = definitions[name]["properties"][parent]["$ref"].rpartition("/")[2]
+    pointer = _ref(name, "properties", last)
+    return {"anyOf": [pointer, {"type": "string", "pattern": r"^total_of\(.+\)$"}]} if path == "train.train_flops" else pointer
