@@ -89,3 +89,28 @@ def metric_label(metric: str) -> str:
     }
     words = metric.removesuffix("_percent").replace("_", " ").capitalize()
     return known.get(metric, words + (" (%)" if metric.endswith("_percent") else ""))
+
+
+def quantity(value: float) -> str:
+    """Three digits with a decimal prefix: 35210 gives `35.2k`; `-` for nothing."""
+    if not value:
+        return "-"
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 0.9995 * 10**power:
+            return f"{value / 10**power:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+SCALE_PATHS = ("data.train_fraction", "train.epochs", "train.steps", "train.images", "train.train_flops")
+"""Factors along which an arm is one thing in several sizes: drawn as one line in one colour."""
+
+
+def series_of(experiment: Experiment, rows: Iterable[Row] = ()) -> dict[str, str]:
+    """{arm: its series}: the arm's name without the levels of the scale factors."""
+    levels = {arm.name: arm.levels for arm in arms(experiment)}
+    return {arm: _series(arm, levels.get(arm, {})) for arm in arm_order(experiment, rows)}
+
+
+def _series(arm: str, levels: Mapping[str, Any]) -> str:
+    kept = [level_name(level) for path, level in levels.items() if path not in SCALE_PATHS]
+    return arm if len(kept) == len(levels) else "+".join(kept) or "all arms"

@@ -10,7 +10,7 @@ import pandas as pd
 from vitbench.arms import level_name
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table
-from vitbench.report.rows import Setting, metric_label, setting_label, shared_settings
+from vitbench.report.rows import Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.summaries import (
     ArmSummary,
     TunedPoint,
@@ -152,16 +152,6 @@ def lost_label(arm: ArmSummary) -> str:
     """`1 diverged, 2 missing`; empty where every trial gave a score."""
     counts = {"diverged": arm.num_diverged, "failed": arm.num_failed, "missing": arm.num_missing}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def quantity(value: float) -> str:
-    """Three digits with a decimal prefix: 35210 gives `35.2k`; `-` for nothing."""
-    if not value:
-        return "-"
-    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if value >= 0.9995 * 10**power:
-            return f"{value / 10**power:.3g}{prefix}"
-    return f"{value:.3g}"
 
 
 def result_frame(experiment: Experiment, rows: Sequence[Row]) -> pd.DataFrame:

@@ -1,0 +1,291 @@
+"""Every plot of an experiment: which of them its rows allow, and how the result is written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitbench.arms import find_arms, level_name
+from vitbench.errors import InputError
+from vitbench.experiment import ArmRef, Claim, Experiment
+from vitbench.report.formats import printable
+from vitbench.report.rows import (
+    Setting,
+    arm_order,
+    metric_label,
+    own_best,
+    scores_by_seed,
+    series_of,
+    short,
+)
+from vitbench.report.scale_plots import compute_plot, data_plot, shape_plot
+from vitbench.report.style import (
+    MUTED,
+    SHADE,
+    Look,
+    arm_looks,
+    dots,
+    figure,
+    interval_line,
+    legend_above,
+    log_axis,
+    plotting,
+)
+from vitbench.report.summaries import TunedPoint, difference, num_test_images, own_best_summaries, tuned_points
+from vitbench.report.tables import difference_cell, lost_label, mean_cell
+from vitbench.stats.table import Row
+
+ROW_INCHES = 0.42
+CAPTIONS = {
+    "arms": "Every seed a dot; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
+    "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
+    "which decides equivalence). Shaded: the equivalence margin. Star: the paper's number.",
+    "tuning": "Validation accuracy against the tuned value: every tuning seed a dot, lines through the means, a ring "
+    "around the choice (compare the paper's Fig. 9).",
+    "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
+    "The steep start is cut off.",
+    "data": "Accuracy against the number of training images (compare the paper's Figs. 3 and 4): seeds, means, "
+    "95% intervals.",
+    "compute": "Accuracy against training FLOPs (compare the paper's Fig. 5): seeds, means, 95% intervals. Dashed: the "
+    "best mean reached within a budget.",
+    "shape": "Accuracy against forward FLOPs relative to the baseline, one line per dimension (compare the paper's "
+    "Fig. 8): seeds, means, 95% intervals.",
+}
+
+
+def plots_for(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Figure]:
+    """{name: figure} of the plots that these rows allow, in the order of a report."""
+    with plotting():
+        found = {
+            "arms": arms_plot(experiment, rows),
+            "differences": differences_plot(experiment, rows),
+            **tuning_plots(experiment, rows),
+            "curves": curves_plot(experiment, rows),
+            "data": data_plot(experiment, rows),
+            "compute": compute_plot(experiment, rows),
+            "shape": shape_plot(experiment, rows),
+        }
+    return {name: made for name, made in found.items() if made is not None}
+
+
+def caption(name: str) -> str:
+    """What a plot shows, in words."""
+    return CAPTIONS[name.split("-")[0]]
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Writes `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, made in figures.items():
+        (folder / f"{name}.svg").write_text(svg(made), encoding="utf-8")
+        with plotting():
+            made.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+
+
+def svg(made: Figure) -> str:
+    """The figure as SVG text, without a date."""
+    with plotting():
+        text = io.StringIO()
+        made.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """One line per arm: every seed a dot, mean and 95% interval, the numbers beside it."""
+    arms = [arm for arm in own_best_summaries(experiment, rows) if arm.mean.mean is not None]
+    if not arms:
+        return None
+    colours, best = _looks(experiment, rows), own_best(rows)
+    made, axes = figure(0.75 + ROW_INCHES * len(arms))
+    for y, arm in enumerate(arms):
+        scores = scores_by_seed((row for row in best if row["arm"] == arm.arm), experiment.report.metric)
+        look = colours[arm.arm]
+        dots(axes, list(scores.values()), [y - 0.16] * len(scores), look.colour)
+        interval_line(axes, arm.mean, y + 0.14, look.colour)
+        lost = lost_label(arm)
+        _beside(axes, y, f"{mean_cell(arm)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}"))
+    _rows_axis(axes, [arm.arm for arm in arms], metric_label(experiment.report.metric))
+    return made
+
+
+def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """Forest plot of arm minus baseline, paired by seed, with the claims' margin and the paper's numbers."""
+    order, best, metric = arm_order(experiment, rows), own_best(rows), experiment.report.metric
+    scores = {arm: scores_by_seed((row for row in best if row["arm"] == arm), metric) for arm in order}
+    baseline, *others = order
+    others = [arm for arm in others if scores[arm].keys() & scores[baseline].keys()]
+    if not others:
+        return None
+    margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
+    colours, num_images = _looks(experiment, rows), num_test_images(best)
+    made, axes = figure(0.85 + ROW_INCHES * len(others))
+    if margin is not None:
+        axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
+    axes.axvline(0.0, color=MUTED, linewidth=1.0)
+    for y, arm in enumerate(others):
+        a, b, colour = scores[arm], scores[baseline], colours[arm].colour
+        each = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        dots(axes, each, [y - 0.16] * len(each), colour)
+        found = difference(a, b, num_images)
+        if margin is not None:
+            interval_line(axes, difference(a, b, num_images, 0.90), y + 0.14, colour, 4.5)
+        interval_line(axes, found, y + 0.14, colour, 1.4)
+        if arm in paper:
+            axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)
+        _beside(axes, y, f"{difference_cell(found)}\nn = {found.n}")
+    _rows_axis(axes, others, f"minus {baseline} (points)")
+    return made
+
+
+def equivalence_margin(experiment: Experiment) -> float | None:
+    """The widest margin of the experiment's equivalence claims; None without one."""
+    parts = [part for claim in experiment.claims for part in claim.part_claims()]
+    return max((p.margin_points for p in parts if p.form == "equivalence" and p.margin_points), default=None)
+
+
+def paper_effects(experiment: Experiment, baseline: str) -> dict[str, float]:
+    """{arm: the paper's effect against the baseline} from claims about one pair, each arm at its own best."""
+    effects: dict[str, float] = {}
+    for claim in experiment.claims:
+        for part in claim.part_claims():
+            pair, effect = _plain_pair(experiment, part), part.paper.effect_points
+            if pair is None or effect is None or baseline not in pair:
+                continue
+            arm, sign = (pair[0], 1.0) if pair[1] == baseline else (pair[1], -1.0)
+            effects.setdefault(arm, sign * effect)
+    return effects
+
+
+def _plain_pair(experiment: Experiment, claim: Claim) -> tuple[str, str] | None:
+    """The two arms of a difference or an equivalence of two arms, both at their own setting."""
+    pair: Sequence[ArmRef] = claim.arms
+    if claim.form not in ("difference", "equivalence") or claim.at or len(pair) != 2 or claim.metric:
+        return None
+    try:
+        (a, *more_a), (b, *more_b) = (find_arms(experiment, ref) for ref in pair)
+    except InputError:
+        return None
+    return None if more_a or more_b else (a.name, b.name)
+
+
+def tuning_plots(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Figure]:
+    """One plot per tuned path: validation score against its value, the other paths at the arm's choice."""
+    points = tuned_points(experiment, rows)
+    paths = list(dict.fromkeys(path for point in points for path, _ in point.setting))
+    made = {f"tuning-{short(path)}": _tuning_plot(experiment, rows, points, path) for path in paths}
+    return {name: plot for name, plot in made.items() if plot is not None}
+
+
+def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[TunedPoint], path: str) -> Figure | None:
+    values = list(dict.fromkeys(dict(point.setting)[path] for point in points))
+    if len(values) < 2:
+        return None
+    numbers = all(isinstance(value, (int, float)) and value > 0 for value in values)
+    position = {value: float(value) if numbers else float(i) for i, value in enumerate(values)}
+    colours = _looks(experiment, rows)
+    made, axes = figure(3.1)
+    for arm in dict.fromkeys(point.arm for point in points):
+        line = _along(path, [point for point in points if point.arm == arm])
+        _tuning_line(axes, arm, [(position[dict(point.setting)[path]], point) for point in line], colours[arm])
+    if numbers:
+        log_axis(axes, [position[value] for value in values])
+    else:
+        axes.set_xticks(list(position.values()), [printable(level_name(value)) for value in values])
+    axes.set_xlabel(printable(path))
+    axes.set_ylabel("Validation top-1 (%)")
+    legend_above(made, axes)
+    return made
+
+
+def _along(path: str, points: Sequence[TunedPoint]) -> list[TunedPoint]:
+    """The points of one arm that agree with its choice (else with its best) in every path but `path`."""
+    centre = max(points, key=lambda p: (p.chosen, p.mean is not None, p.mean or 0.0))
+    return [point for point in points if _but(path, point.setting) == _but(path, centre.setting)]
+
+
+def _but(path: str, setting: Setting) -> Setting:
+    return tuple(pair for pair in setting if pair[0] != path)
+
+
+def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: Look) -> None:
+    for x, point in line:
+        dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, left_points=6.0)
+        if point.chosen and point.mean is not None:
+            axes.plot(
+                [x], [point.mean], marker="o", markersize=13, fillstyle="none", color=look.colour, markeredgewidth=1.4
+            )
+        if point.at_edge and point.mean is not None:
+            axes.annotate("edge", (x, point.mean), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+    means = [(x, point.mean) for x, point in line if point.mean is not None]
+    axes.plot(
+        *zip(*means, strict=True), marker=look.marker, markersize=5.0, color=look.colour, label=printable(arm)
+    ) if means else None
+
+
+def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """Validation accuracy against step: mean over seeds and the range of the seeds; None without curves."""
+    colours, best = _looks(experiment, rows), own_best(rows)
+    curves = {arm: _curve([row for row in best if row["arm"] == arm]) for arm in arm_order(experiment, rows)}
+    curves = {arm: curve for arm, curve in curves.items() if len(curve) > 1}
+    if not curves:
+        return None
+    made, axes = figure(3.1)
+    for arm, curve in curves.items():
+        steps, look = list(curve), colours[arm]
+        lows, highs = [min(v) for v in curve.values()], [max(v) for v in curve.values()]
+        axes.fill_between(steps, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            steps,
+            [sum(v) / len(v) for v in curve.values()],
+            color=look.colour,
+            linestyle=look.dash,
+            label=printable(arm),
+        )
+    axes.set_xlabel("Step")
+    axes.set_ylabel("Validation top-1 (%)")
+    last = max(max(curve) for curve in curves.values())
+    settled = [value for curve in curves.values() for step, v in curve.items() if step >= last / 4 for value in v]
+    axes.set_xlim(0, last)
+    axes.set_ylim(min(settled), max(settled) + max(1.0, 0.05 * (max(settled) - min(settled))))
+    legend_above(made, axes)
+    return made
+
+
+def _curve(rows: Sequence[Row]) -> dict[int, list[float]]:
+    """{step: the seeds' validation accuracies} at the steps that every `ok` seed has."""
+    each = [
+        {
+            point["step"]: point["val_top1_percent"]
+            for point in row["result"]["curve"]
+            if point["val_top1_percent"] is not None
+        }
+        for row in rows
+        if row["status"] == "ok"
+    ]
+    common = sorted(set.intersection(*(set(curve) for curve in each))) if each else []
+    return {step: [curve[step] for curve in each] for step in common}
+
+
+def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Look]:
+    return arm_looks(series_of(experiment, rows))
+
+
+def _rows_axis(axes: Axes, names: Sequence[str], x_label: str) -> None:
+    axes.set_yticks(range(len(names)), [printable(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(printable(x_label))
+    axes.margins(x=0.06)
+
+
+def _beside(axes: Axes, y: float, text: str) -> None:
+    """Two lines of numbers to the right of the axes at height y."""
+    axes.annotate(
+        text.replace("-", "−"), (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+        va="center", fontsize=8,
+    )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Accuracy against size: number of training images, training FLOPs, shape of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitbench.arms import Arm, arms
+from vitbench.experiment import Experiment
+from vitbench.report.formats import printable
+from vitbench.report.rows import arm_order, metric_label, own_best, scores_by_seed, series_of
+from vitbench.report.style import MUTED, Look, dots, figure, interval_bar, legend_above, log_axis, looks
+from vitbench.report.summaries import LEVEL, num_test_images
+from vitbench.stats.intervals import Interval, mean_interval
+from vitbench.stats.table import Row
+
+KNOBS = {
+    "model.depth": "Depth",
+    "model.embed_dim": "Width",
+    "model.mlp_ratio": "MLP width",
+    "model.patch_size": "Patch size",
+}
+LEAST_SPREAD = 1.2
+"""Costs within this ratio are one cost: arms at equal compute make no plot against compute."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm on a plot: x, its seeds' scores, their mean."""
+
+    arm: str
+    x: float
+    scores: tuple[float, ...]
+    mean: Interval
+
+
+def points_by(experiment: Experiment, rows: Sequence[Row], quantity: str) -> dict[str, Point]:
+    """{arm: point} at x = `result[quantity]`, each arm at its own best; arms without a score are left out."""
+    best = own_best(rows)
+    num_images = num_test_images(best)
+    found = {}
+    for arm in arm_order(experiment, rows):
+        trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]
+        scores = tuple(scores_by_seed(trials, experiment.report.metric).values())
+        if scores and trials[0]["result"].get(quantity):
+            x = float(trials[0]["result"][quantity])
+            found[arm] = Point(arm, x, scores, mean_interval(scores, LEVEL, num_images))
+    return found
+
+
+def data_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """Score against training images, one line per series; None unless the share of the data is a factor."""
+    points = points_by(experiment, rows, "num_train_images")
+    if "data.train_fraction" not in experiment.factors or not _spread(points):
+        return None
+    return _series_plot(experiment, points, "Training images")
+
+
+def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """Score against training FLOPs with the frontier of the means; None where all arms cost about the same."""
+    points = points_by(experiment, rows, "train_flops")
+    if not _spread(points):
+        return None
+    return _series_plot(experiment, points, "Training FLOPs", front=frontier(points))
+
+
+def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """Score against forward FLOPs relative to the baseline, one line per dimension; None where none is varied."""
+    points = points_by(experiment, rows, "forward_flops")
+    known = {arm.name: arm for arm in arms(experiment)}
+    anchor = next(iter(known))
+    knobs = {name: knob_of(known[anchor], known[name]) for name in points if name in known and name != anchor}
+    lines = {
+        knob: [name for name, its in knobs.items() if its == knob] for knob in dict.fromkeys(knobs.values()) if knob
+    }
+    if anchor not in points or not lines or not _spread(points):
+        return None
+    relative = {name: Point(name, p.x / points[anchor].x, p.scores, p.mean) for name, p in points.items()}
+    look_of = looks(list(lines))
+    made, axes = figure(3.2)
+    for knob, names in lines.items():
+        _line(axes, [relative[name] for name in (anchor, *names)], look_of[knob], knob)
+    log_axis(axes, [relative[name].x for names in lines.values() for name in (anchor, *names)])
+    axes.set_xlabel(f"Forward FLOPs relative to {printable(anchor)}")
+    axes.set_ylabel(metric_label(experiment.report.metric))
+    legend_above(made, axes)
+    return made
+
+
+def knob_of(anchor: Arm, arm: Arm) -> str:
+    """Which dimension of the model the arm changes: a name of KNOBS, `All together` for several, empty for none."""
+    paths = {*anchor.assignment, *arm.assignment}
+    changed = {path for path in paths if anchor.assignment.get(path) != arm.assignment.get(path)}
+    changed -= {"model.num_heads"}  # heads follow the width, at a fixed width per head
+    if not changed or not changed <= set(KNOBS):
+        return ""
+    return KNOBS[changed.pop()] if len(changed) == 1 else "All together"
+
+
+def frontier(points: Mapping[str, Point]) -> list[tuple[float, float]]:
+    """(x, mean) of the arms that no cheaper arm reaches, by ascending x."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points.values(), key=lambda p: (p.x, -(p.mean.mean or 0.0))):
+        if point.mean.mean is not None and (not front or point.mean.mean > front[-1][1]):
+            front.append((point.x, point.mean.mean))
+    return front
+
+
+def _spread(points: Mapping[str, Point]) -> bool:
+    xs = [point.x for point in points.values()]
+    return len(xs) > 1 and max(xs) / min(xs) >= LEAST_SPREAD
+
+
+def _series_plot(
+    experiment: Experiment, points: Mapping[str, Point], x_label: str, front: Sequence[tuple[float, float]] = ()
+) -> Figure:
+    series = series_of(experiment, [{"arm": arm} for arm in points])
+    look_of = looks(list(series.values()))
+    made, axes = figure(3.2)
+    if front:
+        axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), drawstyle="steps-post")
+    for name in dict.fromkeys(series[arm] for arm in points):
+        _line(axes, [point for arm, point in points.items() if series[arm] == name], look_of[name], name)
+    log_axis(axes, [point.x for point in points.values()])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(metric_label(experiment.report.metric))
+    legend_above(made, axes)
+    return made
+
+
+def _line(axes: Axes, points: Sequence[Point], look: Look, name: str) -> None:
+    """Seeds, means and intervals of one series, its means joined."""
+    ordered = sorted(points, key=lambda point: point.x)
+    for point in ordered:
+        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, left_points=5.0)
+        interval_bar(axes, point.x, point.mean, look)
+    means = [(point.x, point.mean.mean) for point in ordered]
+    axes.plot(
+        *zip(*means, strict=True), color=look.colour, marker=look.marker, markersize=6.0, markeredgecolor="#ffffff",
+        label=printable(name), linewidth=1.4 if len(means) > 1 else 0.0,
+    )  # fmt: skip

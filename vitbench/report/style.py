@@ -1,0 +1,157 @@
+"""How every plot looks: one colour and marker per series, one font size, the same bytes every time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import offset_copy
+
+from vitbench.report.rows import quantity
+from vitbench.stats.intervals import Interval
+
+# Told apart with red-green and blue-yellow blindness (markers help), and at least 3:1 against white and the dark page.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc6699", "#4c4cff", "#808080", "#9a7d00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+# The page's dark theme recolours these four by value (templates/style.css).
+INK = "#1a1a1a"
+MUTED = "#6b6b6b"
+RULE = "#d9d9d9"
+SHADE = "#ece7da"
+
+WIDTH_INCHES = 5.0
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.handlelength": 2.0,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vitbench",
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A colour and a marker; `dash` tells lines of one colour apart."""
+
+    colour: str
+    marker: str
+    dash: Any = "-"
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """One look per name, by its place in the file; colours come again after seven, with other markers and dashes."""
+    return {name: _look(i) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _look(i: int) -> Look:
+    turn = i // len(COLOURS)
+    return Look(COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+
+
+def arm_looks(series: Mapping[str, str]) -> dict[str, Look]:
+    """{arm: look} from {arm: series}: the arms of a series share its colour and differ in dash."""
+    by_series, members = looks(list(series.values())), Counter[str]()
+    found = {}
+    for arm, name in series.items():
+        alone = list(series.values()).count(name) == 1
+        found[arm] = by_series[name] if alone else replace(by_series[name], dash=DASHES[members[name] % len(DASHES)])
+        members[name] += 1
+    return found
+
+
+@contextmanager
+def plotting() -> Iterator[None]:
+    """The house settings, whatever matplotlibrc says; outside, matplotlib is left as it was."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def figure(height_inches: float) -> tuple[Figure, Axes]:
+    """An empty figure of the house width with one pair of axes; never shown, so no backend is chosen."""
+    made = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    return made, made.subplots()
+
+
+def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float = 2.2) -> None:
+    """Draws a horizontal interval with its mean at height y; the mean alone where there is no interval."""
+    if x.low is not None and x.high is not None:
+        axes.plot([x.low, x.high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
+    if x.mean is not None:
+        axes.plot([x.mean], [y], marker="D", markersize=5.5, color=colour, markeredgecolor="#ffffff", linestyle="none")
+
+
+def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
+    """Draws a vertical interval at x; nothing where there is none."""
+    if y.low is not None and y.high is not None:
+        axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=2.0, solid_capstyle="butt")
+
+
+def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, left_points: float = 0.0) -> None:
+    """Draws one small dot per seed, `left_points` to the left of x so that it hides no interval."""
+    place = offset_copy(axes.transData, axes.get_figure(root=True), -left_points, 0.0, units="points")
+    axes.plot(
+        x, y, linestyle="none", marker="o", markersize=3.4, alpha=0.55, color=colour, markeredgewidth=0.0,
+        transform=place,
+    )  # fmt: skip
+
+
+def log_axis(axes: Axes, values: Sequence[float], side: str = "x") -> None:
+    """A log axis with ticks at the values themselves (at most seven), in plain numbers."""
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+    ticks = spread_out(sorted(set(values)))
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_tick))
+
+
+def spread_out(values: Sequence[float], most: int = 7) -> list[float]:
+    """`values` less those that would crowd a log axis: neighbours stand at least 1/9 of its length apart."""
+    if len(values) < 2:
+        return list(values)
+    gap = math.log(values[-1] / values[0]) / (most + 2)
+    kept = [values[0]]
+    for value in values[1:-1]:
+        if math.log(value / kept[-1]) >= gap and math.log(values[-1] / value) >= gap:
+            kept.append(value)
+    return [*kept, values[-1]]
+
+
+def _tick(value: float, _position: Any = None) -> str:
+    return quantity(value) if value >= 1000 else f"{value:.3g}"
+
+
+def legend_above(made: Figure, axes: Axes) -> None:
+    """The legend in rows above the axes, where it hides no point; none for a single series."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) > 1:
+        longest = max(len(name) for name in names)
+        columns = max(1, min(len(names), 64 // (longest + 6)))
+        made.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2)
