@@ -28,37 +28,30 @@ class Located:
     largest: float
 
 
-def crossing(x: Floats, contrasts: Floats, extra_variance: Floats, c: float) -> Located:
-    """Where the mean of `contrasts` [n, X] (linear between the rising `x` [X]) is 0; `extra_variance` [X] adds noise."""
-    return _invert(x, contrasts, extra_variance, c)
-
-
-def compute_ratio(
-    anchor: Floats, x: Floats, curve: Floats, extra_variance: Floats, c: float, anchor_x: float
+def crossing(
+    x: Floats, contrasts: Floats, c: float, extra_variance: Floats | None = None, fixed_variance: float = 0.0
 ) -> Located:
-    """How many times A's compute B needs for A's score: `anchor` [n] is A, `curve` [n, X] B at log2 compute `x` [X].
+    """Where the mean of `contrasts` [n, X] is 0, linear between the rising `x` [X].
 
-    `extra_variance` [X] is that of A and of B together. No extrapolation beyond B's budgets.
+    `extra_variance` [X] of tuned choices belongs to the single x, `fixed_variance` to all.
     """
-    found = _invert(x - anchor_x, anchor[:, None] - curve, extra_variance, c)
-    times = [None if value is None else 2.0**value for value in (found.value, found.low, found.high)]
-    return Located(*times, found.level, 2.0**found.smallest, 2.0**found.largest)
-
-
-def _invert(x: Floats, contrasts: Floats, extra_variance: Floats, c: float) -> Located:
     grid = np.linspace(x[0], x[-1], NUM_STEPS)
     shares = np.array([np.interp(grid, x, unit) for unit in np.eye(len(x))])
     values = contrasts @ shares
     sd = values.std(axis=0, ddof=1)
-    se = np.sqrt(np.where(sd < NO_SPREAD, 0.0, sd) ** 2 / len(values) + extra_variance @ shares**2)
+    tuned = np.zeros(len(x)) if extra_variance is None else extra_variance
+    se = np.sqrt(np.where(sd < NO_SPREAD, 0.0, sd) ** 2 / len(values) + tuned @ shares**2 + fixed_variance)
     mean = values.mean(axis=0)
     inside = grid[np.abs(mean) <= c * se]
-    root = _root(grid, mean)
-    if not len(inside):
-        return Located(root, None, None, 0.95, float(grid[0]), float(grid[-1]))
-    low = None if inside[0] == grid[0] else float(inside[0])
-    high = None if inside[-1] == grid[-1] else float(inside[-1])
-    return Located(root, low, high, 0.95, float(grid[0]), float(grid[-1]))
+    low = float(inside[0]) if len(inside) and inside[0] > grid[0] else None
+    high = float(inside[-1]) if len(inside) and inside[-1] < grid[-1] else None
+    return Located(_root(grid, mean), low, high, 0.95, float(grid[0]), float(grid[-1]))
+
+
+def powers_of_two(place: Located) -> Located:
+    """A place on a log2 axis in the axis's own unit (images, FLOPs, or a ratio)."""
+    value, low, high = (None if log2 is None else 2.0**log2 for log2 in (place.value, place.low, place.high))
+    return Located(value, low, high, place.level, 2.0**place.smallest, 2.0**place.largest)
 
 
 def _root(grid: Floats, mean: Floats) -> float | None:

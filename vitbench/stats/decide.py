@@ -105,18 +105,22 @@ class Settlement:
     p_true: Floats
 
 
-def settle(estimates: Sequence[Estimate], regions: Sequence[Region], plan: Schedule) -> Settlement:
+def settle(estimates: Sequence[Estimate | None], regions: Sequence[Region], plan: Schedule) -> Settlement:
     """The rule applied to the intersection of the intervals, look by look; the first verdict stands.
 
     A single part is contradicted by its interval. Of several, all must be supported, without correction, and one is
-    enough to contradict, with its p times their number.
+    enough to contradict, with its p times their number. A look without an estimate (too few seeds left) is passed over;
+    the last must have one.
     """
-    shape = estimates[0].mean_low.shape
+    assert estimates[-1] is not None
+    shape = estimates[-1].mean_low.shape
     state = np.zeros(shape[:-1], dtype=np.int64)
     settled_at = np.full(shape[:-1], -1)
     low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
     p_false, p_true = np.ones(shape), np.ones(shape)
     for index, found in enumerate(estimates):
+        if found is None:
+            continue
         factors = np.array([plan.factor(index, region.level, found.n - 1) for region in regions])
         new_low, new_high = limits(found, factors)
         # Limits of two looks may leave nothing in common; the older interval then stands.

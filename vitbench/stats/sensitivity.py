@@ -28,7 +28,7 @@ def sign_flip_p(values: Floats, reference: float = 0.0) -> float | None:
 
 
 def bootstrap_t(values: Floats, level: float, rng: np.random.Generator) -> tuple[float, float] | None:
-    """The bootstrap-t interval of the mean of `values` [n]: the check on skew; None below 10 seeds or without spread."""
+    """The bootstrap-t interval of the mean of `values` [n], a check on skew; None below 10 seeds or without spread."""
     data = np.asarray(values, dtype=np.float64)
     n = len(data)
     if n < LEAST_FOR_BOOTSTRAP or np.ptp(data) < NO_SPREAD:

@@ -1,0 +1,77 @@
+"""What a judged claim is handed on as: plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.stats.curves import Located
+from vitbench.stats.forecast import Coming
+from vitbench.stats.intervals import Interval
+
+State = Literal["supported", "contradicted", "inconclusive", "untested"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the caller knows beside the rows: the scale in words, the least sane baseline, right answers by trial id."""
+
+    scale: str = ""
+    baseline_floor_percent: float | None = None
+    correct: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartVerdict:
+    """One part: its effect, its interval, the open region (`above`, `below`) it must lie in, one-sided p either way."""
+
+    label: str
+    effect: float
+    interval: Interval
+    above: float | None
+    below: float | None
+    p_false: float
+    p_true: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's state and all that a reader needs to doubt it.
+
+    `effect`, `interval`, `above`, `below` are those of the part `label` on which the verdict hangs; the rest is in
+    `parts`. `reason` says why a claim is untested or was not decided; `notes` qualify a verdict. `p` and `q` serve the
+    scoreboard alone. `mde` is the smallest effect (for an equivalence: margin) this design could have seen.
+    """
+
+    claim: str
+    form: str
+    state: State
+    statement: str = ""
+    unit: str = "points"
+    label: str = ""
+    effect: float | None = None
+    interval: Interval | None = None
+    above: float | None = None
+    below: float | None = None
+    n: int = 0
+    paper_effect: float | None = None
+    paper_source: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    scale: str = ""
+    p: float | None = None
+    q: float | None = None
+    forecast: tuple[Coming, ...] = ()
+    mde: float | None = None
+    mde_range: tuple[float, float] | None = None
+    provisional: tuple[str, ...] = ()
+    tuning_variance: float = 0.0
+    finished_interval: Interval | None = None
+    images_interval: Interval | None = None
+    located: Located | None = None
+    parts: tuple[PartVerdict, ...] = ()
+    expect: str | None = None

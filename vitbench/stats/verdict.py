@@ -1,0 +1,180 @@
+"""What a claim comes to: `judge` takes the rows of its experiment and gives a Verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from vitbench.errors import InputError
+from vitbench.experiment import Claim, Experiment
+from vitbench.stats.case import Case, claim_problem, open_case
+from vitbench.stats.contrasts import Part, Resolver, Untested, Weights, question
+from vitbench.stats.curves import Located, crossing, powers_of_two
+from vitbench.stats.decide import CONTRADICTED, OPEN, SUPPORTED, Settlement, two_sided_p
+from vitbench.stats.distributions import Floats
+from vitbench.stats.forecast import forecast
+from vitbench.stats.images import contrast_points, images_interval
+from vitbench.stats.intervals import Interval, contrast_interval, spread
+from vitbench.stats.notes import notes_on
+from vitbench.stats.outcome import Facts, PartVerdict, State, Verdict
+from vitbench.stats.power import sd_range, smallest_difference, smallest_margin
+from vitbench.stats.table import Row, Table, tabulate
+
+__all__ = ["Facts", "PartVerdict", "State", "Verdict", "claim_problem", "judge"]
+
+STATES: dict[int, State] = {SUPPORTED: "supported", CONTRADICTED: "contradicted", OPEN: "inconclusive"}
+
+
+def judge(claim: Claim, experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> Verdict:
+    """The verdict on one claim (a conjunction, where it has parts).
+
+    Raises InputError where the claim names an arm, level or metric that does not exist, or is one verdict a part.
+    """
+    if len(claim.parts) > 1 and not claim.all_parts:
+        raise InputError(f"claim {claim.id} is one verdict a part; judge its parts")
+    known = facts or Facts()
+    table = rows if isinstance(rows, Table) else tabulate(rows)
+    paper = claim.paper
+    blank = Verdict(
+        claim.id, claim.form, "untested", claim.statement, claim.unit, scale=known.scale, expect=claim.expect,
+        paper_effect=paper.effect_points, paper_source=paper.source,
+    )  # fmt: skip
+    if claim.untested or claim.form == "descriptive":
+        return replace(blank, reason=claim.untested or "descriptive: shown, never decided")
+    try:
+        case = open_case(claim, experiment, table, question(claim, Resolver(experiment, table)))
+    except Untested as why:
+        return replace(blank, reason=str(why))
+    return _decided(case, replace(blank, n=case.sample.n, provisional=case.sample.holes), known)
+
+
+def _decided(case: Case, blank: Verdict, facts: Facts) -> Verdict:
+    """The verdict of a case that has trials."""
+    refusal = case.refusal()
+    if not case.measurable():
+        assert refusal is not None
+        return replace(_bare(case, blank), state=refusal[0], reason=refusal[1])
+    settled = case.settle()
+    parts = tuple(_part(case, settled, index) for index in range(len(case.asked.parts)))
+    state, reason = refusal or (STATES[int(settled.state)], "")
+    hinge = _hinge(settled)
+    head, part = parts[hinge], case.asked.parts[hinge]
+    finished, images = _finished(case, part), _images(case, part, facts)
+    verdict = replace(
+        blank, state=state, reason=reason, parts=parts, label=head.label, effect=head.effect, interval=head.interval,
+        above=head.above, below=head.below, finished_interval=finished, images_interval=images,
+        tuning_variance=float(case.noise.extra_variance[hinge]), located=_located(case, state),
+        notes=notes_on(case, settled, state, facts),
+    )  # fmt: skip
+    if state == "untested":
+        return verdict
+    verdict = replace(verdict, p=two_sided_p(settled.p_false, settled.p_true))
+    if _leaves(images, part, state):
+        verdict = replace(verdict, notes=(*verdict.notes, "on these test images"))
+    return _open(case, verdict, hinge) if settled.state == OPEN or reason else verdict
+
+
+def _bare(case: Case, blank: Verdict) -> Verdict:
+    """A verdict with the effect alone, where there is one: no interval can be had."""
+    if case.sample.n == 0:
+        return blank
+    part = case.asked.parts[0]
+    low, high = (column[:, 0] for column in case.data())
+    above, below = _sides(part)
+    return replace(blank, label=part.label, effect=float((low + high).mean() / 2.0), above=above, below=below)
+
+
+def _sides(part: Part) -> tuple[float | None, float | None]:
+    """The region's ends, None where it has none."""
+    low, high = part.region.low, part.region.high
+    return low if np.isfinite(low) else None, high if np.isfinite(high) else None
+
+
+def _part(case: Case, settled: Settlement, index: int) -> PartVerdict:
+    """One part with its intersected interval."""
+    part = case.asked.parts[index]
+    low, high = (column[:, index] for column in case.data())
+    effect = float((low.mean() + high.mean()) / 2.0)
+    limits = float(settled.low[index]), float(settled.high[index])
+    interval = Interval(effect, *limits, case.sample.n, part.region.level, max(spread(low), spread(high)))
+    p_false, p_true = (min(1.0, float(p[index])) for p in (settled.p_false, settled.p_true))
+    return PartVerdict(part.label, effect, interval, *_sides(part), p_false, p_true)
+
+
+def _hinge(settled: Settlement) -> int:
+    """The part that the verdict hangs on: the worst one where contradicted, else the one furthest from support."""
+    return int(np.argmin(settled.p_true) if settled.state == CONTRADICTED else np.argmax(settled.p_false))
+
+
+def _finished(case: Case, part: Part) -> Interval | None:
+    """The interval over seeds where training finished; None where all did."""
+    if not case.sample.diverged.any():
+        return None
+    return contrast_interval(case.sample.finished(part.weights), part.region.level)
+
+
+def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
+    """An undecided verdict with what the design could have seen, and the chance that more seeds decide."""
+    n, region = case.sample.n, case.regions[hinge]
+    found = case.estimate(case.look)
+    assert found is not None
+    sd = float(max(found.se_low[hinge], found.se_high[hinge])) * float(np.sqrt(n))
+    smallest = smallest_difference if region.level == 0.95 else smallest_margin
+    mde = smallest(n, case.factor(region.level)) * sd
+    low, high = sd_range(n)
+    verdict = replace(verdict, mde=mde, mde_range=(mde * low, mde * high))
+    if verdict.reason and n >= case.claim.seeds_min:
+        return verdict
+    return replace(verdict, forecast=forecast(*case.data(), case.regions, case.noise, case.design.ahead))
+
+
+def _images(case: Case, part: Part, facts: Facts) -> Interval | None:
+    """The hinge's interval for new seeds and new images; None without the right answers of every trial."""
+    cells = tuple(part.weights)
+    if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):
+        return None
+    trials = [case.table.reporting[cell.arm, cell.setting] for cell in cells]
+    ids = [[str(found[seed]["trial_id"]) for seed in case.sample.seeds] for found in trials]
+    if not all(trial in facts.correct for row in ids for trial in row):
+        return None
+    right = np.array([[facts.correct[trial] for trial in row] for row in ids])
+    points = contrast_points(np.array(list(part.weights.values())), right)
+    extra = sum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in part.weights.items())
+    return images_interval(points, part.region.level, case.factor(part.region.level), extra)
+
+
+def _leaves(interval: Interval | None, part: Part, state: State) -> bool:
+    """Whether the interval for new images would no longer give the state."""
+    if interval is None or interval.low is None or interval.high is None:
+        return False
+    low, high = part.region.low, part.region.high
+    if state == "supported":
+        return not (interval.low > low and interval.high < high)
+    return state == "contradicted" and not (interval.high <= low or interval.low >= high)
+
+
+def _located(case: Case, state: State) -> Located | None:
+    """Where the curves cross (only where both ends are decided), or the compute ratio; None for other forms."""
+    curve = case.asked.curve
+    if curve is None or case.sample.diverged.any() or (curve.anchor is None and state != "supported"):
+        return None
+    x = np.array(curve.x)
+    values = np.stack([_column(case, weights) for weights in curve.contrasts], axis=1)
+    extra = np.array([_variance(case, weights) for weights in curve.contrasts])
+    fixed = 0.0
+    if curve.anchor is not None:
+        x, values = x - curve.anchor_x, _column(case, curve.anchor)[:, None] - values
+        fixed = _variance(case, curve.anchor)
+    place = crossing(x, values, case.factor(0.95), extra, fixed)
+    is_log = curve.anchor is not None or str(case.claim.x).startswith("log2_")
+    return powers_of_two(place) if is_log else place
+
+
+def _column(case: Case, weights: Weights) -> Floats:
+    return case.sample.project(weights)[0]
+
+
+def _variance(case: Case, weights: Weights) -> float:
+    return float(sum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in weights.items()))

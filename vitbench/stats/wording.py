@@ -1,0 +1,79 @@
+"""A verdict in one line of plain words."""
+
+from __future__ import annotations
+
+from vitbench.stats.forecast import Coming
+from vitbench.stats.intervals import Interval
+from vitbench.stats.outcome import Verdict
+
+
+def one_line(verdict: Verdict) -> str:
+    """The verdict as the terminal prints it: state, effect, interval with its level, n, cut, the paper's number."""
+    head = f"{verdict.claim} {verdict.state}"
+    if verdict.provisional and verdict.n:
+        head += f" (provisional: {len(verdict.provisional)} trials missing or failed)"
+    pieces = [verdict.reason, _effect(verdict), _seen(verdict), _odds(verdict.forecast), _located(verdict)]
+    if verdict.finished_interval:
+        pieces.append(f"given that training finishes {_range(verdict.finished_interval)}")
+    pieces += [_paper(verdict), verdict.scale, *verdict.notes]
+    return f"{head}: {'; '.join(piece for piece in pieces if piece)}"
+
+
+def _effect(verdict: Verdict) -> str:
+    """`avg - token +0.31 points, 90% interval [-0.90, +1.52], claim within +-2, n = 5`."""
+    if verdict.effect is None:
+        return ""
+    words = [f"{verdict.label} {verdict.effect:+.2f} {verdict.unit}"]
+    if verdict.interval and not verdict.interval.refused:
+        words.append(_range(verdict.interval))
+    return ", ".join([*words, f"claim {_region(verdict)}", f"n = {verdict.n}"])
+
+
+def _range(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"no interval ({interval.reason})"
+    return f"{100 * interval.level:.0f}% interval [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+def _region(verdict: Verdict) -> str:
+    """The region in words."""
+    if verdict.above is not None and verdict.below is not None:
+        return f"within ±{verdict.below:g}"
+    return f"above {verdict.above:g}" if verdict.above is not None else f"below {verdict.below:g}"
+
+
+def _seen(verdict: Verdict) -> str:
+    """The smallest effect that the design could have seen."""
+    if verdict.mde is None or verdict.mde_range is None:
+        return ""
+    what = "margin" if verdict.above is not None and verdict.below is not None else "effect"
+    low, high = verdict.mde_range
+    return f"smallest {what} this design sees {verdict.mde:.2g} ({low:.2g} to {high:.2g})"
+
+
+def _odds(coming: tuple[Coming, ...]) -> str:
+    """The first look with even odds of a verdict."""
+    if not coming:
+        return ""
+    even = next((look for look in coming if look.chance >= 0.5), None)
+    return f"even odds of a verdict by n = {even.n}" if even else f"under even odds of a verdict by n = {coming[-1].n}"
+
+
+def _located(verdict: Verdict) -> str:
+    """Where the curves cross, or the ratio of compute."""
+    place = verdict.located
+    if place is None:
+        return ""
+    name = "crossing at" if verdict.form == "crossover" else "compute ratio"
+    value = f"{place.value:.3g}" if place.value is not None else f"outside {place.smallest:.3g} to {place.largest:.3g}"
+    low = f"{place.low:.3g}" if place.low is not None else f"under {place.smallest:.3g}"
+    high = f"{place.high:.3g}" if place.high is not None else f"over {place.largest:.3g}"
+    return f"{name} {value}, {100 * place.level:.0f}% interval [{low}, {high}]"
+
+
+def _paper(verdict: Verdict) -> str:
+    """The paper's number beside ours."""
+    if verdict.paper_effect is None:
+        return f"paper: no number ({verdict.paper_source})" if verdict.paper_source else ""
+    source = f" ({verdict.paper_source})" if verdict.paper_source else ""
+    return f"paper {verdict.paper_effect:+g}{source}"
