@@ -105,10 +105,8 @@ def _grid_problems(model: ModelSpec) -> list[str]:
         return []
     if patch < 2 or patch & (patch - 1):
         return [f"model.stem: conv halves the side, so patch_size must be 2, 4, 8, ...; it is {patch}"]
-    if known(model.embed_dim) % (patch * 4):
-        return [
-            f"model.stem: conv with patch {patch} needs embed_dim divisible by {patch * 4}; it is {model.embed_dim}"
-        ]
+    if known(model.embed_dim) % patch:
+        return [f"model.stem: conv with patch {patch} needs embed_dim divisible by {patch}; it is {model.embed_dim}"]
     return []
 
 

@@ -8,14 +8,15 @@
 | sincos_2d | fixed sines and cosines of row and column | nothing: it has no place on the grid |
 | relative_1d | logits of the query with a learned vector per raster offset | no offset, so no extra logit with it |
 | relative_2d | the same, per row offset and per column offset | no offset, so no extra logit with it |
-| rope_2d | queries and keys turned by angles of row and column | not turned |
+| rope_2d | queries and keys turned by angles of row and column | not turned, so as if at row 0, column 0 |
 
 Absolute encodings are added to the tokens at the stem, or before every block (own tables, or one shared); the others
 act inside every attention layer.
 
 Source: Dosovitskiy et al. 2021, App. D.4, Table 8 (none, learned_1d, learned_2d, relative_1d).
 Differs: the paper does not say what the class token does in relative_1d, nor whether the tables are shared: here each
-layer has its own, shared by its heads. relative_2d, sincos_2d and rope_2d are not in the paper.
+layer has its own, shared by its heads. Where the class token is read, the last layer's table therefore cannot matter:
+that layer is read only through a query without offsets. relative_2d, sincos_2d and rope_2d are not in the paper.
 
 Shapes: B batch, H heads, T tokens, N patches, G grid side, D embed_dim, K head_dim.
 """
