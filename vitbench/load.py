@@ -96,8 +96,14 @@ def loads(text: str, source: str) -> Experiment | Suite:
     if isinstance(loaded, Suite):
         problems += _member_problems(loaded, written, source)
     if problems or loaded is None:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        raise InputError("\n".join(sorted(dict.fromkeys(problems), key=_place)))
     return loaded
+
+
+def _place(problem: str) -> tuple[str, int]:
+    """(file, line) of a problem's line, to show them in the order of the file."""
+    match = re.match(r"(.*?):(\d+):", problem)
+    return (match[1], int(match[2])) if match else ("", 0)
 
 
 @dataclass(frozen=True)

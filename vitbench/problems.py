@@ -64,14 +64,13 @@ def _words(item: Any, title: str) -> str:
 
 
 def hint(word: str, allowed: Iterable[str]) -> str:
-    """`". Did you mean 'model.depth'?"`: the nearest word, else those that end alike, else all that are allowed."""
+    """`". Did you mean 'model.depth'?"`: the nearest of those that end alike, else of all; else what is allowed."""
     names = list(allowed)
-    if near := nearest(word, names, 1):
+    alike = [name for name in names if "." in name and name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if near := nearest(word, alike or names, 1):
         return "." + near
-    tail = word.rpartition(".")[2]
-    alike = [name for name in names if name.rpartition(".")[2] == tail]
     if alike:
-        return f". Did you mean {' or '.join(repr(name) for name in alike)}?"
+        return f". Did you mean {' or '.join(repr(name) for name in alike[:3])}?"
     groups = dict.fromkeys(re.sub(r"\..*", ".*", name) for name in names)
     return f"; allowed: {', '.join(names if len(names) <= MAX_LISTED else groups)}"
 

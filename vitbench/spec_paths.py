@@ -90,7 +90,8 @@ def path_problem(path: str, stages: Collection[str], also: Collection[str] = ())
     inside = [setting for setting in known if setting.startswith(f"{path}.")]
     if inside:
         return f"{path} is a section; set one of {', '.join(inside)}"
-    return f"unknown setting {path}{hint(path, known)}"
+    stage, _ = split_stage(path, stages)
+    return f"unknown setting {path}{hint(path, [k for k in known if k.startswith(stage)])}"
 
 
 def value_problems(path: str, value: Any, stages: Collection[str], where: str) -> list[str]:
