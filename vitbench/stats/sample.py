@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,13 +145,15 @@ def _chance(cell: Cell, table: Table) -> float:
 
 
 def _num_images(cells: Sequence[Cell], table: Table) -> int | None:
-    """The least number of test images on which the cells' scores are counted; None where that is not so or unknown."""
-    if not all(cell.metric.startswith(COUNTED_ON_TEST) for cell in cells):
+    """The least number of test images on which the cells' scores are counted; None where one's is unknown."""
+    counts = [counted_images(cell.metric, _trials(cell, table).values()) for cell in cells]
+    known = [count for count in counts if count is not None]
+    return min(known) if known and len(known) == len(counts) else None
+
+
+def counted_images(metric: str, rows: Iterable[Row]) -> int | None:
+    """The least number of test images on which the ok rows' metric is counted; None where it is no such count."""
+    if not metric.startswith(COUNTED_ON_TEST):
         return None
-    counts = [
-        int((row.get("result") or {}).get("num_test_images") or 0)
-        for cell in cells
-        for row in _trials(cell, table).values()
-        if row["status"] == "ok"
-    ]
+    counts = [int(row["result"].get("num_test_images") or 0) for row in rows if row["status"] == "ok"]
     return min(counts) if counts and min(counts) > 0 else None

@@ -1,0 +1,46 @@
+"""Every claim of an experiment, and q values over any list of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from vitbench.experiment import Claim, Experiment
+from vitbench.stats.multiple import benjamini_hochberg
+from vitbench.stats.outcome import Facts, Verdict
+from vitbench.stats.table import Row, Table, tabulate
+from vitbench.stats.verdict import judge
+
+
+def judge_all(experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> list[Verdict]:
+    """One verdict a claim in file order, or one a part where a claim's parts stand alone; with q over these."""
+    table = rows if isinstance(rows, Table) else tabulate(rows)
+    found = [judge(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
+    return with_q(_exclusions(found, experiment))
+
+
+def single_claims(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims that get a verdict each: a claim whose parts stand alone gives way to its parts."""
+    return [part for claim in claims for part in ((claim,) if claim.all_parts else claim.part_claims())]
+
+
+def with_q(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts with Benjamini-Hochberg q; untested ones are left out. A column: it changes no state."""
+    tested = [index for index, verdict in enumerate(verdicts) if verdict.p is not None]
+    q_values = benjamini_hochberg([verdicts[index].p or 0.0 for index in tested])
+    out = list(verdicts)
+    for index, q in zip(tested, q_values, strict=True):
+        out[index] = replace(out[index], q=q)
+    return out
+
+
+def _exclusions(verdicts: list[Verdict], experiment: Experiment) -> list[Verdict]:
+    """A note on supported claims that say of each other that they cannot both be."""
+    supported = {verdict.claim for verdict in verdicts if verdict.state == "supported"}
+    excludes = {claim.id: set(claim.excludes) & supported for claim in single_claims(experiment.claims)}
+    return [
+        replace(verdict, notes=(*verdict.notes, f"at odds with {', '.join(sorted(rivals))}, also supported"))
+        if verdict.state == "supported" and (rivals := excludes.get(verdict.claim, set()))
+        else verdict
+        for verdict in verdicts
+    ]
