@@ -1,7 +1,7 @@
 """Made-up images that can be learned: a small pattern at a random place on noise; which pattern is the class.
 
 `fake` is 8 x 8 and grey, so that a whole experiment trains in seconds: a ViT of depth 2 and width 32 on patches of 2
-passes 90% within 10 epochs, where chance is 25%. `fake_colour` is 16 x 16 in three colours. `Split.boxes` says where
+starts at chance, 25%, and passes 70% within 10 epochs (one second on one core). `fake_colour` is 16 x 16 in three colours. `Split.boxes` says where
 the pattern is, which shows whether a method that points at the object points right.
 """
 
@@ -22,7 +22,7 @@ PATTERNS = {
     "ring": ("1111", "1001", "1001", "1111"),
     "square": ("1111", "1111", "1111", "1111"),
 }
-NOISE_LEVELS, LIFT = 128, 127
+NOISE_LEVELS, LIFT = 128, 128
 
 
 def _draws(stream: str, indices: Ints, levels: int) -> Ints:

@@ -7,7 +7,7 @@ eval). With a test folder beside it, a val folder is not read: validation images
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,8 +143,13 @@ def _locate_imagenet(name: str, options: DataOptions) -> Files:
 
 def _load_synsets(name: str, files: Files) -> Raw:
     """Paths end in split/synset/file, so the root is three steps up."""
-    raw = load(str(files[0].parents[2]), files)
-    return Raw(raw.train, raw.test, IMAGENETTE_CLASSES if name == "imagenette" else raw.class_names)
+    root = files[0].parents[2]
+    raw = load(str(root), files)
+    if name != "imagenette":
+        return raw
+    if len(raw.class_names) != len(IMAGENETTE_CLASSES):
+        raise InputError(f"{root}: imagenette needs {len(IMAGENETTE_CLASSES)} classes, found {len(raw.class_names)}")
+    return replace(raw, class_names=IMAGENETTE_CLASSES)
 
 
 FOLDER = Source(locate, load)
