@@ -222,6 +222,14 @@ def test_fits_in_memory_counts_bytes(options: DataOptions) -> None:
     assert fits_in_memory(known, 8)
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "svhn", "stl10", "imagenette", "imagenet"])
+def test_absent_set_says_where_it_was_looked_for(name: str, options: DataOptions) -> None:
+    with pytest.raises(InputError) as caught:
+        open_images(name, options)
+    assert str(caught.value).startswith(f"data set {name} not found (looked in {options.folder}")
+    assert "--data-dir says where else to look" in str(caught.value)
+
+
 def test_download_only_when_asked(options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def mnist(folder: Path, download: bool) -> None:
         images = np.stack([picture(key, 4, 4, 1)[:, :, 0] for key in range(4)])

@@ -1,8 +1,8 @@
 """Made-up images that can be learned: a small pattern at a random place on noise; which pattern is the class.
 
 `fake` is 8 x 8 and grey, so that a whole experiment trains in seconds: a ViT of depth 2 and width 32 on patches of 2
-starts at chance, 25%, and passes 70% within 10 epochs (one second on one core). `fake_colour` is 16 x 16 in three colours. `Split.boxes` says where
-the pattern is, which shows whether a method that points at the object points right.
+starts at chance, 25%, and passes 70% within 10 epochs (one second on one core). `fake_colour` is 16 x 16 in three
+colours. `Split.boxes` says where the pattern is, which shows whether a method that points at the object points right.
 """
 
 from __future__ import annotations
