@@ -71,6 +71,7 @@ def row(arm: str, levels: dict[str, Any], seed: int, score: float, **more: Any) 
     }  # fmt: skip
     known = {
         "arm": arm, "levels": levels, "setting": {}, "role": "reporting", "seed": seed, "trial_id": name,
+        "data": "digits",
         "status": "ok", "reason": None, "num_classes": 10, "grid_side": 4, "depth": 2, "chosen": True,
         "result": result, "run": run, "spec": {"model": {"name": "Mu/2"}, "data": {"name": "digits"}, **levels},
     }  # fmt: skip

@@ -36,7 +36,7 @@ class Table:
 
     def is_number(self, column: int) -> bool:
         """Does the column hold numbers (set flush right)?"""
-        return all(re.match(r"[\[+-]?\d|-$|no score|out \(", row[column]) for row in self.rows)
+        return all(re.match(r"[\[+<-]?\d|-$|no score|out \(", row[column]) for row in self.rows)
 
     def width(self, column: int) -> int:
         """Characters of the widest cell, or of the header's longest word: a header may wrap."""
@@ -138,4 +138,4 @@ def _widths(table: Table, kept: list[int], width: int) -> list[int]:
         return whole
     tight = [table.width(k) for k in kept]
     spare = width - sum(tight) - _GUTTER * len(kept)
-    return [max(8, tight[0] + min(0, spare)), *tight[1:]]
+    return [min(tight[0], max(8, tight[0] + spare)), *tight[1:]]

@@ -35,7 +35,7 @@ from vitbench.report.style import (
     log_axis,
     plotting,
 )
-from vitbench.report.summaries import TunedPoint, difference, num_test_images, own_best_summaries, tuned_points
+from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
 from vitbench.stats.table import Row
 
@@ -114,25 +114,23 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
 
 def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     """Forest plot of arm minus baseline, paired by seed, with the claims' margin and the paper's numbers."""
-    order, best, metric = arm_order(experiment, rows), own_best(rows), experiment.report.metric
-    scores = {arm: scores_by_seed((row for row in best if row["arm"] == arm), metric) for arm in order}
-    baseline, *others = order
-    others = [arm for arm in others if scores[arm].keys() & scores[baseline].keys()]
+    pairs = own_best_pairs(experiment, rows)
+    baseline, *others = pairs.scores
+    others = [arm for arm in others if pairs.each(arm, baseline)]
     if not others:
         return None
     margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
-    colours, num_images = _looks(experiment, rows), num_test_images(best)
+    colours = _looks(experiment, rows)
     made, axes = figure(0.85 + ROW_INCHES * len(others))
     if margin is not None:
         axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
     axes.axvline(0.0, color=MUTED, linewidth=1.0)
     for y, arm in enumerate(others):
-        a, b, colour = scores[arm], scores[baseline], colours[arm].colour
-        each = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        each, colour = pairs.each(arm, baseline), colours[arm].colour
         dots(axes, each, [y - 0.16] * len(each), colour)
-        found = difference(a, b, num_images)
+        found = pairs.difference(arm, baseline)
         if margin is not None:
-            interval_line(axes, difference(a, b, num_images, 0.90), y + 0.14, colour, 4.5)
+            interval_line(axes, pairs.difference(arm, baseline, 0.90), y + 0.14, colour, 4.5)
         interval_line(axes, found, y + 0.14, colour, 1.4)
         if arm in paper:
             axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)

@@ -13,8 +13,9 @@ from vitbench.experiment import Experiment
 from vitbench.report.formats import printable
 from vitbench.report.rows import arm_order, metric_label, own_best, scores_by_seed, series_of
 from vitbench.report.style import MUTED, Look, dots, figure, interval_bar, legend_above, log_axis, looks
-from vitbench.report.summaries import LEVEL, num_test_images
+from vitbench.report.summaries import LEVEL
 from vitbench.stats.intervals import Interval, mean_interval
+from vitbench.stats.sample import counted_images
 from vitbench.stats.table import Row
 
 KNOBS = {
@@ -40,7 +41,7 @@ class Point:
 def points_by(experiment: Experiment, rows: Sequence[Row], quantity: str) -> dict[str, Point]:
     """{arm: point} at x = `result[quantity]`, each arm at its own best; arms without a score are left out."""
     best = own_best(rows)
-    num_images = num_test_images(best)
+    num_images = counted_images(experiment.report.metric, best)
     found = {}
     for arm in arm_order(experiment, rows):
         trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]

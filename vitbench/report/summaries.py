@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vitbench.experiment import Experiment
 from vitbench.report.rows import (
@@ -15,7 +15,10 @@ from vitbench.report.rows import (
     size_key,
     tuning,
 )
-from vitbench.stats.intervals import Interval, mean_interval, paired_interval
+from vitbench.stats.case import tuning_variance
+from vitbench.stats.compare import compare_to_baseline
+from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
+from vitbench.stats.sample import counted_images
 from vitbench.stats.table import Row, tabulate
 
 LEVEL = 0.95
@@ -37,34 +40,39 @@ class ArmSummary:
     train_seconds: float
     rank: str
     """`best` (the paired interval against every other arm excludes 0), `tied` with the best mean, or empty."""
+    p_holm: float | None = None
 
 
 def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmSummary]:
-    """One summary per arm, each at its own chosen setting, the baseline first."""
-    return _summaries(experiment, rows, own_best(rows))
+    """One summary per arm, each at its own chosen setting, the baseline first; differences carry the tuning's noise."""
+    compared = {one.arm: one for one in compare_to_baseline(experiment, rows)}
+    return [
+        replace(arm, versus_baseline=compared[arm.arm].interval, p_holm=compared[arm.arm].p_holm)
+        if arm.arm in compared
+        else arm
+        for arm in _summaries(experiment, rows, own_best(rows), own_best_pairs(experiment, rows))
+    ]
 
 
 def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setting) -> list[ArmSummary]:
-    """One summary per arm, all at `setting`."""
+    """One summary per arm, all at `setting`, which none of them chose there: seed noise alone."""
     at = [row for row in rows if row["role"] == "reporting" and setting_of(row) == setting]
-    return _summaries(experiment, rows, at)
-
-
-def _summaries(experiment: Experiment, rows: Sequence[Row], at: Sequence[Row]) -> list[ArmSummary]:
     metric = experiment.report.metric
-    seeds = sorted({*experiment.seeds.first(), *(int(row["seed"]) for row in at)})
+    scores = {arm: scores_by_seed((r for r in at if r["arm"] == arm), metric) for arm in arm_order(experiment, rows)}
+    return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at)))
+
+
+def _summaries(experiment: Experiment, rows: Sequence[Row], at: Sequence[Row], pairs: Pairs) -> list[ArmSummary]:
+    seeds = {*experiment.seeds.first(), *(int(row["seed"]) for row in at)}
     grouped = {arm: [row for row in at if row["arm"] == arm] for arm in arm_order(experiment, rows)}
-    scores = {arm: scores_by_seed(members, metric) for arm, members in grouped.items()}
-    num_images = num_test_images(at)
-    baseline = next(iter(grouped), None)
-    ranks = rank_arms(scores, num_images)
+    baseline, ranks = next(iter(grouped)), pairs.ranks()
     return [
         _summary(
             arm,
             members,
-            mean_interval(list(scores[arm].values()), LEVEL, num_images),
-            _against(scores, arm, baseline, num_images),
-            len(set(seeds) - {int(row["seed"]) for row in members}),
+            mean_interval(list(pairs.scores[arm].values()), LEVEL, pairs.num_images),
+            None if arm == baseline else pairs.difference(arm, baseline),
+            len(seeds - {int(row["seed"]) for row in members}),
             ranks[arm],
         )
         for arm, members in grouped.items()
@@ -77,57 +85,62 @@ def _summary(
     finished = [row for row in rows if row["status"] == "ok"]
     seconds = [row["run"].get("train_seconds", 0.0) for row in finished]
     facts = finished[0]["result"] if finished else {}
+    num_diverged = sum(row["status"] == "diverged" for row in rows)
     return ArmSummary(
         arm=arm,
         setting=setting_of(rows[0]) if rows else (),
         mean=mean,
         versus_baseline=versus,
-        num_diverged=sum(row["status"] == "diverged" for row in rows),
+        num_diverged=num_diverged,
         num_failed=sum(row["status"] == "failed" for row in rows),
         num_missing=num_missing,
         num_params=facts.get("num_params", 0),
         train_flops=facts.get("train_flops", 0.0),
         train_seconds=sum(seconds) / len(seconds) if seconds else 0.0,
-        rank=rank,
+        # What is left of an arm that diverged flatters it.
+        rank="" if rank == "best" and num_diverged else rank,
     )
 
 
-def _against(
-    scores: dict[str, dict[int, float]], arm: str, other: str | None, num_images: int | None
-) -> Interval | None:
-    """Arm minus other over the seeds that both have; None for the baseline itself."""
-    if other is None or arm == other:
-        return None
-    return difference(scores[arm], scores[other], num_images)
+@dataclass(frozen=True)
+class Pairs:
+    """Scores {arm: {seed: score}}, the variance of each arm's tuned choice, and the images that a score counts."""
+
+    scores: Mapping[str, Mapping[int, float]]
+    noise: Mapping[str, float]
+    num_images: int | None
+
+    def each(self, a: str, b: str) -> list[float]:
+        """a minus b, seed by seed, over the seeds that both have."""
+        first, second = self.scores[a], self.scores[b]
+        return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+    def difference(self, a: str, b: str, level: float = LEVEL) -> Interval:
+        """The interval of a minus b, paired by seed."""
+        extra = self.noise.get(a, 0.0) + self.noise.get(b, 0.0)
+        return contrast_interval(self.each(a, b), level, counting_floor(self.num_images), extra)
+
+    def ranks(self) -> dict[str, str]:
+        """`best`, `tied` or an empty string per arm: nothing is best that cannot be told from every other."""
+        means = {arm: sum(values.values()) / len(values) for arm, values in self.scores.items() if values}
+        ranks = dict.fromkeys(self.scores, "")
+        if len(means) < 2:
+            return ranks
+        top = max(means, key=lambda arm: means[arm])
+        against = {arm: self.difference(top, arm) for arm in means if arm != top}
+        if any(found.refused for found in against.values()):
+            return ranks
+        tied = [arm for arm, found in against.items() if found.low is not None and found.low <= 0]
+        return ranks | dict.fromkeys(tied, "tied") | {top: "tied" if tied else "best"}
 
 
-def difference(a: dict[int, float], b: dict[int, float], num_images: int | None, level: float = LEVEL) -> Interval:
-    """a minus b, paired by seed, over the seeds that both have."""
-    both = sorted(a.keys() & b.keys())
-    return paired_interval([a[seed] for seed in both], [b[seed] for seed in both], level, num_images)
-
-
-def rank_arms(scores: dict[str, dict[int, float]], num_images: int | None) -> dict[str, str]:
-    """`best`, `tied` or an empty string per arm: nothing is best where the statistics cannot tell it from the next."""
-    means = {arm: sum(values.values()) / len(values) for arm, values in scores.items() if values}
-    ranks = dict.fromkeys(scores, "")
-    if len(means) < 2:
-        return ranks
-    top = max(means, key=lambda arm: means[arm])
-    tied = [arm for arm in means if arm != top and not _above(scores[top], scores[arm], num_images)]
-    if any(min(len(scores[top]), len(scores[arm])) < 2 for arm in tied):
-        return ranks
-    return ranks | dict.fromkeys(tied, "tied") | {top: "tied" if tied else "best"}
-
-
-def _above(a: dict[int, float], b: dict[int, float], num_images: int | None) -> bool:
-    low = difference(a, b, num_images).low
-    return low is not None and low > 0
-
-
-def num_test_images(rows: Iterable[Row]) -> int | None:
-    """The smallest test set among the rows: one image is one counting step of a score. None where unknown."""
-    return min((n for row in rows if (n := row["result"].get("num_test_images", 0))), default=None)
+def own_best_pairs(experiment: Experiment, rows: Sequence[Row]) -> Pairs:
+    """The arms' scores, each at its own best setting, with the noise of its choice."""
+    best, table, metric = own_best(rows), tabulate(rows), experiment.report.metric
+    order = arm_order(experiment, rows)
+    scores = {arm: scores_by_seed((row for row in best if row["arm"] == arm), metric) for arm in order}
+    noise = {arm: tuning_variance(table, arm) or 0.0 for arm in order}
+    return Pairs(scores, noise, counted_images(metric, best))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         ("n", [str(arm.mean.n) for arm in arms]),
         (metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms]),
         (f"minus {baseline}", [difference_cell(arm.versus_baseline) for arm in arms]),
+        ("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
         ("Lost", [lost_label(arm) or "-" for arm in arms]),
         ("Params", [quantity(arm.num_params) for arm in arms]),
         ("Train FLOPs", [quantity(arm.train_flops) for arm in arms]),
@@ -65,9 +66,10 @@ def _table(title: str, columns: Columns, notes: Sequence[str], bold: frozenset[t
 def _result_notes(arms: Sequence[ArmSummary], baseline: str, tuned: bool, lost: bool) -> list[str]:
     notes = [
         "± is the half-width of the 95% t interval over seeds; "
-        f"'minus {baseline}' is paired by seed, in points, and its interval covers seed noise only."
+        f"'minus {baseline}' is paired by seed, in points; p is Holm's over the table."
     ]
     if tuned:
+        notes.append("The intervals of the differences carry the noise of choosing the settings.")
         notes.append("Settings were chosen on validation data, with seeds of their own; test data was read once.")
     if any(arm.rank == "best" for arm in arms):
         notes.append("Bold: above every other arm by the paired 95% interval.")
@@ -148,6 +150,11 @@ def interval_cell(interval: Interval, sign: str = "") -> str:
     return f"{mean} ({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
 
 
+def p_cell(p: float | None) -> str:
+    """`0.012`; `-` where there is none."""
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def lost_label(arm: ArmSummary) -> str:
     """`1 diverged, 2 missing`; empty where every trial gave a score."""
     counts = {"diverged": arm.num_diverged, "failed": arm.num_failed, "missing": arm.num_missing}
@@ -177,6 +184,7 @@ def _numbers(reading: str, metric: str, arm: ArmSummary) -> dict[str, Any]:
         "sd": _fixed(arm.mean.sd),
         **_ends("difference_", versus),
         "pairs": versus.n if versus else "",
+        "p_holm": _fixed(arm.p_holm),
         "rank": arm.rank,
         "diverged": arm.num_diverged,
         "failed": arm.num_failed,

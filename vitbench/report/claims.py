@@ -1,0 +1,146 @@
+"""Verdicts in words, numbers and one small drawing; what the pages and the scoreboard say of each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitbench.errors import InputError
+from vitbench.experiment import Claim, Experiment
+from vitbench.report.rows import quantity
+from vitbench.stats.outcome import Facts, Verdict
+from vitbench.stats.scoreboard import judge_all, single_claims, with_q
+from vitbench.stats.table import Row
+from vitbench.stats.verdict import judge
+
+DIGITS_FLOOR_PERCENT = 90.0
+"""Test top-1 that a sane model reaches on scikit-learn's digits. Source: our sketches, 91 to 96%."""
+GLYPH_WIDTH = 200.0
+
+
+def data_names(rows: Sequence[Row]) -> list[str]:
+    """The data sets of the rows, in order of appearance."""
+    return list(
+        dict.fromkeys(str(row.get("data") or row["spec"].get("data", {}).get("name", "digits")) for row in rows)
+    )
+
+
+def scale_of(rows: Sequence[Row]) -> str:
+    """`35.2k parameters on digits`: what every verdict must be read with."""
+    sizes = sorted({row["result"]["num_params"] for row in rows if row["result"].get("num_params")})
+    span = quantity(sizes[0]) if sizes else "unknown"
+    if sizes and quantity(sizes[-1]) != span:
+        span += f" to {quantity(sizes[-1])}"
+    return f"{span} parameters on {', '.join(data_names(rows))}" if rows else ""
+
+
+def facts_of(rows: Sequence[Row], folder: Path) -> Facts:
+    """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
+    floor = DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else None
+    correct = {}
+    path = folder / "predictions.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as stored:
+            right = stored["predicted"] == stored["label"][None, :]
+            correct = dict(zip(stored["trial_id"].tolist(), right, strict=True))
+    return Facts(scale_of(rows), floor, correct)
+
+
+def verdicts_of(experiment: Experiment, rows: Sequence[Row], facts: Facts) -> list[Verdict]:
+    """A verdict per claim, or per part where a claim's parts are judged one by one."""
+    try:
+        return judge_all(experiment, rows, facts)
+    except InputError:
+        # One claim that these rows cannot answer (a metric not measured, say) must not cost the report the others.
+        return with_q([_judged(claim, experiment, rows, facts) for claim in single_claims(experiment.claims)])
+
+
+def _judged(claim: Claim, experiment: Experiment, rows: Sequence[Row], facts: Facts) -> Verdict:
+    try:
+        return judge(claim, experiment, rows, facts)
+    except InputError as error:
+        return Verdict(claim.id, claim.form, "untested", claim.statement, reason=str(error), scale=facts.scale)
+
+
+def effect_text(verdict: Verdict) -> str:
+    """`+0.94 (90%: +0.33 to +1.56)`; empty where nothing was measured."""
+    if verdict.effect is None:
+        return ""
+    found = verdict.interval
+    if found is None or found.low is None or found.high is None:
+        return f"{verdict.effect:+.2f}"
+    return f"{verdict.effect:+.2f} ({100 * found.level:.0f}%: {found.low:+.2f} to {found.high:+.2f})"
+
+
+def region_text(verdict: Verdict) -> str:
+    """Where the effect must lie for the claim to hold: `within ±2`, `above 0`, `below -1`."""
+    low, high = verdict.above, verdict.below
+    if low is not None and high is not None:
+        return f"within ±{high:g}" if low == -high else f"between {low:g} and {high:g}"
+    return f"above {low:g}" if low is not None else f"below {high:g}" if high is not None else ""
+
+
+def outlook_text(verdict: Verdict) -> str:
+    """What more seeds would do: the smallest effect seen by this design, and the chance of a verdict by each look."""
+    parts = []
+    if verdict.mde is not None:
+        low, high = verdict.mde_range or (verdict.mde, verdict.mde)
+        parts.append(f"this design sees {verdict.mde:.2f} {verdict.unit} (80% range {low:.2f} to {high:.2f})")
+    if verdict.forecast:
+        chances = ", ".join(f"{100 * coming.chance:.0f}% by n = {coming.n}" for coming in verdict.forecast)
+        parts.append(f"chance of a verdict {chances}")
+    return "; ".join(parts)
+
+
+def located_text(verdict: Verdict) -> str:
+    """Where two curves cross, or how much more compute one arm needs, with its interval."""
+    place = verdict.located
+    if place is None:
+        return ""
+    name = "curves cross at" if verdict.form == "crossover" else "compute ratio"
+    value = f"{place.value:.3g}" if place.value is not None else "outside the range run"
+    low = f"{place.low:.3g}" if place.low is not None else f"under {place.smallest:.3g}"
+    high = f"{place.high:.3g}" if place.high is not None else f"over {place.largest:.3g}"
+    return f"{name} {value} ({100 * place.level:.0f}%: {low} to {high})"
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A verdict as a drawing: x positions in 0..GLYPH_WIDTH of its region, interval, effect, zero and paper."""
+
+    region: tuple[float, float]
+    interval: tuple[float, float]
+    effect: float
+    zero: float
+    paper: float | None
+    words: str
+
+
+def glyph(verdict: Verdict) -> Glyph | None:
+    """The drawing of a verdict that has an interval."""
+    found = verdict.interval
+    if verdict.effect is None or found is None or found.low is None or found.high is None:
+        return None
+    paper = [] if verdict.paper_effect is None else [verdict.paper_effect]
+    cuts = [cut for cut in (verdict.above, verdict.below) if cut is not None]
+    marks = [found.low, found.high, 0.0, *paper, *cuts]
+    pad = 0.08 * ((max(marks) - min(marks)) or 1.0)
+    start, end = min(marks) - pad, max(marks) + pad
+
+    low = start if verdict.above is None else verdict.above
+    high = end if verdict.below is None else verdict.below
+
+    def place(value: float) -> float:
+        return round(GLYPH_WIDTH * (min(max(value, start), end) - start) / (end - start), 1)
+
+    return Glyph(
+        region=(place(low), place(high)),
+        interval=(place(found.low), place(found.high)),
+        effect=place(verdict.effect),
+        zero=place(0.0),
+        paper=place(paper[0]) if paper else None,
+        words=f"effect {effect_text(verdict)}, claimed {region_text(verdict)}",
+    )
