@@ -83,7 +83,7 @@ def _hybrid(name: str, backbone: str, transformer: str) -> dict[str, Any]:
     stride = vit.get("patch_size")
     if stride not in HYBRIDS:
         raise InputError(
-            f"model.name: {name!r} has total stride {stride}; a hybrid's last number is its total stride, "
+            f"model.name: {name!r} has total stride {stride or 'none'}; a hybrid's last number is its total stride, "
             f"one of {_words(HYBRIDS)}"
         )
     root, folded = HYBRIDS[stride]

@@ -80,6 +80,18 @@ def test_bfloat16_autocast_stays_near(name: str) -> None:
     assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
 
 
+@pytest.mark.parametrize(
+    "name", ["learned_2d", "sincos_2d", "relative_2d", "rope_2d", "map", "hybrid", "resnet batch norm"]
+)
+def test_compiles_to_one_graph(name: str) -> None:
+    """Graph capture only: `backend="eager"` runs the captured graph without generating code."""
+    model = resolved(MECHANISMS[name])
+    module, x = made(model, noise=0.1), images(model)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="eager")(x), module(x))
+
+
 def test_stochastic_depth_keeps_the_mean() -> None:
     layer, branch = StochasticDepth(0.3), torch.ones(20_000, 1, 1)
     torch.manual_seed(0)
