@@ -78,7 +78,8 @@ class Case:
         """The state that the evidence forces whatever the interval says, with its reason, or None."""
         n, sample = self.sample.n, self.sample
         if n == 0:
-            return "untested", "no seed at which every arm of the claim has finished"
+            absent = [cell for cell in sample.cells if not self.table.reporting.get((cell.arm, cell.setting))]
+            return "untested", absence(absent[0]) if absent else "no seed at which every arm of the claim has finished"
         if n < LEAST_SEEDS:
             return "untested", f"n = {n}, needs {LEAST_SEEDS}"
         if problem := claim_problem(self.claim, sample.num_images):
@@ -96,6 +97,11 @@ class Case:
         if unknown:
             return "inconclusive", f"{unknown[0]}: the noise of its tuned choice is unknown (needs 2 tuning seeds)"
         return None
+
+
+def absence(cell: Cell) -> str:
+    """That a cell has no trials, in words."""
+    return f"{cell.arm}: no trials yet" + ("" if cell.setting == "{}" else f" at {cell.setting}")
 
 
 def open_case(claim: Claim, experiment: Experiment, table: Table, asked: Question) -> Case:

@@ -1,4 +1,4 @@
-"""Arm minus baseline, paired by seed: the table of an experiment, and any two arms by hand. No claim is decided here."""
+"""Arm minus baseline, paired by seed: the table of an experiment, or any two arms. No claim is decided here."""
 
 from __future__ import annotations
 
@@ -51,18 +51,10 @@ def compare_to_baseline(
     table = rows if isinstance(rows, Table) else tabulate(rows)
     name = metric or experiment.report.metric
     check_metric(table, name)
-    baseline, *others = (arm.name for arm in arms(experiment))
-    noise = {arm: tuning_variance(table, arm) or 0.0 for arm in (baseline, *others)}
-    found = [
-        _paired(
-            (arm, trials_at(table, arm)),
-            (baseline, trials_at(table, baseline)),
-            name,
-            level,
-            noise[arm] + noise[baseline],
-        )
-        for arm in others
-    ]
+    names = [arm.name for arm in arms(experiment)]
+    noise = {arm: tuning_variance(table, arm) or 0.0 for arm in names}
+    sides = {arm: (arm, trials_at(table, arm)) for arm in names}
+    found = [_paired(sides[arm], sides[names[0]], name, level, noise[arm] + noise[names[0]]) for arm in names[1:]]
     tested = [index for index, one in enumerate(found) if one.p is not None]
     for index, p in zip(tested, holm([found[index].p or 0.0 for index in tested]), strict=True):
         found[index] = replace(found[index], p_holm=p)
@@ -119,7 +111,8 @@ def _paired(
 
 def _two_sided(interval: Interval, floor: float, noise: float) -> float:
     """The two-sided p of the t test that belongs to the interval."""
-    assert interval.mean is not None and interval.sd is not None
+    assert interval.mean is not None
+    assert interval.sd is not None
     se = standard_error(interval.sd, interval.n, floor, noise)
     return float(2.0 * t_upper(abs(interval.mean) / se, interval.n - 1))
 

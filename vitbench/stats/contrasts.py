@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -45,6 +45,8 @@ class Part:
     label: str
     weights: Weights
     region: Region
+    unit: str = "points"
+    paper_effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,13 @@ class Resolver:
 def question(claim: Claim, resolver: Resolver) -> Question:
     """The claim (with its parts) as contrasts. Raises Untested, InputError."""
     found = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
-    named = [
-        Part(f"{sub.id}: {part.label}" if claim.parts else part.label, part.weights, part.region)
-        for sub, asked in found
-        for part in asked.parts
-    ]
+    named = []
+    for sub, asked in found:
+        for part in asked.parts:
+            label = f"{sub.id}: {part.label}" if claim.parts else part.label
+            if not part.weights:
+                raise Untested(f"{label}: the same trials on both sides")
+            named.append(replace(part, label=label, unit=sub.unit, paper_effect=sub.paper.effect_points))
     return Question(tuple(named), next((asked.curve for _, asked in found if asked.curve), None))
 
 

@@ -22,7 +22,7 @@ def notes_on(case: Case, settled: Settlement, state: State, facts: Facts) -> tup
         notes.append(f"settled at n = {looks[int(settled.settled_at)]}; an effect at an early stop is too large")
     notes += _tuning_notes(case)
     if case.sample.diverged.any():
-        notes.append(f"{int(case.sample.diverged.sum())} diverged trials count from chance to the arm's best")
+        notes.append(f"diverged trials ({case.sample.diverged.sum()}) count from chance to the arm's best")
     if len(case.asked.parts) == 1 and not case.sample.diverged.any():
         notes += _sensitivity(case)
     return (*notes, *_evidence(case, facts))

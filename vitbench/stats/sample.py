@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,18 +43,13 @@ class Sample:
         return len(self.seeds)
 
     def take(self, seeds: Sequence[int]) -> Sample:
-        """The same cells at some of the seeds."""
-        keep = [index for index, seed in enumerate(self.seeds) if seed in set(seeds)]
-        return Sample(
-            self.cells,
-            tuple(self.seeds[index] for index in keep),
-            self.values[:, keep],
-            self.diverged[:, keep],
-            self.fill_low,
-            self.fill_high,
-            self.holes,
-            self.num_images,
-        )
+        """The same cells at some seeds; an arm's best is the best of these, so that later seeds change nothing."""
+        wanted = set(seeds)
+        keep = [index for index, seed in enumerate(self.seeds) if seed in wanted]
+        values, diverged = self.values[:, keep], self.diverged[:, keep]
+        best = best_finished(values, diverged)
+        chosen = tuple(self.seeds[index] for index in keep)
+        return replace(self, seeds=chosen, values=values, diverged=diverged, fill_high=best)
 
     def project(self, weights: Weights) -> tuple[Floats, Floats]:
         """The contrast per seed [n] with diverged trials filled so that it is least, and so that it is greatest.
@@ -110,11 +105,17 @@ def gather(cells: Sequence[Cell], table: Table, seeds: Sequence[int]) -> Sample:
         for column, i in enumerate(whole):
             if not diverged[c, column]:
                 values[c, column] = metric_value(_trials(cell, table)[seeds[i]], cell.metric)
-    best = np.array([row[~lost].max() if (~lost).any() else 0.0 for row, lost in zip(values, diverged, strict=True)])
+    best = best_finished(values, diverged)
     values = np.where(diverged, best[:, None], values)
     chance = np.array([_chance(cell, table) if diverged[c].any() else 0.0 for c, cell in enumerate(cells)])
     chosen = tuple(seeds[i] for i in whole)
     return Sample(tuple(cells), chosen, values, diverged, chance, best, tuple(holes), _num_images(cells, table))
+
+
+def best_finished(values: Floats, diverged: Bools) -> Floats:
+    """The best score of each cell [C] over the seeds that finished, 0 where none did."""
+    best = np.where(diverged, -np.inf, values).max(axis=1, initial=-np.inf)
+    return np.where(np.isfinite(best), best, 0.0)
 
 
 def noise_of(parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, float]) -> Noise:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-NUM_REDRAWS = 20_000
+NUM_REDRAWS = 10_000
 SAME_MEAN_DIGITS = 9
 """Means that agree to this many digits are a tie: sums of percentages differ by float noise in other orders."""
 

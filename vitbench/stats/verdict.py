@@ -64,7 +64,8 @@ def _decided(case: Case, blank: Verdict, facts: Facts) -> Verdict:
     finished, images = _finished(case, part), _images(case, part, facts)
     verdict = replace(
         blank, state=state, reason=reason, parts=parts, label=head.label, effect=head.effect, interval=head.interval,
-        above=head.above, below=head.below, finished_interval=finished, images_interval=images,
+        above=head.above, below=head.below, unit=part.unit, paper_effect=part.paper_effect,
+        finished_interval=finished, images_interval=images,
         tuning_variance=float(case.noise.extra_variance[hinge]), located=_located(case, state),
         notes=notes_on(case, settled, state, facts),
     )  # fmt: skip
@@ -131,13 +132,14 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
 
 
 def _images(case: Case, part: Part, facts: Facts) -> Interval | None:
-    """The hinge's interval for new seeds and new images; None without the right answers of every trial."""
+    """The hinge's interval for new seeds and new images; None without every trial's answers to one test set."""
     cells = tuple(part.weights)
     if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):
         return None
     trials = [case.table.reporting[cell.arm, cell.setting] for cell in cells]
     ids = [[str(found[seed]["trial_id"]) for seed in case.sample.seeds] for found in trials]
-    if not all(trial in facts.correct for row in ids for trial in row):
+    answers = [facts.correct.get(trial) for row in ids for trial in row]
+    if any(found is None for found in answers) or len({len(found) for found in answers if found is not None}) > 1:
         return None
     right = np.array([[facts.correct[trial] for trial in row] for row in ids])
     points = contrast_points(np.array(list(part.weights.values())), right)

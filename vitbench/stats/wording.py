@@ -11,12 +11,17 @@ def one_line(verdict: Verdict) -> str:
     """The verdict as the terminal prints it: state, effect, interval with its level, n, cut, the paper's number."""
     head = f"{verdict.claim} {verdict.state}"
     if verdict.provisional and verdict.n:
-        head += f" (provisional: {len(verdict.provisional)} trials missing or failed)"
+        head += f" (provisional: {count(len(verdict.provisional), 'trial')} missing or failed)"
     pieces = [verdict.reason, _effect(verdict), _seen(verdict), _odds(verdict.forecast), _located(verdict)]
     if verdict.finished_interval:
         pieces.append(f"given that training finishes {_range(verdict.finished_interval)}")
     pieces += [_paper(verdict), verdict.scale, *verdict.notes]
     return f"{head}: {'; '.join(piece for piece in pieces if piece)}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _effect(verdict: Verdict) -> str:
