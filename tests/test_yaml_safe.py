@@ -186,7 +186,24 @@ def test_plain_is_what_the_reader_uses() -> None:
 def test_what_is_dumped_is_read_back() -> None:
     shared = ["x", 1e-5, 1e20, True, None, 3]
     texts = [*(text for text, _ in TRAPS), "1e-3", "1e-05", "true", "null", "~", "", "16", " x", "x: y", "#x", "a\nb"]
-    texts += ["a\tb", "*a", "&b", "!c", "'", '"', "é", "- x", "?", "=", "<<", "@", "`", "x" * 300, "y z " * 90]
+    texts += [
+        "a\tb",
+        "*a",
+        "&b",
+        "!c",
+        "'",
+        '"',
+        "é",
+        "- x",
+        "?",
+        "=",
+        "<<",
+        "@",
+        "`",
+        "x" * 300,
+        "y z " * 90,
+        "\u00a0",
+    ]
     data = {"1e-3": shared, "true": shared, "texts": texts, "nested": {"": {}, "[]": []}}
     assert read(dump(data), "f").value == data
     assert yaml.safe_load(yaml.safe_dump("1e-05")) == "1e-05"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitbench.problems import Loc, Locate, show
-from vitbench.spec_paths import SECTIONS, path_problem, same_knob, spec_problems, value_problems
+from vitbench.spec_paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, spec_problems, value_problems
 
 MAX_SEED = 999
 """The last reporting seed; tuning seeds begin at 1000."""
@@ -22,7 +22,7 @@ _WORD_LEVELS = re.compile(r"best_of\(.+\)|grid")
 
 def setting_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
     """One line for every setting of a file (an experiment or a suite) that no trial could have."""
-    names = [name for _, name in _stage_names(raw)]
+    names = _members_stages(raw) if "suite" in raw else [name for _, name in _stage_names(raw)]
     problems = _stage_problems(raw, where)
     for loc, spec in _specs(raw):
         problems += spec_problems(spec, lambda inner, loc=loc: where((*loc, *inner)))  # type: ignore[misc]
@@ -45,6 +45,17 @@ def _list(value: Any) -> list[Any]:
 def _stage_names(raw: Mapping[str, Any]) -> list[tuple[int, str]]:
     named = [(number, _mapping(stage).get("name")) for number, stage in enumerate(_list(raw.get("stages")))]
     return [(number, name) for number, name in named if isinstance(name, str)]
+
+
+def tuned_paths(raw: Mapping[str, Any]) -> set[str]:
+    """The paths that a file tunes."""
+    return {path for _, path, _ in _axes(raw, "tune")}
+
+
+def _members_stages(raw: Mapping[str, Any]) -> list[str]:
+    """What the paths of a suite's grid take for stages of its members; whether there are such is seen there."""
+    split = [path.partition(".") for path in tuned_paths(raw)]
+    return sorted({head for head, _, rest in split if rest in SPEC_PATHS} - set(SECTIONS))
 
 
 def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
@@ -101,9 +112,11 @@ def _level_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
     """Levels that stand twice in one factor or grid (two arms of one name), and grids without a level."""
     problems = []
     for loc, _, levels in (*_axes(raw, "factors"), *_axes(raw, "tune")):
-        shown = [show(level) for level in levels]
-        twice = [i for i, level in enumerate(shown) if level in shown[:i]]
-        problems += [f"{where((*loc, i))}: the level {shown[i]} stands twice" for i in twice]
+        seen: set[str] = set()
+        for i, level in enumerate(levels):
+            if repr(level) in seen:
+                problems.append(f"{where((*loc, i))}: the level {show(level)} stands twice")
+            seen.add(repr(level))
     problems += [f"{where(loc)}: no levels" for loc, _, levels in _axes(raw, "tune") if not levels]
     if raw.get("tune") is not None and not list(_axes(raw, "tune")):
         problems.append(f"{where(('tune',))}: names nothing to tune, e.g. train.lr: [1e-3, 3e-3, 1e-2]")

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitbench.check_settings import setting_problems
+from vitbench.check_settings import setting_problems, tuned_paths
 from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment, Suite
 from vitbench.override import apply_suite, override
-from vitbench.problems import Loc, key_path, show, translate
+from vitbench.problems import Loc, hint, key_path, show, translate
 from vitbench.spec import DURATIONS
 from vitbench.spec_paths import get_path, merge, set_path, validate_trial
 from vitbench.yaml_safe import KeyPath, read, read_text
@@ -155,8 +155,11 @@ def _with_budget(written: _Written) -> _Written:
     if not isinstance(budget, dict) or len(budget) != 1 or not budget.keys() <= set(DURATIONS):
         raise InputError(f"{where}: needs one of {', '.join(DURATIONS)} and its value, not {show(budget)}")
     (unit,) = budget
-    train = value.get("base", {}).get("train", {}) if isinstance(value.get("base", {}), dict) else {}
-    if isinstance(train, dict) and any(duration in train for duration in DURATIONS):
+    base = value.get("base", {})
+    train = base.get("train", {}) if isinstance(base, dict) else base
+    if not isinstance(train, dict):  # the types of an Experiment say so
+        return _Written(value, written.lines)
+    if any(duration in train for duration in DURATIONS):
         raise InputError(f"{where}: base.train says how long, too; one of the two")
     path = f"base.train.{unit}"
     return _Written(
@@ -166,11 +169,23 @@ def _with_budget(written: _Written) -> _Written:
 
 
 def _member_problems(suite: Suite, written: _Written, source: str) -> list[str]:
-    """The members of a suite that do not exist."""
-    problems = []
+    """Members of a suite that do not exist or are suites, and paths of its grid that none of them tunes."""
+    problems: list[str] = []
+    tuned: set[str] = set()
     for number, name in enumerate(suite.suite):
+        where = written.where(("suite", number))
         try:
-            find(name, beside=Path(source).parent)
+            path = find(name, beside=Path(source).parent)
+            member = _read(read_text(path), str(path), ()).value
         except InputError as error:
-            problems.append(f"{written.where(('suite', number))}: {error}")
-    return problems
+            problems += [f"{where}: {line}" for line in str(error).splitlines()]
+            continue
+        if "suite" in member:
+            problems.append(f"{where}: {name} is itself a suite; name its experiments")
+        tuned |= tuned_paths(member)
+    grid = suite.tune.grid if suite.tune and not problems else {}
+    return problems + [
+        f"{written.where(('tune', path))}: no member tunes {path}{hint(path, tuned)}"
+        for path in grid
+        if path not in tuned
+    ]

@@ -13,6 +13,7 @@ from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.problems import show, translate
 from vitbench.spec import DataSpec
+from vitbench.spec import DURATIONS
 from vitbench.spec_paths import (
     get_path,
     merge,
@@ -33,13 +34,27 @@ _SEEDS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
-    """The experiment under its suite's `base`, `tune` (where it tunes at all) and `seeds`."""
-    changed: dict[str, Any] = {"base": merge(experiment.base, suite.base)}
+    """The experiment under its suite's `base`, `tune` (where it tunes at all) and `seeds`.
+
+    A duration in the suite's base holds for the experiments that count in the same unit. A tuned path in the suite
+    replaces the grid of that path, in whichever stage the experiment tunes it.
+    """
+    changed: dict[str, Any] = {"base": merge(experiment.base, _fitting(suite.base, experiment.base))}
     if suite.tune is not None and experiment.tune is not None:
-        changed["tune"] = suite.tune.model_dump()
+        grids = {
+            path: next((own for p, own in suite.tune.grid.items() if path == p or path.endswith(f".{p}")), values)
+            for path, values in experiment.tune.grid.items()
+        }
+        changed["tune"] = {**suite.tune.model_dump(), "grid": grids}
     if suite.seeds is not None:
         changed["seeds"] = suite.seeds.model_dump(exclude_unset=True)
     return _changed(experiment, changed, f"suite {suite.name}, {experiment.name}")
+
+
+def _fitting(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+    """`over` without a duration in another unit than the one that `under` counts in."""
+    train = {k: v for k, v in over.get("train", {}).items() if k not in DURATIONS or k in under.get("train", {})}
+    return {**over, "train": train} if "train" in over else over
 
 
 def override(experiment: Experiment, *, data: str | None, seeds: str | None, sets: Sequence[str]) -> Experiment:
@@ -138,7 +153,7 @@ def _without_patch_paths(fields: dict[str, Any]) -> dict[str, Any]:
 def _with_set(experiment: Experiment, text: str) -> Experiment:
     """The experiment with one `key=value`."""
     key, equals, value_text = text.partition("=")
-    option = f"--set {text}"
+    option = f"--set {text if text.isprintable() else repr(text)}"
     if key[:1] in ("+", "~"):
         use = "write KEY=VALUE without it" if key[0] == "+" else "no key can be deleted, but KEY=null may do"
         raise InputError(f"{option}: {key[0]!r} is Hydra's; {use}")

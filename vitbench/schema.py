@@ -100,4 +100,8 @@ def _level(definitions: Schema, path: str) -> Schema:
     for parent in parents:
         name = definitions[name]["properties"][parent]["$ref"].rpartition("/")[2]
     pointer = _ref(name, "properties", last)
-    return {"anyOf": [pointer, {"type": "string", "pattern": r"^total_of\(.+\)$"}]} if path == "train.train_flops" else pointer
+    return (
+        {"anyOf": [pointer, {"type": "string", "pattern": r"^total_of\(.+\)$"}]}
+        if path == "train.train_flops"
+        else pointer
+    )
