@@ -20,6 +20,9 @@ _LATEX = {
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: "\\" + mark for mark in "\\`*_[]|"}}
 _GUTTER = 3
 """Characters between two columns in a terminal."""
+_NUMBER = re.compile(
+    r"[\[+<-]?\d[\d.e+]*[kMGTPE]?\]?!?( ± [\d.]+)?( \(.*\))?( ≈)?|-|no score|out \(.*\)|\d+ (s|min \d+ s|h \d+ min)"
+)
 _FORMULA_STARTS = ("=", "+", "-", "@")
 
 
@@ -36,7 +39,7 @@ class Table:
 
     def is_number(self, column: int) -> bool:
         """Does the column hold numbers (set flush right)?"""
-        return all(re.match(r"[\[+<-]?\d|-$|no score|out \(", row[column]) for row in self.rows)
+        return all(_NUMBER.fullmatch(row[column]) for row in self.rows)
 
     def width(self, column: int) -> int:
         """Characters of the widest cell, or of the header's longest word: a header may wrap."""

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from vitbench.experiment import Experiment
 from vitbench.load import load
@@ -38,7 +39,7 @@ from vitbench.report.inline import inline_svg
 from vitbench.report.machine import commits, cost_table, environment_table
 from vitbench.report.plots import caption, plots_for, save, svg
 from vitbench.report.rows import arm_order, metric_label, score, setting_label, setting_of
-from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
+from vitbench.report.tables import p_cell, result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.stats.outcome import Verdict
 from vitbench.stats.scoreboard import with_q
 from vitbench.stats.table import Row
@@ -111,8 +112,8 @@ def experiment_page(experiment: Experiment, rows: Sequence[Row], folder: Path, d
 
 def said(verdict: Verdict) -> Said:
     """The verdict with what a page says of it."""
-    words = (text(verdict) for text in (effect_text, region_text, outlook_text, located_text))
-    return Said(verdict, *words, glyph=glyph(verdict))
+    words = effect_text(verdict), region_text(verdict), outlook_text(verdict), located_text(verdict)
+    return Said(verdict, *words, glyph(verdict))
 
 
 def _counts(rows: Sequence[Row]) -> str:
@@ -230,10 +231,10 @@ def _render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["minus"] = _minus
+    environment.filters |= {"minus": _minus, "p_value": p_cell}
     css = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return environment.get_template(template).render(css=css, css_hash=f"sha256-{digest}", **content)
+    return environment.get_template(template).render(css=Markup(css), css_hash=f"sha256-{digest}", **content)
 
 
 def _minus(text: object) -> str:

@@ -217,7 +217,7 @@ def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]],
                 [x], [point.mean], marker="o", markersize=13, fillstyle="none", color=look.colour, markeredgewidth=1.4
             )
         if point.at_edge and point.mean is not None:
-            axes.annotate("edge", (x, point.mean), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate("edge", (x, point.mean), (0, 9), textcoords="offset points", ha="center", fontsize=9)
     means = [(x, point.mean) for x, point in line if point.mean is not None]
     axes.plot(
         *zip(*means, strict=True), marker=look.marker, markersize=5.0, color=look.colour, label=printable(arm)
@@ -285,5 +285,5 @@ def _beside(axes: Axes, y: float, text: str) -> None:
     """Two lines of numbers to the right of the axes at height y."""
     axes.annotate(
         text.replace("-", "−"), (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-        va="center", fontsize=8,
+        va="center", fontsize=9,
     )  # fmt: skip

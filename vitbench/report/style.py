@@ -31,7 +31,7 @@ SHADE = "#ece7da"
 WIDTH_INCHES = 5.0
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9.0,
+    "font.size": 10.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -115,10 +115,11 @@ def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
 
 def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, left_points: float = 0.0) -> None:
     """Draws one small dot per seed, `left_points` to the left of x so that it hides no interval."""
+    axes.update_datalim(list(zip(x, y, strict=True)))  # the shifted transform below takes no part in the limits
     place = offset_copy(axes.transData, axes.get_figure(root=True), -left_points, 0.0, units="points")
     axes.plot(
         x, y, linestyle="none", marker="o", markersize=3.4, alpha=0.55, color=colour, markeredgewidth=0.0,
-        transform=place,
+        transform=place, clip_on=False,
     )  # fmt: skip
 
 
