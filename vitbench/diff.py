@@ -22,12 +22,12 @@ TENSORS: Mapping[str, tuple[str, ...]] = {
     "model.relative_clip": POSITIONS,
     "model.no_embed_class": POSITIONS,
     "model.final_norm": ("norm.*", "fc_norm.*"),
-    "model.head": ("head.*", "pre_logits.*"),
+    "model.head": ("head.*", "representation.*"),
     "model.patch_size": ("patch_embed.*", "mpp_head.*", *POSITIONS),
     "model.stem": ("patch_embed.*",),
     "data.img_size": POSITIONS,
     "data.classes": ("head.*",),
-    "train.objective.name": ("head.*", "pre_logits.*", "mpp_head.*", "mask_token", "norm.*", "fc_norm.*"),
+    "train.objective.name": ("head.*", "representation.*", "mpp_head.*", "mask_token", "norm.*", "fc_norm.*"),
     "train.objective.target": ("mpp_head.*",),
 }
 """The tensors whose shape or initialisation a field may change; any other field of `model` may change them all."""
@@ -139,7 +139,7 @@ def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b
     bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in own]
     keys = [*bare, *experiment.differs, *(d for path in bare for d in DERIVED.get(path, ()))]
     tensors = [p for path in bare for p in TENSORS.get(path, ("*",) if path.startswith("model.") else ())]
-    tensors += [key for key in experiment.differs]
+    tensors += list(experiment.differs)
     if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != own:
         keys.append("train.steps")
     if any(path.startswith("train.") and path.split(".")[1] in ("epochs", "steps", "images") for path in bare):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from vitbench.spec import Frozen, Items
+from vitbench.spec import Frozen, Items, TrialSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 ArmRef = str | dict[str, Any]
@@ -42,8 +42,10 @@ class Claim(Frozen):
     above_points: float | None = None
     below_points: float | None = None
     margin_points: float | None = None
+    margin_points_digits: float | None = Field(None, description="In place of margin_points on digits (359 test images)")
     gap_points: NonNegativeFloat = 0.0
     tie_points: PositiveFloat | None = None
+    tie_points_digits: PositiveFloat | None = None
     x: Axis | None = None
     levels: dict[str, Items[Any]] = Field(default_factory=dict, description="The factor along which x runs")
     split_at: dict[str, Any] = Field(default_factory=dict)
@@ -65,6 +67,14 @@ class Claim(Frozen):
             return (self,)
         shared = self.model_dump(exclude_unset=True, exclude={"parts", "id"})
         return tuple(Claim.model_validate({**shared, **part}) for part in self.parts)
+
+    def on(self, data_name: str) -> Claim:
+        """The claim with the margins that hold on this data set."""
+        if data_name != "digits":
+            return self
+        own = {"margin_points": self.margin_points_digits, "tie_points": self.tie_points_digits}
+        parts = tuple({**part, **{k: part[f"{k}_digits"] for k in own if f"{k}_digits" in part}} for part in self.parts)
+        return self.model_copy(update={"parts": parts, **{k: v for k, v in own.items() if v is not None}})
 
     @model_validator(mode="after")
     def _decidable(self) -> Claim:
@@ -191,6 +201,9 @@ class Experiment(Frozen):
         both = tuned & set(self.factors)
         if both:
             raise ValueError(f"{min(both)} is both a factor and tuned; it can be one or the other")
+        for stage in self.stages:
+            if stage.name in TrialSpec.model_fields:
+                raise ValueError(f"a stage cannot be called {stage.name}, which is a section of its spec")
         for path, levels in self.factors.items():
             if not levels:
                 raise ValueError(f"factor {path} has no levels")

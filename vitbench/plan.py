@@ -129,8 +129,8 @@ class Builder:
         return self._resolved[key]
 
     def _resolve(self, arm: Arm, setting: Assignment) -> list[tuple[str, TrialSpec, str]]:
-        stages = self.experiment.stages or (Stage(name="train"),)
-        names = {stage.name for stage in stages}
+        stages = self.experiment.stages or (Stage(name="single"),)
+        names = {stage.name for stage in self.experiment.stages}
         assigned = {**arm.assignment, **setting}
         out = []
         for stage in stages:

@@ -25,7 +25,7 @@ from vitbench.record import Record
 from vitbench.stats.select import choose
 from vitbench.store import Store
 
-ASSUMED_FLOPS = 8e9
+ASSUMED_FLOPS = 2e10
 """Training FLOPs a second of one core, assumed until trials in the results folder say better."""
 
 

@@ -46,7 +46,7 @@ class Download:
 
     def fetch(self, name: str, folder: Path) -> None:
         """Downloads into `folder`; torchvision checks the archives' hashes."""
-        from torchvision import datasets  # type: ignore[import-untyped]
+        from torchvision import datasets
 
         folder.mkdir(parents=True, exist_ok=True)
         try:

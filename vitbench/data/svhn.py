@@ -20,7 +20,7 @@ def _locate(name: str, options: DataOptions) -> Files:
 
 def _split(path: Path) -> Split:
     """The files call the digit 0 class 10; here it is class 0."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     try:
         content = loadmat(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +34,8 @@ from vitbench.train.evaluate import Evaluation, probes
 from vitbench.train.images import load_images
 from vitbench.train.loop import Job, Trained, Trainer, train_stack
 
+PREDICTIONS = "predictions.npz"
+
 
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
     """Run one trial under its kernel lock; False where another process holds it. True also where it is done already."""
@@ -44,53 +48,68 @@ def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
         return True
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a try came to: the deterministic part, the files beside it, and the time it took."""
+
+    result: Result
+    status: Status
+    reason: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+
+
 def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
     """Train a stack and commit a record for each of its trials; an exception of ours becomes a `failed` record."""
     store = Store(options.root)
-    attempts = {trial.trial_id: store.begin_attempt(trial.trial_id) for trial in trials}
+    attempts = [store.begin_attempt(trial.trial_id) for trial in trials]
     started = datetime.now(UTC)
     for trial in trials:
         emit(started_event(trial))
     try:
         outcomes = _orphans(trials, store) or _train(trials, options, emit)
-    except VitbenchError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError):
+    except (VitbenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # any fault of ours is a record, and the sweep goes on
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        outcomes = [(Result(), "failed", reason, {}, 0.0, 0.0)] * len(trials)
-    for trial, (result, status, reason, files, train_seconds, eval_seconds) in zip(trials, outcomes, strict=True):
-        attempt = attempts[trial.trial_id]
-        run = Run(
-            train_seconds=round(train_seconds, 3),
-            eval_seconds=round(eval_seconds, 3),
-            images_per_second=round(result.num_images / train_seconds, 1) if train_seconds else 0.0,
-            peak_memory_mib=_peak_memory_mib(torch.device(options.device)),
-            attempt=int(attempt.name),
-            device=device_name(options.device),
-            engine=options.engine,
-            threads=options.threads,
-            host=socket.gethostname(),
-            versions=versions(),
-            started=started.isoformat(timespec="seconds"),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            **checkout(),
-        )
+        outcomes = [Outcome(Result(), "failed", reason)] * len(trials)
+    for trial, outcome, attempt in zip(trials, outcomes, attempts, strict=True):
         record = Record(
             trial_id=trial.trial_id,
-            status=status,
-            reason=reason,
+            status=outcome.status,
+            reason=outcome.reason,
             seed=trial.seed,
             parent=trial.parent,
             data_fingerprint=trial.data_fingerprint,
             spec=trial.spec.model_dump(mode="json", exclude_defaults=True),
-            result=result,
-            run=run,
+            result=outcome.result,
+            run=_run(outcome, int(attempt.name), options, started),
         )
-        keep = options.keep == "all" or (options.keep == "final" and trial.role != "tuning") or trial.role == "stage"
-        kept = {n: c for n, c in files.items() if keep or not n.startswith("checkpoints/")}
-        store.commit(record, attempt, kept)
+        keeps = options.keep == "all" or trial.role == "stage" or (options.keep == "final" and trial.role != "tuning")
+        store.commit(record, attempt, {n: c for n, c in outcome.files.items() if keeps or n == PREDICTIONS})
+
+
+def _run(outcome: Outcome, attempt: int, options: Options, started: datetime) -> Run:
+    """The part of a record that differs from machine to machine."""
+    seconds = outcome.train_seconds
+    commit, dirty = checkout()
+    return Run(
+        train_seconds=round(seconds, 3),
+        eval_seconds=round(outcome.eval_seconds, 3),
+        images_per_second=round(outcome.result.num_images / seconds, 1) if seconds else 0.0,
+        peak_memory_mib=_peak_memory_mib(torch.device(options.device)),
+        attempt=attempt,
+        device=device_name(options.device),
+        engine=options.engine,
+        threads=options.threads,
+        host=socket.gethostname(),
+        commit=commit,
+        dirty=dirty,
+        versions=versions(),
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def started_event(trial: Trial) -> Started:
@@ -99,9 +118,6 @@ def started_event(trial: Trial) -> Started:
     assert train.steps is not None
     flops = cost.train_flops(trial.spec.model, train.objective, train.steps * train.batch_size)
     return Started(trial.trial_id, trial.arm, dict(trial.setting), trial.seed, trial.role, train.steps, flops)
-
-
-Outcome = tuple[Result, Status, str | None, dict[str, bytes], float, float]
 
 
 def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcome]:
@@ -124,7 +140,10 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
     began = time.monotonic()
     out = _outcomes(trainer, trained)
     seconds = (time.monotonic() - began) / len(trials)
-    return [(*outcome, member.seconds, seconds) for outcome, member in zip(out, trained, strict=True)]
+    return [
+        replace(outcome, train_seconds=member.seconds, eval_seconds=seconds)
+        for outcome, member in zip(out, trained, strict=True)
+    ]
 
 
 def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:
@@ -133,7 +152,8 @@ def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:
     lost = next((p for p in parents if p is not None and p.status != "ok"), None)
     if lost is None:
         return None
-    return [(Result(), lost.status, f"stage {lost.trial_id} {lost.status}: {lost.reason}", {}, 0.0, 0.0)] * len(trials)
+    reason = f"stage {lost.trial_id} {lost.status}: {lost.reason}"
+    return [Outcome(Result(), lost.status, reason)] * len(trials)
 
 
 def set_precision(precision: str) -> None:
@@ -142,7 +162,7 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _outcomes(trainer: Trainer, trained: list[Trained]) -> list[tuple[Result, Status, str | None, dict[str, bytes]]]:
+def _outcomes(trainer: Trainer, trained: list[Trained]) -> list[Outcome]:
     """Test data are read here, once, for the last weights and for the best by validation."""
     classifies = trainer.classifies
     last = trainer.test() if classifies else [None] * len(trained)
@@ -150,20 +170,20 @@ def _outcomes(trainer: Trainer, trained: list[Trained]) -> list[tuple[Result, St
     if classifies:
         flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
         best = trainer.test(flat)
-    out: list[tuple[Result, Status, str | None, dict[str, bytes]]] = []
+    out = []
     for e, member in enumerate(trained):
         answer = last[e]
         if member.diverged_at is None and answer is not None and not answer.finite:
             member.diverged_at = trainer.train.steps
         if member.diverged_at is not None:
             reason = f"loss or logits not finite at step {member.diverged_at}"
-            out.append((_result(trainer, e, member, None, None), "diverged", reason, {}))
+            out.append(Outcome(_result(trainer, e, member, None, None), "diverged", reason))
             continue
         chosen = best[e] if best is not None and member.best_val >= 0 else answer
         files = {"checkpoints/final.safetensors": pack(member.state)}
         if answer is not None:
-            files["predictions.npz"] = predictions(answer, trainer, e)
-        out.append((_result(trainer, e, member, answer, chosen), "ok", None, files))
+            files[PREDICTIONS] = predictions(answer, trainer, e)
+        out.append(Outcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
     return out
 
 
@@ -241,13 +261,16 @@ def device_name(device: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of what can change a number."""
-    names = ("torch", "torchvision", "numpy", "vitbench", "pillow", "scikit-learn")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "vitbench", "pillow", "scikit-learn"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @functools.cache
-def checkout() -> dict[str, object]:
-    """Commit and dirty flag of the checkout that this code runs from; empty where it is no checkout."""
+def checkout() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout that this code runs from; (None, None) where it is no checkout."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -257,6 +280,6 @@ def checkout() -> dict[str, object]:
             return None
         return done.stdout.strip()
 
-    if git("ls-files", "--error-unmatch", "errors.py", str(folder / "errors.py")) is None:
-        return {}
-    return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    if git("ls-files", "--error-unmatch", __file__) is None:
+        return None, None
+    return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain"))

@@ -110,7 +110,7 @@ class _Pool:
         self._hand_out()
         while busy := {w.connection: w for w in self.workers if w.trial is not None}:
             for connection in wait(list(busy)):
-                finished = self._listen(busy[connection], context)  # type: ignore[index]
+                finished = self._listen(busy[connection], context)
                 if finished:
                     yield finished
             self._hand_out()

@@ -62,7 +62,8 @@ class Augment:
         from scipy.special import betaincinv  # Late: a training without MixUp needs no scipy.
 
         share: np.ndarray = betaincinv(self.mixup, self.mixup, draws[..., -1])
-        return np.maximum(share, 1 - share)
+        mixed: np.ndarray = np.maximum(share, 1 - share)
+        return mixed
 
 
 def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:

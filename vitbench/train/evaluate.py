@@ -36,7 +36,7 @@ def logits_of(stack: Stack, images: Images, pixels: Tensor, index: np.ndarray, f
     chunks = []
     with torch.no_grad():
         for start in range(0, index.shape[1], BATCH):
-            picked = torch.from_numpy(index[:, start : start + BATCH]).to(pixels.device)
+            picked = torch.tensor(index[:, start : start + BATCH], device=pixels.device)
             unit = pixels[picked].float() / 255
             chunks.append(stack.forward(images.standardise(unit), flat=flat).float().cpu())
     out = torch.cat(chunks, dim=1)
@@ -91,7 +91,7 @@ def features(module: nn.Module, images: Images, pixels: Tensor, index: np.ndarra
     chunks = []
     with torch.no_grad():
         for start in range(0, len(index), BATCH):
-            picked = torch.from_numpy(index[start : start + BATCH]).to(pixels.device)
+            picked = torch.tensor(index[start : start + BATCH], device=pixels.device)
             unit = pixels[picked].float() / 255
             chunks.append(module.pre_logits(images.standardise(unit)).double().cpu())  # type: ignore[operator]
     return torch.cat(chunks).numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import DataOptions, ImageData, Split, channel_stats, open_images, partition, resident
+from vitbench.data import DataOptions, ImageData, channel_stats, open_images, partition, resident
 from vitbench.spec import DataSpec
 
 
@@ -57,15 +57,15 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device) -> I
 
 
 def _to_device(data: ImageData, img_size: int, device: torch.device) -> Images:
-    def pixels(split: Split) -> Tensor:
-        return torch.from_numpy(resident(split, img_size)).permute(0, 3, 1, 2).contiguous().to(device)
+    def pixels(images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
 
     train = resident(data.train, img_size)
     mean, std = channel_stats(train)
     shape = (-1, 1, 1)
     return Images(
-        train=pixels(data.train),
-        test=pixels(data.test),
+        train=pixels(train),
+        test=pixels(resident(data.test, img_size)),
         train_labels=data.train.labels,
         test_labels=data.test.labels,
         mean=torch.tensor(mean, dtype=torch.float32, device=device).view(shape),

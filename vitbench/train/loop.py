@@ -105,7 +105,7 @@ class Trainer:
         for chunk in chunks:
             with self._precision():
                 loss = self._loss([_part(batch, chunk) for batch in batches]) * (len(chunk) / self.train.batch_size)
-            loss.sum().backward()
+            torch.autograd.backward(loss.sum())
             total += loss.detach()
         fresh = (self.bad_step < 0) & ~torch.isfinite(total)
         self.bad_step = torch.where(fresh, step, self.bad_step)
@@ -166,10 +166,9 @@ class Trainer:
 
     def validate(self) -> list[tuple[float | None, float | None, bool]]:
         """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
-        smallest = min(len(used.val) for used in self.used)
-        if smallest == 0:
+        index = np.stack([used.val for used in self.used])  # stratified, so every seed holds out as many
+        if index.shape[1] == 0:
             return [(None, None, True)] * len(self.jobs)
-        index = np.stack([used.val[:smallest] for used in self.used])
         if not self.classifies:
             return self._validate_patches(index)
         logits = logits_of(self.stack, self.images, self.images.train, index)
@@ -236,7 +235,7 @@ def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
 
 def _read(trainer: Trainer, out: list[Trained], best: Tensor, step: int, since: int) -> float:
     """Append a curve point to every live member, keep the best weights; the mean training loss of the first."""
-    losses = (trainer.loss_sum / since).tolist()
+    losses: list[float] = (trainer.loss_sum / since).tolist()
     trainer.loss_sum.zero_()
     bad = trainer.bad_step.tolist()
     for e, (top1, val_loss, finite) in enumerate(trainer.validate()):
