@@ -15,7 +15,7 @@ from vitbench.errors import InputError
 READOUT = ("head.", "representation.", "mpp_head.", "mask_token")
 """What belongs to the task that the weights come from: never carried over."""
 FRESH = ("head.", "representation.", "attn_pool.")
-"""What may be missing in the weights: it keeps the values of `initialise` (a zero classifier, with `weight_init: jax`)."""
+"""What may be missing in the weights: it keeps its first values (of a classifier: zeros, with `weight_init: jax`)."""
 AXES = ("pos_embed_x", "pos_embed_y", "rel_pos_h", "rel_pos_w")
 """Tables along one axis of the grid, interpolated along it."""
 
