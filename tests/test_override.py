@@ -226,23 +226,36 @@ def _suite(text: str) -> Suite:
 
 
 def test_a_suite_overrides_its_members_and_the_command_line_the_suite() -> None:
-    suite = _suite("base: {train: {steps: 9}, model: {depth: 3}}\ntune: {train.lr: [1e-4], seeds: 1}\nseeds: 2")
+    suite = _suite("base: {train: {epochs: 9}, model: {depth: 3}}\ntune: {train.lr: [1e-4], seeds: 1}\nseeds: 2")
     changed = apply_suite(suite, _experiment())
-    assert changed.base["train"] == {"steps": 9}
+    assert changed.base["train"] == {"epochs": 9}
     assert changed.base["model"] == {"name": "Mu/2", "depth": 3}
     assert changed.tune is not None
     assert (changed.tune.grid, changed.tune.seeds) == ({"train.lr": (1e-4,)}, 1)
     assert changed.seeds.first() == (0, 1)
-    assert _over(changed, "train.epochs=1", seeds="3").base["train"] == {"epochs": 1}
+    assert _over(changed, "train.steps=1", seeds="3").base["train"] == {"steps": 1}
     assert apply_suite(_suite(""), _experiment()) == _experiment()
 
 
-def test_a_suite_tunes_only_what_its_members_tune() -> None:
+def test_a_suites_duration_holds_for_members_that_count_in_its_unit() -> None:
+    suite = _suite("base: {train: {steps: 9, weight_decay: 0.1}}")
+    assert apply_suite(suite, _experiment()).base["train"] == {"epochs": 20, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "grid"),
+    [
+        (
+            "name: e\ntune: {train.clip_grad: [0.5, 1], train.lr: [1, 2]}",
+            {"train.clip_grad": (0.5, 1), "train.lr": (1e-4,)},
+        ),
+        (STAGED + "tune: {transfer.train.lr: [1]}", {"transfer.train.lr": (1e-5,)}),
+        (STAGED + "tune: {pretrain.train.lr: [1]}", {"pretrain.train.lr": (1e-4,)}),
+    ],
+)
+def test_a_suite_tunes_what_its_members_tune_in_whichever_stage(text: str, grid: dict[str, tuple[float, ...]]) -> None:
     suite = _suite("tune: {train.lr: [1e-4], transfer.train.lr: [1e-5], seeds: 1}")
+    tune = apply_suite(suite, _experiment(text)).tune
+    assert tune is not None
+    assert (tune.grid, tune.seeds) == (grid, 1)
     assert apply_suite(suite, _experiment("name: e")).tune is None
-    both = apply_suite(suite, _experiment("name: e\ntune: {train.weight_decay: [0, 0.1], train.lr: [1, 2]}"))
-    assert both.tune is not None
-    assert both.tune.grid == {"train.weight_decay": (0, 0.1), "train.lr": (1e-4,)}
-    staged = apply_suite(suite, _experiment(STAGED + "tune: {transfer.train.lr: [1e-3]}"))
-    assert staged.tune is not None
-    assert staged.tune.grid == {"transfer.train.lr": (1e-5,)}

@@ -59,14 +59,10 @@ def _members_stages(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Stage names that would make a path mean two things."""
+    """Stages of one name: a path would mean two things."""
     names = _stage_names(raw)
     count = Counter(name for _, name in names)
-    at = {number: where(("stages", number, "name")) for number, _ in names}
-    return [
-        *(f"{at[n]}: a stage cannot be called {name!r}, like a section" for n, name in names if name in SECTIONS),
-        *(f"{at[n]}: two stages are called {name!r}" for n, name in names if count[name] > 1),
-    ]
+    return [f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1]
 
 
 def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:

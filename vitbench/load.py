@@ -187,5 +187,5 @@ def _member_problems(suite: Suite, written: _Written, source: str) -> list[str]:
     return problems + [
         f"{written.where(('tune', path))}: no member tunes {path}{hint(path, tuned)}"
         for path in grid
-        if path not in tuned
+        if not any(own == path or own.endswith(f".{path}") for own in tuned)
     ]

@@ -12,8 +12,7 @@ from vitbench.check_settings import seed_problems
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.problems import show, translate
-from vitbench.spec import DataSpec
-from vitbench.spec import DURATIONS
+from vitbench.spec import DURATIONS, DataSpec
 from vitbench.spec_paths import (
     get_path,
     merge,
@@ -36,16 +35,18 @@ _SEEDS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
     """The experiment under its suite's `base`, `tune` (where it tunes at all) and `seeds`.
 
-    A duration in the suite's base holds for the experiments that count in the same unit. A tuned path in the suite
-    replaces the grid of that path, in whichever stage the experiment tunes it.
+    A duration in the suite's base holds for the experiments that count in the same unit. The suite's levels of a path
+    replace the experiment's, in whichever stage it tunes that path; levels for a stage by name go first.
     """
     changed: dict[str, Any] = {"base": merge(experiment.base, _fitting(suite.base, experiment.base))}
     if suite.tune is not None and experiment.tune is not None:
-        grids = {
-            path: next((own for p, own in suite.tune.grid.items() if path == p or path.endswith(f".{p}")), values)
-            for path, values in experiment.tune.grid.items()
+        over = suite.tune.grid
+        names = {stage.name for stage in experiment.stages}
+        grid = {
+            path: over.get(path, over.get(split_stage(path, names)[1], levels))
+            for path, levels in experiment.tune.grid.items()
         }
-        changed["tune"] = {**suite.tune.model_dump(), "grid": grids}
+        changed["tune"] = {**suite.tune.model_dump(), "grid": grid}
     if suite.seeds is not None:
         changed["seeds"] = suite.seeds.model_dump(exclude_unset=True)
     return _changed(experiment, changed, f"suite {suite.name}, {experiment.name}")
