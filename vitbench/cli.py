@@ -89,6 +89,10 @@ def run(
     keep: Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")] = "final",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")
+    ] = False,
+    max_seeds: Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")] = None,
 ) -> None:
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
     asked, console = _asked(name, data, seeds, sets, as_name), _console()
@@ -103,7 +107,20 @@ def run(
 
     if keep not in ("all", "final", "none"):
         raise InputError(f"--keep {keep}: allowed are all, final, none")
-    how = RunOptions(results, options, device, jobs, threads, limit, keep, retry_failed, quiet, as_json)
+    how = RunOptions(
+        root=results,
+        data=options,
+        device=device,
+        jobs=jobs,
+        threads=threads,
+        limit=limit,
+        keep=keep,
+        retry_failed=retry_failed,
+        quiet=quiet,
+        as_json=as_json,
+        until_settled=until_settled,
+        max_seeds=max_seeds,
+    )
     raise typer.Exit(run_command(asked, how, console))
 
 
@@ -161,11 +178,45 @@ def status(
 
 
 @app.command()
-def report(names: Names = None, results: Results = Path("results")) -> None:
+def report(
+    names: Names = None,
+    results: Results = Path("results"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 where a table is stale.")] = False,
+) -> None:
     """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
     from vitbench.commands.report import report as write_report
 
-    raise typer.Exit(write_report(names or [], results, _console()))
+    raise typer.Exit(write_report(names or [], results, _console(), check))
+
+
+@app.command()
+def verdict(
+    claim: Annotated[str | None, typer.Argument(help="A claim by id; none: all.")] = None,
+    run: Annotated[list[str] | None, typer.Option("--run", help="Only this run; repeatable.")] = None,
+    results: Results = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit 4 where a claim is contradicted, or not what its file expects.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say of every claim whether it is supported, contradicted, inconclusive or untested, and why."""
+    from vitbench.commands.report import verdict as show_verdict
+
+    raise typer.Exit(show_verdict(claim, results, run or [], _console(), check, as_json))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="RUN:ARM, or a records file as FILE.jsonl:ARM.")],
+    b: Annotated[str, typer.Argument(help="The same, to be taken from A.")],
+    metric: Annotated[str, typer.Option(help="What is compared.")] = "test_top1_percent",
+    mixed: Annotated[bool, typer.Option("--mixed", help="Also where data or code version differ.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Compare two arms, paired by seed, with what differs between them."""
+    from vitbench.commands.report import compare as show_comparison
+
+    raise typer.Exit(show_comparison(a, b, results, metric, mixed, _console()))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Rows: one flat dictionary per trial and arm, what tables, plots and statistics read, and the lines of records.jsonl."""
+"""Rows, one flat dictionary per trial and arm: what tables, plots and statistics read, the lines of records.jsonl."""
 
 from __future__ import annotations
 

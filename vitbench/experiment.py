@@ -42,7 +42,7 @@ class Claim(Frozen):
     above_points: float | None = None
     below_points: float | None = None
     margin_points: float | None = None
-    margin_points_digits: float | None = Field(None, description="In place of margin_points on digits (359 test images)")
+    margin_points_digits: float | None = Field(None, description="The margin on digits (359 test images)")
     gap_points: NonNegativeFloat = 0.0
     tie_points: PositiveFloat | None = None
     tie_points_digits: PositiveFloat | None = None
@@ -161,7 +161,7 @@ class ReportSpec(Frozen):
 
 
 class Stage(Frozen):
-    """One stage of a trial: a partial TrialSpec over `base`; a later stage starts from the weights of the one before."""
+    """One stage of a trial, a partial TrialSpec over `base`; a later one starts from the weights of the one before."""
 
     name: Name
     enabled: bool = Field(True, description="An arm may skip a stage: `pretrain.enabled: false` is a from-scratch arm")

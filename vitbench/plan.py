@@ -104,7 +104,7 @@ def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...
 
 
 def extend(values: Sequence[Any], steps: int) -> list[Any]:
-    """Sorted values with `steps` more at either end, in the ratio of the two nearest; values that are no numbers stay."""
+    """Sorted values, `steps` more at either end in the ratio of the two nearest; values that are no numbers stay."""
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         return list(values)
     out = sorted(values)

@@ -53,7 +53,7 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
 
 
 def default_patch(img_size: int) -> int | None:
-    """The smallest p >= 2 that divides the side with at most 8 patches a side (16 above 64 px); None if there is none."""
+    """The smallest p >= 2 that divides the side into at most 8 patches (16 above 64 px); None if there is none."""
     most = 8 if img_size <= 64 else 16
     return next((p for p in range(2, img_size + 1) if img_size % p == 0 and img_size // p <= most), None)
 

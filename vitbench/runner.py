@@ -87,7 +87,7 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
-    """Longest first, so that no core is left alone with a long trial at the end; stages before what starts from them."""
+    """Longest first, so that no core is left alone at the end; a stage before what starts from it."""
     ids = {trial.trial_id for trial in missing}
     return sorted(missing, key=lambda trial: (trial.parent in ids, -flops_of(trial)))
 
@@ -136,10 +136,25 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
 
 
 def look(experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf) -> tuple[Plan, dict[str, Record]]:
-    """The plan as far as the committed records reveal it, and those records; nothing is run."""
+    """The plan as far as the committed records reveal it, and those records; nothing is run.
+
+    Of a design with looks, the seeds of a later look belong to the plan as soon as one of its trials was run.
+    """
+    found = _look(experiment, store, choose, facts_of, None)
+    for reached in (experiment.seeds.looks or ())[1:]:
+        longer = _look(experiment, store, choose, facts_of, range(reached))
+        if len(longer[1]) == len(found[1]):
+            return found
+        found = longer
+    return found
+
+
+def _look(
+    experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf, seeds: Sequence[int] | None
+) -> tuple[Plan, dict[str, Record]]:
     records: dict[str, Record] = {}
     while True:
-        plan = expand(experiment, records, choose, facts_of)
+        plan = expand(experiment, records, choose, facts_of, seeds)
         found = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
         records |= found
         if not found or plan.complete:

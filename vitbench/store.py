@@ -94,7 +94,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, trial_id: str) -> Iterator[bool]:
-        """True while this process holds the trial's kernel lock, False where another one does; it dies with its holder."""
+        """True while this process holds the trial's kernel lock, False where another does; it dies with its holder."""
         make_folder(self.folder(trial_id))
         with (self.folder(trial_id) / "lock").open("w") as handle:
             yield _try_lock(handle)

@@ -179,8 +179,8 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     )
     basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
     console.print(
-        f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): about {duration(item['seconds_left'])} "
-        f"with {item['workers']} processes ({basis})"
+        f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): "
+        f"about {duration(item['seconds_left'])} with {item['workers']} processes ({basis})"
     )
 
 

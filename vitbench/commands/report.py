@@ -1,18 +1,28 @@
-"""`vitbench report` and `vitbench verdict`: from committed records alone, no training and no torch."""
+"""`vitbench report`, `verdict` and `compare`: from committed records alone, no training and no torch."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from vitbench.collect import Row
-from vitbench.commands.prepare import read_run, runs_named
-from vitbench.errors import InputError
+from vitbench.commands.prepare import read_run, runs, runs_named
+from vitbench.diff import flatten
+from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment
+from vitbench.stats.outcome import Verdict
 from vitbench.store import read_lines
+
+CHECKED = ("table.md", "table.csv", "table.tex")
+"""What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -23,12 +33,17 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return read_lines(path)
 
 
-def report(names: Sequence[str], root: Path, console: Console) -> int:
-    """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables."""
+def report(names: Sequence[str], root: Path, console: Console, check: bool) -> int:
+    """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables.
+
+    With `check` nothing is written: exit code 4 where a table on the disk is not what its records give.
+    """
     from vitbench.report.page import report as write_report
     from vitbench.report.page import scoreboard
 
     folders = runs_named(root, names)
+    if check:
+        return _check_tables(folders, console)
     for folder in folders:
         experiment, found = read_run(folder), read_rows(folder)
         if not found:
@@ -37,8 +52,125 @@ def report(names: Sequence[str], root: Path, console: Console) -> int:
         write_report(experiment, found, folder)
         show_tables(experiment, found, console)
         console.print(f"Tables, plots and page: {folder}", soft_wrap=True)
-    scoreboard(root, folders)
+    scoreboard(root, [folder for folder in runs(root) if (folder / "records.jsonl").is_file()])
+    console.print(f"Scoreboard: {root / 'index.html'}", soft_wrap=True)
     return 0
+
+
+def _check_tables(folders: Sequence[Path], console: Console) -> int:
+    """Rebuild every run's report in a temporary folder and compare; 4 where one differs."""
+    from vitbench.report.page import report as write_report
+
+    stale = []
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as scratch:
+            fresh = Path(scratch) / folder.name
+            shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
+            write_report(read_run(folder), read_rows(folder), fresh)
+            stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, fresh / name)]
+    for line in stale:
+        console.print(f"[red]not what the records give:[/] {line}", soft_wrap=True)
+    if not stale:
+        console.print(f"{len(folders)} runs: every table is what its records give")
+    return 4 if stale else 0
+
+
+def _equal(a: Path, b: Path) -> bool:
+    return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()
+
+
+def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
+    """The verdicts on an experiment's claims from its rows."""
+    from vitbench.report.claims import facts_of, verdicts_of
+
+    return verdicts_of(experiment, found, facts_of(found, folder))
+
+
+def verdict(claim: str | None, root: Path, names: Sequence[str], console: Console, check: bool, as_json: bool) -> int:
+    """Print the verdicts of the runs' claims; with `check`, 4 where one is contradicted or fails its `expect`."""
+    from vitbench.stats.wording import one_line
+
+    out: list[tuple[str, Verdict]] = []
+    for folder in runs_named(root, names):
+        found = read_rows(folder)
+        out += [(folder.name, v) for v in judged(read_run(folder), found, folder)]
+    if claim is not None:
+        known = [v.claim for _, v in out]
+        out = [(run, v) for run, v in out if v.claim == claim or v.claim.startswith(claim)]
+        if not out:
+            raise InputError(f"claim {claim}: none of these runs declares it.{nearest(claim, known)}")
+    if as_json:
+        print(json.dumps([{"run": run, **_plain(v)} for run, v in out], allow_nan=False))
+    else:
+        for run, v in out:
+            console.print(f"[bold]{run}[/]  {escape(one_line(v))}", highlight=False, soft_wrap=True)
+            for note in v.notes:
+                console.print(f"    {note}", highlight=False, markup=False, soft_wrap=True)
+    bad = [v.claim for _, v in out if v.state == "contradicted" or (v.expect and v.state != v.expect)]
+    if check and bad:
+        console.print(f"[red]check failed:[/] {', '.join(bad)}")
+    return 4 if check and bad else 0
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain data for JSON."""
+    return {key: value for key, value in dataclasses.asdict(verdict).items() if value not in (None, (), "", {})}
+
+
+def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
+    """Print A minus B, paired by seed; each is RUN:ARM, or a records file with an arm as FILE:ARM."""
+    from vitbench.stats.compare import compare_arms
+
+    (first, second) = (_side(text, root) for text in (a, b))
+    differing = _what_differs(first, second)
+    mixture = [key for key in ("data_fingerprint", "algorithm_version") if key in differing]
+    if mixture and not mixed:
+        raise InputError(f"{a} and {b} differ in {' and '.join(mixture)}; --mixed compares them all the same")
+    found = compare_arms(first, second, metric)
+    interval = found.interval
+    console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
+    if interval.refused:
+        console.print(f"  no interval: {interval.reason}")
+    else:
+        p = "none" if found.p is None else f"{found.p:.3g}"
+        console.print(
+            f"  {interval.mean:+.2f} points, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
+            f"n = {interval.n}, p {p}",
+            highlight=False,
+        )
+    if found.variance_saved is not None:
+        console.print(f"  pairing removed {100 * found.variance_saved:.0f}% of the variance of the difference")
+    for line in found.left_out:
+        console.print(f"  left out: {line}", markup=False)
+    for key, (left, right) in differing.items():
+        console.print(f"  differs: {key}: {left} and {right}", markup=False, highlight=False)
+    return 0
+
+
+def _side(text: str, root: Path) -> list[dict[str, Any]]:
+    """The rows of RUN:ARM or FILE:ARM (`:ARM` may be left out where there is one arm)."""
+    for where, arm in ((text, ""), (text.rpartition(":")[0], text.rpartition(":")[2])):
+        path = Path(where) if where.endswith(".jsonl") else root / where / "records.jsonl"
+        if where and path.is_file():
+            found = [row for row in read_lines(path) if not arm or row["arm"] == arm]
+            if found:
+                return found
+            names = sorted({str(row["arm"]) for row in read_lines(path)})
+            raise InputError(f"{text}: no arm {arm} in {path}.{nearest(arm, names)} Arms: {', '.join(names)}")
+    raise InputError(f"{text}: no such run in {root} and no such records file; write RUN:ARM or FILE.jsonl:ARM")
+
+
+def _what_differs(first: Sequence[Row], second: Sequence[Row]) -> dict[str, tuple[Any, Any]]:
+    """Data, code version and spec keys in which two arms' rows differ."""
+    a, b = first[0], second[0]
+    out = {
+        key: (a.get(key), b.get(key)) for key in ("data_fingerprint", "algorithm_version") if a.get(key) != b.get(key)
+    }
+    left, right = flatten(a["spec"]), flatten(b["spec"])
+    for key in dict.fromkeys([*left, *right]):
+        if left.get(key) != right.get(key):
+            out[key] = (left.get(key, "default"), right.get(key, "default"))
+    return out
 
 
 def show_tables(experiment: Experiment, found: Sequence[Row], console: Console, *, quiet: bool = False) -> None:

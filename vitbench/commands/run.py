@@ -13,7 +13,7 @@ from vitbench import runner
 from vitbench.collect import Row, rows, write_predictions, write_rows
 from vitbench.commands.device import choose_device, choose_workers
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
-from vitbench.commands.report import show_tables
+from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
 from vitbench.diff import check_arms
 from vitbench.engines.options import Options
@@ -41,6 +41,8 @@ class RunOptions:
     retry_failed: bool = False
     quiet: bool = False
     as_json: bool = False
+    until_settled: bool = False
+    max_seeds: int | None = None
 
 
 def run(asked: Asked, options: RunOptions, console: Console) -> int:
@@ -62,9 +64,12 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     code, left, outcomes = 0, options.limit, []
     with stoppable():
         for item in prepared:
-            request = runner.Request(engine, workers, limit=left)
-            outcome, num_run = _run_one(item, request, options, facts_of, console)
-            left = None if left is None else left - num_run
+            for seeds in _looks(item.experiment, options):
+                request = runner.Request(engine, workers, seeds, left)
+                outcome, num_run = _run_one(item, request, options, facts_of, console)
+                left = None if left is None else left - num_run
+                if exit_code(outcome) == 3 or _settled(item, options, outcome, console):
+                    break
             outcomes.append((item, outcome))
             code = _worse(code, exit_code(outcome))
     _summary(outcomes, options, console, code)
@@ -94,6 +99,37 @@ def _run_one(
             write_rows(folder, found)
     write_predictions(folder, found, Store(options.root))
     return outcome, num_run
+
+
+def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
+    """The reporting seeds of each look in turn; one ordinary run without --until-settled.
+
+    Raises InputError where the file declares no looks: peeking must be paid for before the run.
+    """
+    if not options.until_settled:
+        return [None]
+    looks = experiment.seeds.looks
+    if looks is None:
+        raise InputError(
+            f"{experiment.name}: --until-settled needs looks declared in the file, as seeds: {{looks: [5, 8, 12, 20]}}"
+        )
+    most = options.max_seeds or looks[-1]
+    if most < looks[0]:
+        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {looks[0]}")
+    return [range(n) for n in looks if n <= most]
+
+
+def _settled(item: Prepared, options: RunOptions, outcome: runner.Outcome, console: Console) -> bool:
+    """Is every claim decided (or untested) at this look? Says which are not."""
+    if not options.until_settled:
+        return True
+    verdicts = judged(item.experiment, rows(outcome.plan, outcome.records), options.root / item.run)
+    still = [verdict.claim for verdict in verdicts if verdict.state == "inconclusive"]
+    n = max((verdict.n for verdict in verdicts), default=0)
+    if not (options.quiet or options.as_json):
+        open_ones = f"open: {', '.join(still)}" if still else "every claim is settled"
+        console.print(f"{item.run}, n = {n}: {open_ones}", highlight=False)
+    return not still
 
 
 def current_rows(experiment: Experiment, root: Path, facts_of: FactsOf) -> list[Row]:

@@ -37,7 +37,7 @@ from vitbench.report.claims import (
 from vitbench.report.formats import printable, to_csv, to_latex, to_markdown
 from vitbench.report.inline import inline_svg
 from vitbench.report.machine import commits, cost_table, environment_table
-from vitbench.report.plots import caption, plots_for, save, svg
+from vitbench.report.plots import caption, plots_for, save
 from vitbench.report.rows import arm_order, metric_label, score, setting_label, setting_of
 from vitbench.report.tables import p_cell, result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.stats.outcome import Verdict
@@ -76,9 +76,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path) -> None:
     _write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
     slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
     _write(folder / "table.tex", "\n".join(to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1)))
-    figures = plots_for(experiment, rows)
-    save(figures, folder / "plots")
-    drawings = {name: svg(made) for name, made in figures.items()}
+    drawings = save(plots_for(experiment, rows), folder / "plots")
     _write(folder / "index.html", experiment_page(experiment, rows, folder, drawings))
 
 

@@ -77,13 +77,15 @@ def caption(name: str) -> str:
     return CAPTIONS[name.split("-")[0]]
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Writes `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
+def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
+    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
+    drawings = {name: svg(made) for name, made in figures.items()}
     for name, made in figures.items():
-        (folder / f"{name}.svg").write_text(svg(made), encoding="utf-8")
+        (folder / f"{name}.svg").write_text(drawings[name], encoding="utf-8", newline="\n")
         with plotting():
             made.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return drawings
 
 
 def svg(made: Figure) -> str:

@@ -117,18 +117,21 @@ def _finished(case: Case, part: Part) -> Interval | None:
 
 
 def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
-    """An undecided verdict with what the design could have seen, and the chance that more seeds decide."""
+    """An undecided verdict with what the design could have seen, and the chance that more seeds decide.
+
+    Where something else than the seeds stands in the way, neither is of use.
+    """
     n, region = case.sample.n, case.regions[hinge]
+    if verdict.reason and n >= case.claim.seeds_min:
+        return verdict
     found = case.estimate(case.look)
     assert found is not None
     sd = float(max(found.se_low[hinge], found.se_high[hinge])) * float(np.sqrt(n))
     smallest = smallest_difference if region.level == 0.95 else smallest_margin
     mde = smallest(n, case.factor(region.level)) * sd
     low, high = sd_range(n)
-    verdict = replace(verdict, mde=mde, mde_range=(mde * low, mde * high))
-    if verdict.reason and n >= case.claim.seeds_min:
-        return verdict
-    return replace(verdict, forecast=forecast(*case.data(), case.regions, case.noise, case.design.ahead))
+    coming = forecast(*case.data(), case.regions, case.noise, case.design.ahead)
+    return replace(verdict, mde=mde, mde_range=(mde * low, mde * high), forecast=coming)
 
 
 def _images(case: Case, part: Part, facts: Facts) -> Interval | None:

@@ -28,7 +28,8 @@ def _effect(verdict: Verdict) -> str:
     """`avg - token +0.31 points, 90% interval [-0.90, +1.52], claim within +-2, n = 5`."""
     if verdict.effect is None:
         return ""
-    words = [f"{verdict.label} {verdict.effect:+.2f} {verdict.unit}"]
+    which = f"{'worst' if verdict.state == 'contradicted' else 'weakest'} of {len(verdict.parts)} parts, "
+    words = [f"{which if len(verdict.parts) > 1 else ''}{verdict.label} {verdict.effect:+.2f} {verdict.unit}"]
     if verdict.interval and not verdict.interval.refused:
         words.append(_range(verdict.interval))
     return ", ".join([*words, f"claim {_region(verdict)}", f"n = {verdict.n}"])

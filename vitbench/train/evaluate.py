@@ -62,7 +62,7 @@ def evaluate(logits: Tensor, labels: np.ndarray) -> Evaluation:
 
 
 def probes(module: nn.Module, images: Images, used: Members, spec: EvaluateSpec, seed: int) -> dict[str, float]:
-    """Few-shot, linear-probe and nearest-neighbour accuracies in percent, on the features of `module` (weights loaded)."""
+    """Few-shot, linear-probe and nearest-neighbour accuracies in percent, on the features of a trained `module`."""
     if not (spec.few_shot or spec.linear_probe or spec.knn):
         return {}
     trained = spec.few_shot_classes == "trained"

@@ -29,7 +29,7 @@ class Images:
     fingerprint: str
 
     def standardise(self, unit: Tensor) -> Tensor:
-        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, by the statistics of the training images."""
+        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, as measured on the training images."""
         return (unit - self.mean) / self.std
 
 

@@ -44,8 +44,8 @@ class Corruption:
 
 
 def corrupt(objective: ObjectiveSpec, num_patches: int, seed: int, epoch: np.ndarray, index: np.ndarray) -> Corruption:
-    """The corruption of images `index [B]` in epochs `epoch [B]`: exactly round(mask_ratio N) patches each, of which in expectation 80% become
-    the mask embedding, 10% another patch's embedding, 10% stay.
+    """The corruption of images `index [B]` in epochs `epoch [B]`: exactly round(mask_ratio N) patches each, of which in
+    expectation 80% become the mask embedding, 10% another patch's embedding, and 10% stay.
 
     Source: Dosovitskiy et al. 2021, App. B.1.2. Differs: the replacing patch comes from the same image (the paper
     does not say which).
@@ -75,8 +75,8 @@ def colour_bins(mean: Tensor) -> Tensor:
 
 
 def patch_targets(objective: ObjectiveSpec, images: Tensor, patch_size: int) -> Tensor:
-    """Targets of images `[B, C, H, W]`: classes `[B, N, 1 or g g]` of images in [0, 1], or the pixels `[B, N, P P C]` of
-    standardised images."""
+    """Targets of images `[B, C, H, W]`: classes `[B, N, 1 or g g]` of images in [0, 1], or the pixels `[B, N, P P C]`
+    of standardised images."""
     patches = rearrange(images, "b c (h p) (w q) -> b (h w) p q c", p=patch_size, q=patch_size)
     if objective.target == "pixels":
         return rearrange(patches, "b n p q c -> b n (p q c)")
