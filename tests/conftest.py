@@ -1,0 +1,63 @@
+"""What all tests share: one thread a process, no cache of the user's, and the command line called in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is loaded: two threads on two cores are slower than one.
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "200"
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITBENCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("VITBENCH_DATA_DIR", raising=False)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`cli("run", "smoke", ...)` as a shell would call it, in this process."""
+    from vitbench.cli import main
+
+    def call(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["vitbench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr()
+        return Answer(int(stop.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def smoke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results root in which the smoke experiment has run to its end, one trial after another; read it only."""
+    from rich.console import Console
+
+    from vitbench.commands.prepare import Asked, data_options
+    from vitbench.commands.run import RunOptions, run
+
+    root = tmp_path_factory.mktemp("smoke")
+    code = run(Asked("smoke"), RunOptions(root, data_options(None, False), jobs=1, quiet=True), Console(quiet=True))
+    assert code == 0
+    return root

@@ -1,0 +1,97 @@
+"""House style that a machine can hold: linters, types, lengths, names."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_FILE, MAX_FUNCTION, MEDIAN_FUNCTION, MAX_PARAMETERS = 350, 60, 12, 6
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(*folders: str) -> Iterator[tuple[str, str]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), path.read_text()
+
+
+def functions(source: str) -> list[Function]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def num_lines(function: Function) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def num_parameters(function: Function) -> int:
+    named = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return len([name for name in named if name not in ("self", "cls")])
+
+
+def too_long(name: str, source: str) -> list[str]:
+    """Files and functions over their limits, one line each."""
+    count = len(source.splitlines())
+    out = [f"{name}: {count} lines"] if count > MAX_FILE else []
+    return out + [f"{name}: {f.name}: {num_lines(f)} lines" for f in functions(source) if num_lines(f) > MAX_FUNCTION]
+
+
+def too_many_parameters(name: str, source: str) -> list[str]:
+    """Functions that want a dataclass; a command's parameters are its options."""
+    return [f"{name}: {f.name}" for f in functions(source) if num_parameters(f) > MAX_PARAMETERS]
+
+
+def vague(name: str) -> bool:
+    """Does a file's name say nothing of what is in it?"""
+    return Path(name).stem in VAGUE or Path(name).stem.rpartition("_")[2] in ("v2", "v3", "new", "old")
+
+
+@pytest.mark.parametrize("command", ["ruff check --output-format concise", "ruff format --check", "mypy"])
+def test_linters_and_types(command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_lengths() -> None:
+    found = [line for name, source in sources("vitbench") for line in too_long(name, source)]
+    found += [line for name, source in sources("tests") for line in too_long(name, source) if line.count(":") == 2]
+    assert not found, "\n".join(found)
+
+
+def test_functions_are_short() -> None:
+    lengths = [num_lines(f) for _, source in sources("vitbench") for f in functions(source)]
+    assert median(lengths) < MEDIAN_FUNCTION
+
+
+def test_parameters_are_few() -> None:
+    commands = {"vitbench/cli.py"}
+    found = [
+        line for name, source in sources("vitbench") if name not in commands
+        for line in too_many_parameters(name, source)
+    ]  # fmt: skip
+    assert not found, "\n".join(found)
+
+
+def test_names_say_something() -> None:
+    assert not [name for name, _ in sources("vitbench", "tests") if vague(name)]
+
+
+def test_nothing_is_left_to_do() -> None:
+    marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
+    assert not [name for name, source in sources("vitbench", "tests") if any(mark in source for mark in marks)]
+
+
+def test_measures_can_fail() -> None:
+    long = "def f(a, b, c, d, e, g, h):\n" + "    pass\n" * MAX_FUNCTION + "\n" * MAX_FILE
+    assert len(too_long("x.py", long)) == 2
+    assert too_many_parameters("x.py", long) == ["x.py: f"]
+    assert vague("vitbench/helpers.py")
+    assert vague("vitbench/loop_v2.py")
