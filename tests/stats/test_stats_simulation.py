@@ -157,6 +157,24 @@ def test_the_crossing_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
 
 
+def test_the_compute_ratio_is_covered_by_inversion_and_not_by_bootstrap() -> None:
+    copies, n, x = 2_000, 5, np.array([0.0, 1.0, 2.0])
+    rng = generator("ratio")
+    where = 0.6
+    anchor = 74.0 + where * 6.0 + rng.normal(0.0, 0.8, (copies, n))
+    curve = np.array([74.0, 80.0, 83.0]) + rng.normal(0.0, 0.8, (copies, n, 3))
+    gap = anchor[..., None] - curve
+    places = [crossing(x, copy, fixed(n).c95[0]) for copy in gap]
+    inside = [
+        (place.low is None or place.low <= where) and (place.high is None or where <= place.high) for place in places
+    ]
+    assert np.mean(inside) == pytest.approx(0.95, abs=band(0.95, copies))
+    means = gap[:, rng.integers(0, n, (400, n))].mean(axis=2)
+    roots = means[..., 0] / (means[..., 0] - means[..., 1])
+    low, high = np.quantile(roots, [0.025, 0.975], axis=1)
+    assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
+
+
 def test_tuned_arms_need_the_variance_of_the_choice() -> None:
     copies, grid, n, num_tuning = 1_500, np.arange(5.0) - 2.0, 20, 3
     rng = generator("tuned")
