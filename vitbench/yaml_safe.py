@@ -65,6 +65,20 @@ def read(text: str, source: str) -> Document:
     return Document(value, builder.lines)
 
 
+class _TooDeep(Exception):
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at the bracket that is too deep: the scanner reads far ahead of the events, in quadratic time."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise _TooDeep(self.line + 1)
+        super().fetch_flow_collection_start(TokenClass)
+
+
 class _Builder:
     """Builds plain data straight from the parser's events, so that nothing is composed before it is checked."""
 
@@ -76,7 +90,9 @@ class _Builder:
 
     def _parse(self, text: str) -> Iterator[events.Event]:
         try:
-            yield from yaml.parse(text, Loader=yaml.SafeLoader)
+            yield from yaml.parse(text, Loader=_Loader)
+        except _TooDeep as error:
+            raise self._error(error.line, f"nested more than {MAX_DEPTH} deep") from error
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = " ".join(part for part in (error.context, error.problem) if part)
