@@ -1,0 +1,179 @@
+"""Pages: self-contained, escaped, their links lead somewhere, and the scoreboard says what the judges said."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_golden import rebuild
+from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row
+
+from vitbench.experiment import Experiment
+from vitbench.report.claims import facts_of, glyph, region_text, verdicts_of
+from vitbench.report.page import report, scoreboard
+from vitbench.stats import judge_all
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags, ids, links and text of one page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(key, value or "") for key, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [value for key, value in self.attributes if key == name]
+
+
+def write_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:
+    folder = root / experiment.name
+    folder.mkdir(parents=True)
+    text = json.dumps(experiment.model_dump(mode="json", exclude_defaults=True))
+    (folder / "experiment.yaml").write_text(text)
+    (folder / "records.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    report(experiment, rows, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("results")
+    runs = [
+        write_run(made, class_token_experiment(), class_token_rows()),
+        write_run(made, position_experiment(), position_rows()),
+    ]
+    scoreboard(made, runs)
+    return made
+
+
+PAGES = ("index.html", "class_token_vs_gap/index.html", "position_encoding/index.html")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_for_nothing_and_runs_nothing(root: Path, name: str) -> None:
+    text = (root / name).read_text()
+    page = Page(text)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "img", "form", "base"}
+    assert not page.values("style")
+    assert not page.values("onload")
+    outside = [link for link in page.values("href") + page.values("src") if re.match(r"\w+:|//", link)]
+    assert outside == []
+    css = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert css is not None
+    digest = base64.b64encode(hashlib.sha256(css[1].encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in text
+    assert "url(http" not in css[1]
+    assert "@import" not in css[1]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_ids_are_unique_and_every_link_leads_somewhere(root: Path, name: str) -> None:
+    page = Page((root / name).read_text())
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    for link in page.values("href") + page.values("xlink:href"):
+        path, _, anchor = link.partition("#")
+        target = (root / name).parent / path if path else root / name
+        assert target.exists(), link
+        if anchor:
+            assert anchor in Page(target.read_text()).values("id"), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_nan_and_no_none_on_a_page(root: Path, name: str) -> None:
+    words = " ".join(Page((root / name).read_text()).words)
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", words)
+
+
+def test_failures_stand_with_their_reasons(root: Path) -> None:
+    text = (root / "position_encoding/index.html").read_text()
+    assert "loss is not finite at step 131" in text
+    assert "RuntimeError: out of luck" in text
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    rebuild(tmp_path / "one")
+    rebuild(tmp_path / "two")
+    for path in sorted((tmp_path / "one").rglob("*.*")):
+        again = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.is_dir() or path.read_bytes() == again.read_bytes(), path
+
+
+def test_an_evil_arm_and_an_evil_data_set_do_no_harm(tmp_path: Path) -> None:
+    names = ["digits", f"folder:{EVIL}"]
+    question = f"{EVIL}?"
+    made = {"name": "evil", "question": question, "factors": {"data.name": names}, "seeds": 3}
+    experiment = Experiment.model_validate(made)
+    rows = [row(arm, {"data.name": arm}, s, 80.0 + s, data="../../x", reason=EVIL) for arm in names for s in range(3)]
+    folder = write_run(tmp_path / "results", experiment, rows)
+    scoreboard(tmp_path / "results", [folder])
+    for path in tmp_path.rglob("*.*"):
+        if path.suffix in (".html", ".md", ".svg", ".tex"):
+            assert "<script" not in path.read_text(), path
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]
+    assert not any("../../x" in value for value in Page((folder / "index.html").read_text()).values("href"))
+
+
+def test_the_scoreboard_says_what_the_judges_said(root: Path) -> None:
+    with (root / "scoreboard.csv").open() as text:
+        lines = {line["claim"]: line for line in csv.DictReader(text)}
+    for experiment, rows in ((class_token_experiment(), class_token_rows()), (position_experiment(), position_rows())):
+        for verdict in judge_all(experiment, rows):
+            line = lines[verdict.claim]
+            assert line["verdict"] == verdict.state
+            assert float(line["effect"]) == pytest.approx(verdict.effect, abs=1e-4)
+            assert int(line["n"]) == verdict.n
+    page = (root / "index.html").read_text()
+    assert "2 supported" in page
+    assert "0 contradicted" in page
+    assert "2 inconclusive" in page
+
+
+def test_a_claim_on_a_metric_that_was_not_measured_costs_no_other_verdict() -> None:
+    experiment = class_token_experiment()
+    missing = experiment.claims[0].model_copy(update={"id": "X", "metric": "few_shot_5_percent"})
+    both = experiment.model_copy(update={"claims": (missing, experiment.claims[0])})
+    rows = class_token_rows()
+    first, second = verdicts_of(both, rows, facts_of(rows, Path("nowhere")))
+    assert first.state == "untested"
+    assert "few_shot_5_percent" in first.reason
+    assert second.state == "supported"
+
+
+def test_a_drawing_keeps_the_order_of_its_numbers() -> None:
+    rows = class_token_rows()
+    first, second = verdicts_of(class_token_experiment(), rows, facts_of(rows, Path("nowhere")))
+    mark = glyph(first)
+    assert mark is not None
+    assert mark.paper is not None
+    assert mark.region[0] < mark.paper < mark.zero < mark.interval[0] < mark.effect < mark.interval[1] < mark.region[1]
+    assert (region_text(first), region_text(second)) == ("within ±2", "below -1")
+
+
+def test_predictions_beside_the_records_reach_the_judge(tmp_path: Path) -> None:
+    ids, label = ["a", "b"], np.array([0, 1, 2])
+    predicted = np.array([[0, 1, 1], [2, 1, 2]])
+    np.savez(tmp_path / "predictions.npz", trial_id=np.array(ids), label=label, predicted=predicted)
+    found = facts_of(class_token_rows(3), tmp_path)
+    assert found.correct["b"].tolist() == [False, True, True]
+    assert found.scale == "35.2k parameters on digits"
+    assert found.baseline_floor_percent == 90.0

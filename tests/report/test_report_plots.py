@@ -1,0 +1,145 @@
+"""Plots: the same bytes, one colour an arm, and the numbers that they are drawn from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from sample_rows import (
+    class_token_experiment,
+    class_token_rows,
+    position_experiment,
+    position_rows,
+    row,
+    scale_experiment,
+    scale_rows,
+    shape_experiment,
+    shape_rows,
+)
+
+from vitbench.arms import arms
+from vitbench.experiment import Experiment
+from vitbench.report.plots import CAPTIONS, caption, equivalence_margin, paper_effects, plots_for, save, svg
+from vitbench.report.rows import series_of
+from vitbench.report.scale_plots import frontier, knob_of, points_by
+from vitbench.report.style import COLOURS, arm_looks, looks, spread_out
+
+CASES = {
+    "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves"]),
+    "position": (position_experiment, position_rows, ["arms", "differences", "curves"]),
+    "scale": (scale_experiment, scale_rows, ["arms", "differences", "curves", "data", "compute"]),
+    "shape": (shape_experiment, shape_rows, ["arms", "differences", "curves", "compute", "shape"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_choose_the_plots_that_apply(case: str) -> None:
+    experiment, rows, names = CASES[case]
+    figures = plots_for(experiment(), rows())
+    assert list(figures) == names
+    assert {caption(name) for name in names} <= set(CAPTIONS.values())
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, sys.argv[1])
+from sample_rows import class_token_experiment, class_token_rows
+from vitbench.report.plots import plots_for, save
+from pathlib import Path
+save(plots_for(class_token_experiment(), class_token_rows()), Path(sys.argv[2]))
+"""
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", SCRIPT, str(here), str(tmp_path / "one")], check=True)
+    save(plots_for(class_token_experiment(), class_token_rows()), tmp_path / "two")
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == 8
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_matplotlib_settings_of_the_user_change_nothing_and_stay_theirs() -> None:
+    experiment, rows = class_token_experiment(), class_token_rows(3)
+    plain = svg(plots_for(experiment, rows)["arms"])
+    with mpl.rc_context({"font.size": 30.0, "svg.hashsalt": None, "axes.facecolor": "red"}):
+        assert svg(plots_for(experiment, rows)["arms"]) == plain
+        assert mpl.rcParams["font.size"] == 30.0
+
+
+def test_plots_hold_no_date_and_no_nan(tmp_path: Path) -> None:
+    for text in save(plots_for(position_experiment(), position_rows()), tmp_path).values():
+        assert "dc:date" not in text
+        assert "NaN" not in text
+        assert "nan" not in text
+
+
+def test_an_arm_called_a_script_or_a_formula_is_text() -> None:
+    names = ["none", "<script>alert(1)</script>", r"$\frac{1}{0"]
+    experiment = Experiment.model_validate({"name": "e", "factors": {"model.pos_embed": names}, "seeds": 2})
+    rows = [row(arm, {"model.pos_embed": arm}, s, 80.0 + s) for arm in names for s in (0, 1)]
+    text = svg(plots_for(experiment, rows)["arms"])
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert r"$\frac{1}{0" in text
+
+
+def test_margin_and_paper_numbers_come_from_the_claims() -> None:
+    assert equivalence_margin(class_token_experiment()) == 2.0
+    assert paper_effects(class_token_experiment(), "token") == {"avg": -0.5}
+    assert paper_effects(class_token_experiment(), "avg") == {"token": 0.5}
+    assert paper_effects(position_experiment(), "learned_1d") == {"none": -2.82}
+    assert equivalence_margin(scale_experiment()) is None
+
+
+def test_arms_of_a_series_share_a_colour_and_series_do_not() -> None:
+    found = arm_looks(series_of(scale_experiment()))
+    assert {found[arm].colour for arm in found if arm.startswith("ViT")} == {COLOURS[1]}
+    assert len({found[arm].dash for arm in found if arm.startswith("ViT")}) == 4
+    assert series_of(scale_experiment())["ViT-Ti-4+0.3"] == "ViT-Ti-4"
+
+
+def test_twenty_arms_are_told_apart() -> None:
+    found = looks([f"arm{i}" for i in range(20)])
+    assert len({(look.colour, look.marker) for look in found.values()}) == 20
+
+
+def test_colours_stand_out_on_both_themes() -> None:
+    for colour in COLOURS:
+        for ground in ("#ffffff", "#14171c"):
+            assert _contrast(colour, ground) >= 3.0, (colour, ground)
+
+
+def _contrast(a: str, b: str) -> float:
+    light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_the_frontier_rises_and_leaves_out_what_is_dearer_and_worse() -> None:
+    front = frontier(points_by(shape_experiment(), shape_rows(), "train_flops"))
+    assert front == sorted(front)
+    assert [y for _, y in front] == sorted(y for _, y in front)
+    assert max(x for x, _ in front) == pytest.approx(4.2 * 6e13)
+    assert all(x != pytest.approx(3.8 * 6e13) for x, _ in front)
+
+
+def test_knobs_of_the_shape() -> None:
+    anchor, *others = arms(shape_experiment())
+    found = {arm.name: knob_of(anchor, arm) for arm in others}
+    assert found["depth-16"] == "Depth"
+    assert found["mlp-2"] == "MLP width"
+    assert found["all-half"] == "All together"
+
+
+def test_ticks_do_not_crowd() -> None:
+    assert spread_out([1.0, 1.01, 2.0, 4.0]) == [1.0, 2.0, 4.0]
+    assert spread_out([5.0]) == [5.0]
