@@ -18,6 +18,7 @@ from vitbench.stats import (
     compare_arms,
     compare_to_baseline,
     judge,
+    judge_all,
     mean_interval,
     paired_interval,
     per_class_differences,
@@ -323,3 +324,19 @@ def test_q_is_a_column_and_leaves_untested_claims_out() -> None:
     found = with_q(verdicts)
     assert [verdict.q for verdict in found] == [pytest.approx(0.02), pytest.approx(0.5), None]
     assert [verdict.state for verdict in found] == ["supported", "inconclusive", "untested"]
+
+
+def test_a_claim_that_cannot_be_answered_does_not_cost_the_others() -> None:
+    claims = [{"id": "A", **ABOVE, "metric": "few_shot_5_percent"}, {"id": "B", **ABOVE}]
+    experiment = an_experiment(ABOVE, claims=claims)
+    rows = made_rows(experiment, {"token": [90.0, 91.0, 90.5, 90.2, 90.1], "avg": [94.0, 95.1, 94.5, 94.4, 93.9]})
+    first, second = judge_all(experiment, rows)
+    assert "few_shot_5_percent" in first.reason
+    assert (first.state, second.state) == ("untested", "supported")
+
+
+def test_rival_claims_that_are_both_supported_say_so() -> None:
+    claims = [{"id": "A", **ABOVE, "excludes": ["B"]}, {"id": "B", **ABOVE}]
+    experiment = an_experiment(ABOVE, claims=claims)
+    rows = made_rows(experiment, {"token": [90.0, 91.0, 90.5, 90.2, 90.1], "avg": [94.0, 95.1, 94.5, 94.4, 93.9]})
+    assert "at odds with B, also supported" in judge_all(experiment, rows)[0].notes

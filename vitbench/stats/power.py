@@ -54,10 +54,17 @@ def _sd_nodes(n: int, largest: float) -> tuple[Floats, Floats]:
     """Nodes and weights [NUM_NODES] for integrals over s / sigma of n normal values, up to `largest`."""
     df = n - 1
     top = min(float(np.sqrt(chi_squared_quantile(1.0 - 1e-15, df) / df)), largest)
-    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
+    nodes, weights = _legendre()
     ratio = (nodes + 1.0) * top / 2.0
     log_density = (df - 1) * np.log(ratio) - df * ratio**2 / 2.0 + _log_constant(df)
     return ratio, weights * top / 2.0 * np.exp(log_density)
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Floats, Floats]:
+    """Gauss-Legendre nodes and weights on [-1, 1]; finding them costs an eigenvalue problem."""
+    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
+    return nodes, weights
 
 
 def _log_constant(df: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from vitbench.errors import InputError
 from vitbench.experiment import Claim, Experiment
 from vitbench.stats.multiple import benjamini_hochberg
 from vitbench.stats.outcome import Facts, Verdict
@@ -13,10 +14,21 @@ from vitbench.stats.verdict import judge
 
 
 def judge_all(experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> list[Verdict]:
-    """One verdict a claim in file order, or one a part where a claim's parts stand alone; with q over these."""
+    """One verdict a claim in file order, or one a part where a claim's parts stand alone; with q over these.
+
+    A claim that these rows cannot answer (a metric not measured, say) is untested and does not cost the others.
+    """
     table = rows if isinstance(rows, Table) else tabulate(rows)
-    found = [judge(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
+    found = [_judged(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
     return with_q(_exclusions(found, experiment))
+
+
+def _judged(claim: Claim, experiment: Experiment, table: Table, facts: Facts | None) -> Verdict:
+    try:
+        return judge(claim, experiment, table, facts)
+    except InputError as error:
+        scale = facts.scale if facts else ""
+        return Verdict(claim.id, claim.form, "untested", claim.statement, reason=str(error), scale=scale)
 
 
 def single_claims(claims: Iterable[Claim]) -> list[Claim]:

@@ -6,16 +6,23 @@ from vitbench.stats.forecast import Coming
 from vitbench.stats.intervals import Interval
 from vitbench.stats.outcome import Verdict
 
+QUALIFIERS = ("under-trained", "exploratory", "extended", "settled", "on these test images", "at odds")
+"""Beginnings of the notes that change how the state is read; the other notes stand beside the line."""
+
 
 def one_line(verdict: Verdict) -> str:
-    """The verdict as the terminal prints it: state, effect, interval with its level, n, cut, the paper's number."""
+    """The verdict as the terminal prints it: state, effect, interval with its level, n, cut, the paper's number.
+
+    Of the notes it has those that qualify the state.
+    """
     head = f"{verdict.claim} {verdict.state}"
     if verdict.provisional and verdict.n:
         head += f" (provisional: {count(len(verdict.provisional), 'trial')} missing or failed)"
     pieces = [verdict.reason, _effect(verdict), _seen(verdict), _odds(verdict.forecast), _located(verdict)]
     if verdict.finished_interval:
         pieces.append(f"given that training finishes {_range(verdict.finished_interval)}")
-    pieces += [_paper(verdict), verdict.scale, *verdict.notes]
+    scale = f"at {verdict.scale}" if verdict.scale else ""
+    pieces += [_paper(verdict), scale, *(note for note in verdict.notes if note.startswith(QUALIFIERS))]
     return f"{head}: {'; '.join(piece for piece in pieces if piece)}"
 
 
