@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Frozen(BaseModel):
     """A strict, immutable model: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def _as_tuple(value: Any) -> Any:

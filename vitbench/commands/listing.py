@@ -13,12 +13,13 @@ from rich.table import Table
 
 from vitbench import load, runner
 from vitbench.arms import Arm, find_arms
+from vitbench.commands.checks import check_all
 from vitbench.commands.device import choose_workers
 from vitbench.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
-from vitbench.commands.run import check_all
 from vitbench.cost import forward_flops, num_params
 from vitbench.data import DataOptions
 from vitbench.diff import arm_difference, flatten
+from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.plan import Builder, FactsOf, Plan, settings
 from vitbench.record import Record
@@ -33,7 +34,11 @@ def list_experiments(console: Console, as_json: bool) -> int:
     """Print every experiment by name, with its claim and its cost."""
     found = []
     for name, path in sorted(load.available().items()):
-        loaded, header = load.load(path), load.header(path)
+        try:
+            loaded, header = load.load(path), load.header(path)
+        except InputError as error:
+            found.append({"name": name, "kind": "unreadable", "question": str(error).splitlines()[0]})
+            continue
         kind = "suite" if isinstance(loaded, Suite) else "experiment"
         found.append({"name": name, "kind": kind, "question": loaded.question, **header})
     if as_json:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from vitbench import load
 from vitbench.data import DataOptions, Facts, facts
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.plan import FactsOf
+from vitbench.yaml_safe import dump
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Prepared:
 
     experiment: Experiment
     run: str
+    other_data: bool = False
 
 
 def prepare(asked: Asked) -> list[Prepared]:
@@ -43,12 +43,13 @@ def prepare(asked: Asked) -> list[Prepared]:
 
     Raises InputError.
     """
-    loaded = load.load(load.find(asked.name))
+    path = load.find(asked.name)
+    loaded = load.load(path)
     if not isinstance(loaded, Suite):
         return [_prepared(loaded, asked, prefix="")]
     experiments = []
     for name in loaded.suite:
-        member = load.load(load.find(name))
+        member = load.load(load.find(name, beside=path.parent))
         if isinstance(member, Suite):
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))
@@ -62,13 +63,13 @@ def _prepared(experiment: Experiment, asked: Asked, prefix: str) -> Prepared:
     if asked.as_name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", asked.as_name):
             raise InputError(f"--as {asked.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
-        return Prepared(overridden, f"{prefix}{asked.as_name}")
+        return Prepared(overridden, f"{prefix}{asked.as_name}", asked.data is not None)
     name = f"{prefix}{experiment.name}"
     if asked.data is not None:
         name += "-" + slug(asked.data)
     if asked.sets:
         name += "-" + hashlib.sha256("\n".join(sorted(asked.sets)).encode()).hexdigest()[:6]
-    return Prepared(overridden, name)
+    return Prepared(overridden, name, asked.data is not None)
 
 
 def slug(data: str) -> str:
@@ -99,8 +100,7 @@ def data_options(data_dir: Path | None, download: bool) -> DataOptions:
 
 def experiment_yaml(experiment: Experiment) -> str:
     """The experiment as YAML, overrides included; what `report`, `status` and `verdict` read."""
-    content = experiment.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return dump(experiment.model_dump(mode="json", exclude_defaults=True))
 
 
 def read_run(folder: Path) -> Experiment:

@@ -11,17 +11,17 @@ from rich.console import Console
 
 from vitbench import runner
 from vitbench.collect import Row, rows, write_predictions, write_rows
+from vitbench.commands.checks import check_all
 from vitbench.commands.device import choose_device, choose_workers
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
-from vitbench.diff import check_arms
 from vitbench.engines.options import Options
 from vitbench.errors import InputError
 from vitbench.events import Event, Finished
 from vitbench.experiment import Experiment
 from vitbench.interrupts import stoppable
-from vitbench.plan import Builder, FactsOf, settings
+from vitbench.plan import FactsOf
 from vitbench.report.live import LiveView
 from vitbench.stats.select import choose
 from vitbench.store import Store, make_folder, replace_durably
@@ -143,31 +143,6 @@ def _set_failures_aside(item: Prepared, options: RunOptions, facts_of: FactsOf) 
     plan, _ = runner.look(item.experiment, store, choose, facts_of)
     for trial_id in plan.unique():
         store.set_aside(trial_id)
-
-
-def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
-    """Resolve every cell of every grid before the first trial; all problems at once.
-
-    Raises InputError.
-    """
-    problems: list[str] = []
-    for item in prepared:
-        builder = Builder(item.experiment, facts_of)
-        found: dict[str, None] = {}
-        for arm in builder.arms.values():
-            for setting in settings(item.experiment):
-                try:
-                    builder.stages(arm, setting)
-                except InputError as error:
-                    found |= dict.fromkeys(str(error).splitlines())
-        if not found:
-            try:
-                check_arms(item.experiment, builder)
-            except InputError as error:
-                found |= dict.fromkeys(str(error).splitlines())
-        problems.extend(found)
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def exit_code(outcome: runner.Outcome) -> int:

@@ -1,0 +1,78 @@
+"""What is refused before the first trial: cells that cannot be built, arms that confound, claims without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from vitbench.arms import find_arms
+from vitbench.commands.prepare import Prepared
+from vitbench.diff import check_arms
+from vitbench.errors import InputError
+from vitbench.experiment import ArmRef, Claim, Experiment
+from vitbench.plan import Builder, FactsOf, settings
+from vitbench.stats.verdict import claim_problem
+
+
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
+    """Resolve every cell of every grid and every claim's arms before the first trial; all problems at once.
+
+    Raises InputError.
+    """
+    problems: list[str] = []
+    for item in prepared:
+        builder = Builder(item.experiment, facts_of)
+        found: dict[str, None] = {}
+        for arm in builder.arms.values():
+            for setting in settings(item.experiment):
+                found |= _problems(partial(builder.stages, arm, setting))
+        if not found:
+            found |= _problems(partial(check_arms, item.experiment, builder))
+            found |= dict.fromkeys(_claim_problems(item, facts_of))
+        problems.extend(found)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _problems(check: Callable[[], object]) -> dict[str, None]:
+    """The lines of the InputError that `check` raises; none where it passes."""
+    try:
+        check()
+    except InputError as error:
+        return dict.fromkeys(str(error).splitlines())
+    return {}
+
+
+def _claim_problems(item: Prepared, facts_of: FactsOf) -> Iterator[str]:
+    """Claims whose arms do not exist, or whose margin is finer than the test images can tell.
+
+    A margin was written for the data in the file; on other data (--data) its verdict says that it is too fine.
+    """
+    experiment = item.experiment
+    data = str(experiment.base.get("data", {}).get("name", "digits"))
+    for claim in experiment.claims:
+        too_fine = None if item.other_data else claim_problem(claim.on(data), facts_of(data).num_test)
+        if too_fine:
+            yield f"{experiment.name}: {too_fine}"
+        for part in claim.part_claims():
+            if part.untested is None and part.form != "descriptive":
+                for line in _arm_problems(experiment, part):
+                    yield f"{experiment.name}, claim {part.id}: {line}"
+
+
+def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
+    """References of one claim that name no arm, at its fixed levels and at each level of its axis."""
+    tuned = set(experiment.tune.grid) if experiment.tune else set()
+    fixed = {path: value for path, value in claim.at.items() if path not in tuned and path != "metric"}
+    axis = [{path: level} for path, levels in claim.levels.items() for level in levels] or [{}]
+    refs = [*claim.arms, *(r for pair in claim.pairs for r in pair), *(r for tier in claim.tiers for r in tier)]
+    for ref in refs:
+        for level in axis:
+            yield from _problems(partial(find_arms, experiment, _bare(ref, tuned), fixed | level))
+
+
+def _bare(ref: ArmRef, tuned: set[str]) -> ArmRef:
+    """A reference without the tuned paths and the metric that it may fix."""
+    kept: dict[str, Any] = ref if isinstance(ref, dict) else {}
+    return ref if isinstance(ref, str) else {k: v for k, v in kept.items() if k not in tuned and k != "metric"}
