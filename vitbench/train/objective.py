@@ -20,6 +20,8 @@ INTACT, MASKED, REPLACED, UNCHANGED = 0, 1, 2, 3
 """What happens to a patch's embedding; all but INTACT are corrupted and predicted."""
 LEVELS = 8
 """Colour levels a channel: the paper's "3-bit" is per channel, so 512 classes of RGB, 8 of grey."""
+TIE = 1e-5
+"""A mean of bytes can lie exactly between two levels; this puts it into the upper one whatever a device rounds."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, mix: Tensor | None) -> Tensor:
@@ -69,7 +71,7 @@ def cells(patch_size: int) -> int:
 
 def colour_bins(mean: Tensor) -> Tensor:
     """Class of a mean colour `[..., C]` in [0, 1]: its 3-bit levels as digits in base 8, first channel highest."""
-    level = (mean * LEVELS).long().clamp(0, LEVELS - 1)
+    level = (mean * LEVELS + TIE).long().clamp(0, LEVELS - 1)
     weight = LEVELS ** torch.arange(mean.shape[-1] - 1, -1, -1, device=mean.device)
     return (level * weight).sum(-1)
 
