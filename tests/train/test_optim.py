@@ -1,0 +1,127 @@
+"""Optimizer, clipping and schedule against torch's, and the weights that decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitbench.spec import TrainSpec
+from vitbench.train.optim import Optimizer
+from vitbench.train.schedule import learning_rates
+from vitbench.train.stack import decays
+
+SHAPES = [(4, 3), (5,)]
+NUM = 17
+DECAYED = torch.cat([torch.ones(12), torch.zeros(5)])
+ON = torch.ones(1, 1)
+
+
+def gradients(num_steps: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(num_steps, NUM, generator=torch.Generator().manual_seed(1))
+
+
+def torch_weights(spec: TrainSpec, start: torch.Tensor, grads: torch.Tensor, rates: np.ndarray) -> torch.Tensor:
+    """The same training by torch.optim, with torch's clipping and one group without decay."""
+    params = [torch.nn.Parameter(p.clone().view(s)) for p, s in zip(start.split([12, 5]), SHAPES, strict=True)]
+    groups = [
+        {"params": params[:1], "weight_decay": spec.weight_decay},
+        {"params": params[1:], "weight_decay": 0.0},
+    ]
+    made: Any = torch.optim.AdamW(groups) if spec.opt == "adamw" else torch.optim.SGD(groups, momentum=spec.momentum)
+    for grad, rate in zip(grads, rates, strict=True):
+        for group in made.param_groups:
+            group["lr"] = rate
+        for param, g, shape in zip(params, grad.split([12, 5]), SHAPES, strict=True):
+            param.grad = g.clone().view(shape)
+        if spec.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(params, spec.clip_grad)
+        made.step()
+    return torch.cat([p.detach().flatten() for p in params])
+
+
+def own_weights(specs: list[TrainSpec], start: torch.Tensor, grads: torch.Tensor, rates: np.ndarray) -> torch.Tensor:
+    """Weights `[E, P]` of a stack whose members all get the same gradients."""
+    flat = start.repeat(len(specs), 1)
+    optimizer = Optimizer(specs, flat, DECAYED)
+    for step, grad in enumerate(grads):
+        lr = torch.tensor(rates[:, step : step + 1], dtype=torch.float32)
+        optimizer.step(flat, grad.repeat(len(specs), 1), lr, step + 1, torch.ones(len(specs), 1))
+    return flat
+
+
+@pytest.mark.parametrize("clip", [None, 1.0, 1e3])
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_twenty_steps_equal_torch(opt: Any, clip: float | None) -> None:
+    """Two members, each with its own rate and decay, against two runs of torch."""
+    start, grads = gradients(1)[0], gradients(20)
+    specs = [
+        TrainSpec(steps=20, opt=opt, lr=lr, weight_decay=wd, clip_grad=clip, warmup_fraction=0.2)
+        for lr, wd in ((1e-2, 0.1), (3e-3, 0.0))
+    ]
+    rates = np.stack([learning_rates(spec) for spec in specs])
+    own = own_weights(specs, start, grads, rates)
+    for e, spec in enumerate(specs):
+        expected = torch_weights(spec, start, grads, rates[e])
+        torch.testing.assert_close(own[e], expected, rtol=1e-6, atol=1e-6)
+    assert (own - start).abs().max() > 1e-3
+
+
+def test_clipping_and_decay_are_seen_by_this_test() -> None:
+    start, grads = gradients(1)[0], gradients(20)
+    rates = np.full((1, 20), 1e-2)
+    base = own_weights([TrainSpec(opt="sgd", weight_decay=0.0, clip_grad=None)], start, grads, rates)
+    clipped = own_weights([TrainSpec(opt="sgd", weight_decay=0.0, clip_grad=1.0)], start, grads, rates)
+    decayed = own_weights([TrainSpec(opt="sgd", weight_decay=0.1, clip_grad=None)], start, grads, rates)
+    assert (base - clipped).abs().max() > 1e-2
+    assert (base - decayed)[0, :12].abs().min() > 1e-4
+    assert torch.equal(base[0, 12:], decayed[0, 12:])
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
+    start = gradients(1)[0]
+    flat = start.repeat(2, 1)
+    optimizer = Optimizer([TrainSpec(opt=opt)] * 2, flat, DECAYED)
+    alone = start.repeat(1, 1)
+    single = Optimizer([TrainSpec(opt=opt)], alone, DECAYED)
+    active = torch.tensor([[0.0], [1.0]])
+    for step, grad in enumerate(gradients(5)):
+        both = torch.stack([torch.full_like(grad, math.nan), grad])
+        optimizer.step(flat, both, torch.full((2, 1), 0.01), step + 1, active)
+        single.step(alone, grad.unsqueeze(0), torch.full((1, 1), 0.01), step + 1, ON)
+    assert torch.equal(flat[0], start)
+    assert torch.equal(flat[1], alone[0])
+
+
+def test_tokens_positions_norms_and_biases_do_not_decay() -> None:
+    matrix, table = torch.Size([8, 4]), torch.Size([1, 16, 8])
+    assert decays("blocks.0.attn.qkv.weight", matrix)
+    assert decays("patch_embed.proj.weight", torch.Size([8, 1, 2, 2]))
+    for name, shape in {
+        "pos_embed": table, "cls_token": table, "mask_token": table, "blocks.1.pos_embed_x": table,
+        "blocks.0.attn.rel_pos_row": matrix, "norm.weight": torch.Size([8]), "head.bias": torch.Size([8]),
+    }.items():  # fmt: skip
+        assert not decays(name, shape), name
+
+
+@pytest.mark.parametrize(
+    ("sched", "after_warmup"),
+    [
+        ("cosine", [1.0, 0.96194, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.03806]),
+        ("linear", [1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ("constant", [1.0] * 8),
+    ],
+)
+def test_schedule(sched: Any, after_warmup: list[float]) -> None:
+    spec = TrainSpec(steps=10, lr=4.0, warmup_fraction=0.2, sched=sched)
+    np.testing.assert_allclose(learning_rates(spec) / 4, [0.5, 1.0, *after_warmup], atol=1e-6)
+
+
+def test_schedule_without_warmup_begins_at_the_rate() -> None:
+    rates = learning_rates(TrainSpec(steps=4, lr=2.0, warmup_fraction=0.0, sched="linear"))
+    assert rates.tolist() == [2.0, 1.5, 1.0, 0.5]
+    assert learning_rates(TrainSpec(steps=1, lr=2.0)).tolist() == [2.0]
