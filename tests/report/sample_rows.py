@@ -202,6 +202,7 @@ def scale_rows() -> list[dict[str, Any]]:
     return rows
 
 
+SHAPE_ANCHOR = {"depth": 8, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4.0, "patch_size": 4}
 SHAPES = {
     "anchor": ({}, 1.0, 70.0),
     "depth-2": ({"model.depth": 2}, 0.26, 58.0),
@@ -234,7 +235,8 @@ def shape_rows() -> list[dict[str, Any]]:
             mean + draw.normal(0, 0.6),
             forward_flops=round(4e8 * cost),
             train_flops=cost * 6e13,
+            spec={"model": SHAPE_ANCHOR | {path.removeprefix("model."): value for path, value in changes.items()}},
         )
-        for name, (_, cost, mean) in SHAPES.items()
+        for name, (changes, cost, mean) in SHAPES.items()
         for seed in range(3)
     ]

@@ -20,7 +20,6 @@ from sample_rows import (
     shape_rows,
 )
 
-from vitbench.arms import arms
 from vitbench.experiment import Experiment
 from vitbench.report.plots import CAPTIONS, caption, equivalence_margin, paper_effects, plots_for, save, svg
 from vitbench.report.rows import series_of
@@ -133,11 +132,12 @@ def test_the_frontier_rises_and_leaves_out_what_is_dearer_and_worse() -> None:
 
 
 def test_knobs_of_the_shape() -> None:
-    anchor, *others = arms(shape_experiment())
-    found = {arm.name: knob_of(anchor, arm) for arm in others}
-    assert found["depth-16"] == "Depth"
-    assert found["mlp-2"] == "MLP width"
-    assert found["all-half"] == "All together"
+    anchor = {"depth": 4, "embed_dim": 32, "num_heads": 2, "stem": "conv"}
+    assert knob_of(anchor, anchor | {"depth": 8}) == "Depth"
+    assert knob_of(anchor, anchor | {"embed_dim": 64, "num_heads": 4}) == "Width"
+    assert knob_of(anchor, anchor | {"embed_dim": 64, "depth": 8}) == "All together"
+    assert knob_of(anchor, anchor | {"mlp_ratio": 8.0, "pos_embed": "none"}) == ""
+    assert knob_of(anchor, anchor) == ""
 
 
 def test_ticks_do_not_crowd() -> None:

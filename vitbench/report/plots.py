@@ -34,6 +34,7 @@ from vitbench.report.style import (
     legend_above,
     log_axis,
     plotting,
+    within_percent,
 )
 from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
@@ -52,7 +53,7 @@ CAPTIONS = {
     "95% intervals.",
     "compute": "Accuracy against training FLOPs (compare the paper's Fig. 5): seeds, means, 95% intervals. Dashed: the "
     "best mean reached within a budget.",
-    "shape": "Accuracy against forward FLOPs relative to the baseline, one line per dimension (compare the paper's "
+    "shape": "Accuracy against training FLOPs relative to the baseline, one line per dimension (compare the paper's "
     "Fig. 8): seeds, means, 95% intervals.",
 }
 
@@ -111,6 +112,7 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         lost = lost_label(arm)
         _beside(axes, y, f"{mean_cell(arm)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}"))
     _rows_axis(axes, [arm.arm for arm in arms], metric_label(experiment.report.metric))
+    within_percent(axes, experiment.report.metric, "x")
     return made
 
 

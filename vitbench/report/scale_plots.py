@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitbench.arms import Arm, arms
 from vitbench.experiment import Experiment
 from vitbench.report.formats import printable
 from vitbench.report.rows import arm_order, metric_label, own_best, scores_by_seed, series_of
-from vitbench.report.style import MUTED, Look, dots, figure, interval_bar, legend_above, log_axis, looks
+from vitbench.report.style import MUTED, Look, dots, figure, interval_bar, legend_above, log_axis, looks, within_percent
 from vitbench.report.summaries import LEVEL
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.sample import counted_images
 from vitbench.stats.table import Row
 
 KNOBS = {
-    "model.depth": "Depth",
-    "model.embed_dim": "Width",
-    "model.mlp_ratio": "MLP width",
-    "model.patch_size": "Patch size",
+    "depth": "Depth",
+    "embed_dim": "Width",
+    "mlp_ratio": "MLP width",
+    "patch_size": "Patch size",
 }
 LEAST_SPREAD = 1.2
 """Costs within this ratio are one cost: arms at equal compute make no plot against compute."""
@@ -69,15 +69,14 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
 
 
 def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against forward FLOPs relative to the baseline, one line per dimension; None where none is varied."""
-    points = points_by(experiment, rows, "forward_flops")
-    known = {arm.name: arm for arm in arms(experiment)}
-    anchor = next(iter(known))
-    knobs = {name: knob_of(known[anchor], known[name]) for name in points if name in known and name != anchor}
+    """Score against training FLOPs relative to the baseline, one line per dimension; None where none is varied."""
+    points, models = points_by(experiment, rows, "train_flops"), _models(rows)
+    anchor = arm_order(experiment)[0]
+    knobs = {name: knob_of(models[anchor], models[name]) for name in points if anchor in points and name != anchor}
     lines = {
         knob: [name for name, its in knobs.items() if its == knob] for knob in dict.fromkeys(knobs.values()) if knob
     }
-    if anchor not in points or not lines or not _spread(points):
+    if not lines or not _spread(points):
         return None
     relative = {name: Point(name, p.x / points[anchor].x, p.scores, p.mean) for name, p in points.items()}
     look_of = looks(list(lines))
@@ -85,17 +84,22 @@ def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     for knob, names in lines.items():
         _line(axes, [relative[name] for name in (anchor, *names)], look_of[knob], knob)
     log_axis(axes, [relative[name].x for names in lines.values() for name in (anchor, *names)])
-    axes.set_xlabel(f"Forward FLOPs relative to {printable(anchor)}")
+    axes.set_xlabel(f"Training FLOPs relative to {printable(anchor)}")
     axes.set_ylabel(metric_label(experiment.report.metric))
+    within_percent(axes, experiment.report.metric, "y")
     legend_above(made, axes)
     return made
 
 
-def knob_of(anchor: Arm, arm: Arm) -> str:
-    """Which dimension of the model the arm changes: a name of KNOBS, `All together` for several, empty for none."""
-    paths = {*anchor.assignment, *arm.assignment}
-    changed = {path for path in paths if anchor.assignment.get(path) != arm.assignment.get(path)}
-    changed -= {"model.num_heads"}  # heads follow the width, at a fixed width per head
+def _models(rows: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
+    """{arm: the fields of its model that differ from their defaults}."""
+    return {row["arm"]: row["spec"].get("model", {}) for row in own_best(rows)}
+
+
+def knob_of(anchor: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Which dimension differs between two models: a name of KNOBS, `All together` for several, empty for none."""
+    changed = {field for field in {*anchor, *model} if anchor.get(field) != model.get(field)}
+    changed -= {"name", "num_heads"}  # heads follow the width, at a fixed width per head
     if not changed or not changed <= set(KNOBS):
         return ""
     return KNOBS[changed.pop()] if len(changed) == 1 else "All together"
@@ -128,6 +132,7 @@ def _series_plot(
     log_axis(axes, [point.x for point in points.values()])
     axes.set_xlabel(x_label)
     axes.set_ylabel(metric_label(experiment.report.metric))
+    within_percent(axes, experiment.report.metric, "y")
     legend_above(made, axes)
     return made
 

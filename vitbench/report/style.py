@@ -133,6 +133,13 @@ def log_axis(axes: Axes, values: Sequence[float], side: str = "x") -> None:
     axis.set_major_formatter(FuncFormatter(_tick))
 
 
+def within_percent(axes: Axes, metric: str, side: str) -> None:
+    """Keeps an axis of percentages inside 0 to 100, where the interval of two or three seeds would run out of it."""
+    if metric.endswith("_percent"):
+        low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
+        (axes.set_xlim if side == "x" else axes.set_ylim)(max(low, 0.0), min(high, 100.0))
+
+
 def spread_out(values: Sequence[float], most: int = 7) -> list[float]:
     """`values` less those that would crowd a log axis: neighbours stand at least 1/9 of its length apart."""
     if len(values) < 2:
