@@ -265,3 +265,24 @@ def test_stage_rows_are_no_scores() -> None:
     stage = made_row("token", {"model.global_pool": "token"}, 0, 10.0, role="stage")
     rows = [stage, *made_rows(experiment, {"token": TOKEN, "avg": AVG})]
     assert judge(the_claim(experiment), experiment, rows).state == "supported"
+
+
+def test_an_early_look_without_spread_decides_nothing() -> None:
+    token = [*TOKEN, 90.0, 91.0, 90.0]
+    avg = [score + 1.0 for score in token[:5]] + [87.0, 95.0, 88.0]
+    verdict = verdict_on(ABOVE, token, avg, fields={"seeds": {"looks": [5, 8]}}, num_test_images=0)
+    assert verdict.n == 8
+    assert verdict.state == "inconclusive"
+    assert not has_nan(dataclasses.asdict(verdict))
+
+
+def test_looks_below_the_least_number_of_seeds_decide_nothing() -> None:
+    looks = {"seeds": {"looks": [3, 4]}}
+    verdict = verdict_on(ABOVE, TOKEN[:3], AVG[:3], fields=looks)
+    assert (verdict.state, verdict.reason, verdict.forecast) == ("inconclusive", "n = 3, a verdict needs 5", ())
+
+
+def test_a_refused_case_has_neither_forecast_nor_smallest_effect() -> None:
+    verdict = verdict_on(ABOVE, [*TOKEN[:3], "diverged", "diverged"], AVG)
+    assert verdict.forecast == ()
+    assert verdict.mde is None

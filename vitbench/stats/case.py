@@ -10,10 +10,9 @@ import numpy as np
 from vitbench.experiment import Claim, Experiment
 from vitbench.seeding import derive_seed
 from vitbench.stats.contrasts import Cell, Question
-from vitbench.stats.decide import Estimate, Noise, Region, Settlement, estimate, settle
+from vitbench.stats.decide import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
 from vitbench.stats.design import Design, design
 from vitbench.stats.distributions import Floats
-from vitbench.stats.intervals import NO_SPREAD
 from vitbench.stats.outcome import State
 from vitbench.stats.sample import Sample, gather, noise_of
 from vitbench.stats.select import tuning_noise
@@ -56,11 +55,12 @@ class Case:
         return np.stack([low for low, _ in found], axis=1), np.stack([high for _, high in found], axis=1)
 
     def estimate(self, index: int) -> Estimate | None:
-        """The estimate at one look; None where an earlier look is left with fewer seeds than a verdict needs."""
+        """The estimate at one look; None where an earlier look has fewer seeds than a verdict needs, or no spread."""
         sample = self.sample.take(self.design.seeds[index])
-        if sample.n < self.claim.seeds_min and index < self.look:
+        if index < self.look and sample.n < self.claim.seeds_min:
             return None
-        return estimate(*self.data(sample), self.noise)
+        low, high = self.data(sample)
+        return estimate(low, high, self.noise) if has_spread(low, high, self.noise) else None
 
     def settle(self) -> Settlement:
         """The rule applied to the looks reached."""
@@ -68,11 +68,7 @@ class Case:
 
     def measurable(self) -> bool:
         """Whether every part has a standard error: at least three seeds, and a spread or a floor."""
-        if self.sample.n < LEAST_SEEDS:
-            return False
-        low, high = self.data()
-        spread = np.minimum(low.std(axis=0, ddof=1), high.std(axis=0, ddof=1))
-        return bool(((spread >= NO_SPREAD) | (self.noise.floor > 0.0)).all())
+        return self.sample.n >= LEAST_SEEDS and has_spread(*self.data(), self.noise)
 
     def refusal(self) -> tuple[State, str] | None:
         """The state that the evidence forces whatever the interval says, with its reason, or None."""

@@ -57,6 +57,12 @@ class Estimate:
     n: int
 
 
+def has_spread(low: Floats, high: Floats, noise: Noise) -> bool:
+    """Whether every part has a standard error: data [n, P] that vary, or a floor."""
+    spread = np.minimum(low.std(axis=0, ddof=1), high.std(axis=0, ddof=1))
+    return bool(((spread >= NO_SPREAD) | (noise.floor > 0.0)).all())
+
+
 def estimate(low: Floats, high: Floats, noise: Noise) -> Estimate:
     """The estimate from the data of n seeds, [..., n, P]."""
     n = low.shape[-2]

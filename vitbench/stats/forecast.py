@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.seeding import derive_seed
-from vitbench.stats.decide import OPEN, Noise, Region, estimate, settle
+from vitbench.stats.decide import OPEN, Noise, Region, estimate, has_spread, settle
 from vitbench.stats.distributions import Floats
 from vitbench.stats.looks import Schedule
 
@@ -27,21 +27,27 @@ class Coming:
     chance: float
 
 
-def forecast(low: Floats, high: Floats, regions: Sequence[Region], noise: Noise, plan: Schedule) -> tuple[Coming, ...]:
+def forecast(
+    low: Floats, high: Floats, regions: Sequence[Region], noise: Noise, plan: Schedule, least_seeds: int = 5
+) -> tuple[Coming, ...]:
     """The chance of a verdict by each look of `plan` that lies beyond the n seeds of `low`, `high` [n, P].
 
-    The generator is fixed, so the same records give the same forecast.
+    Looks of under `least_seeds` decide nothing. The generator is fixed: the same records give the same forecast.
     """
     n, num_parts = low.shape
-    coming = [look for look in plan.looks if look > n]
-    if not coming:
+    num_seeds = plan.looks[-1]
+    if num_seeds <= n or num_seeds < least_seeds:
         return ()
     rng = np.random.default_rng(derive_seed(0, "stats/forecast"))
     floors = np.concatenate([noise.floor, noise.floor])
-    future = _draw(np.concatenate([low, high], axis=1), floors, coming[-1] - n, rng)
+    future = _draw(np.concatenate([low, high], axis=1), floors, num_seeds - n, rng)
     lows = np.concatenate([np.broadcast_to(low, (NUM_DRAWS, n, num_parts)), future[..., :num_parts]], axis=1)
     highs = np.concatenate([np.broadcast_to(high, (NUM_DRAWS, n, num_parts)), future[..., num_parts:]], axis=1)
-    estimates = [estimate(lows[:, :look], highs[:, :look], noise) for look in plan.looks]
+    decisive = [look >= least_seeds and has_spread(low[:look], high[:look], noise) for look in plan.looks]
+    estimates = [
+        estimate(lows[:, :look], highs[:, :look], noise) if counts else None
+        for look, counts in zip(plan.looks, decisive, strict=True)
+    ]
     settled = settle(estimates, regions, plan)
     return tuple(
         Coming(look, float(np.mean((settled.state != OPEN) & (settled.settled_at <= index))))

@@ -130,7 +130,7 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
     smallest = smallest_difference if region.level == 0.95 else smallest_margin
     mde = smallest(n, case.factor(region.level)) * sd
     low, high = sd_range(n)
-    coming = forecast(*case.data(), case.regions, case.noise, case.design.ahead)
+    coming = forecast(*case.data(), case.regions, case.noise, case.design.ahead, case.claim.seeds_min)
     return replace(verdict, mde=mde, mde_range=(mde * low, mde * high), forecast=coming)
 
 
