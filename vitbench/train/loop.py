@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitbench.model import build, initialise, load_weights
 from vitbench.record import CurvePoint
+from vitbench.seeding import derive_seed
 from vitbench.spec import TrialSpec
 from vitbench.train.augment import Augment, pad
 from vitbench.train.evaluate import Evaluation, evaluate, logits_of
@@ -89,6 +90,7 @@ class Trainer:
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.padded = pad(images.train, self.train.augment)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
+        self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.bad_step = torch.full((len(jobs),), -1, device=device)
         self.loss_sum = torch.zeros(len(jobs), device=device)
 
@@ -97,7 +99,12 @@ class Trainer:
         return self.train.objective.name == "classify"
 
     def step(self, step: int) -> None:
-        """One optimizer step; nothing here waits for the device."""
+        """One optimizer step; nothing here waits for the device.
+
+        Dropout alone draws on the device, from one generator for the whole stack: with it a stack is not its members.
+        """
+        if self.drops:
+            torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
         batches = [order.batch(step) for order in self.orders]
         self.stack.grad.zero_()
         chunks = np.array_split(np.arange(self.train.batch_size), self.train.grad_accum)

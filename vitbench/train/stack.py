@@ -58,7 +58,7 @@ class Stack:
             buffers = {name: b[0] for name, b in self.buffers.items()}
             out: Tensor = functional_call(self.module, (single, buffers), tuple(x.squeeze(0) for x in inputs))
             return out.unsqueeze(0)
-        return torch.vmap(self._one, in_dims=0)(params, self.buffers, inputs)
+        return torch.vmap(self._one, in_dims=0, randomness="different")(params, self.buffers, inputs)
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
         out: Tensor = functional_call(self.module, (params, buffers), inputs)
