@@ -101,6 +101,7 @@ def run(
         from vitbench.commands.listing import plan as show_plan
 
         raise typer.Exit(show_plan(asked, options, results, None, console, as_json))
+    from vitbench.commands.prepare import command_of
     from vitbench.commands.run import RunOptions
     from vitbench.commands.run import run as run_command
     from vitbench.errors import InputError
@@ -118,6 +119,7 @@ def run(
         retry_failed=retry_failed,
         quiet=quiet,
         as_json=as_json,
+        command=command_of(asked, results),
         until_settled=until_settled,
         max_seeds=max_seeds,
     )

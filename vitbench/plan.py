@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -139,12 +140,11 @@ class Builder:
                 continue
             own = {path: self._total_flops(value, setting) for path, value in own.items()}
             where = f"{self.experiment.name}, arm {arm.name}" + (f", stage {stage.name}" if len(stages) > 1 else "")
-            try:
+            with _located(where):
                 written = validate_trial(self.experiment.base, stage, own)
-                facts = self.facts_of(written.data.name)
+            facts = self.facts_of(written.data.name)
+            with _located(where):
                 out.append((stage.name, resolve(written, facts), facts.fingerprint))
-            except InputError as error:
-                raise InputError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from error
         return out
 
     def _total_flops(self, value: Any, setting: Assignment) -> Any:
@@ -168,6 +168,15 @@ class Builder:
             identity = trial_id(spec, seed, fingerprint, parent)
             out.append(Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name))
         return out
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Each line of an InputError with `where` before it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from error
 
 
 def _of_stage(assigned: Assignment, stage: str, names: set[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,9 +99,20 @@ def data_options(data_dir: Path | None, download: bool) -> DataOptions:
     return DataOptions(data_dir=given, download=download, cache_dir=Path(cache) if cache else None)
 
 
-def experiment_yaml(experiment: Experiment) -> str:
+def command_of(asked: Asked, root: Path) -> str:
+    """The command that repeats a run."""
+    words = ["vitbench", "run", asked.name]
+    for option, value in (("--data", asked.data), ("--seeds", asked.seeds), ("--as", asked.as_name)):
+        words += [option, value] if value is not None else []
+    for change in asked.sets:
+        words += ["--set", change]
+    return shlex.join(words + ([] if root == Path("results") else ["--results", str(root)]))
+
+
+def experiment_yaml(experiment: Experiment, command: str) -> str:
     """The experiment as YAML, overrides included; what `report`, `status` and `verdict` read."""
-    return dump(experiment.model_dump(mode="json", exclude_defaults=True))
+    head = f"# {' '.join(experiment.question.split())}\n# Run: {command}\n"
+    return head + dump(experiment.model_dump(mode="json", exclude_defaults=True))
 
 
 def read_run(folder: Path) -> Experiment:

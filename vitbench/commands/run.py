@@ -41,6 +41,7 @@ class RunOptions:
     retry_failed: bool = False
     quiet: bool = False
     as_json: bool = False
+    command: str = ""
     until_settled: bool = False
     max_seeds: int | None = None
 
@@ -81,7 +82,7 @@ def _run_one(
 ) -> tuple[runner.Outcome, int]:
     """Run one experiment under the live view, writing its rows as it goes; the outcome and how many trials ran."""
     folder = options.root / item.run
-    replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment).encode())
+    replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
     if options.retry_failed:
         _set_failures_aside(item, options, facts_of)
     num_run = 0
@@ -178,7 +179,11 @@ def _summary(outcomes: list[tuple[Prepared, runner.Outcome]], options: RunOption
         print(json.dumps({"exit_code": code, "runs": out}, allow_nan=False))
         return
     for item, outcome in outcomes:
-        show_tables(item.experiment, rows(outcome.plan, outcome.records), console, quiet=options.quiet)
+        found = rows(outcome.plan, outcome.records)
+        show_tables(item.experiment, found, console, quiet=options.quiet)
+        if item.experiment.claims and found and not options.quiet:
+            states = ", ".join(f"{v.claim} {v.state}" for v in judged(item.experiment, found, options.root / item.run))
+            console.print(f"Verdicts ([bold]vitbench verdict[/] says why): {states}", highlight=False)
         if outcome.plan.unfit:
             console.print(f"[red]no eligible setting:[/] {', '.join(outcome.plan.unfit)}")
         if outcome.missing or outcome.stopped_by_limit:

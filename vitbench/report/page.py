@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitbench.experiment import Experiment
-from vitbench.load import load
+from vitbench.load import header, load
 from vitbench.report.claims import (
     Glyph,
     data_names,
@@ -88,6 +88,7 @@ def experiment_page(experiment: Experiment, rows: Sequence[Row], folder: Path, d
         "experiment.html.j2",
         title=f"{experiment.name} | vitbench",
         experiment=experiment,
+        command=command_of(experiment, folder),
         scale=scale_of(rows),
         counts=_counts(rows),
         verdicts=[said(verdict) for verdict in verdicts_of(experiment, rows, facts_of(rows, folder))],
@@ -106,6 +107,12 @@ def experiment_page(experiment: Experiment, rows: Sequence[Row], folder: Path, d
         commits=commits(rows),
         bibtex=BIBTEX,
     )
+
+
+def command_of(experiment: Experiment, folder: Path) -> str:
+    """The command that made a run, as its experiment.yaml says."""
+    path = folder / "experiment.yaml"
+    return (header(path)["run"] if path.is_file() else "") or f"vitbench run {experiment.name}"
 
 
 def said(verdict: Verdict) -> Said:
