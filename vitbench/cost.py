@@ -7,7 +7,7 @@ norms, activations, softmax, weight standardisation and rotations are not (nor d
 from __future__ import annotations
 
 from vitbench.parameters import Parameter, parameters
-from vitbench.shapes import cells_side, grid_side, known, num_tokens, total_stride, transformer
+from vitbench.shapes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
 from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec
 
 __all__ = [
@@ -38,8 +38,8 @@ def _attention_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int
     shape = transformer(model)
     pairs = shape.num_tokens**2 * shape.embed_dim
     relative = {
-        "relative_1d": shape.num_patches**2 * shape.embed_dim,
-        "relative_2d": 2 * shape.num_patches * shape.grid_side * shape.embed_dim,
+        "relative_1d": shape.num_places**2 * shape.embed_dim,
+        "relative_2d": 2 * shape.num_places * shape.grid_side * shape.embed_dim,
     }.get(model.pos_embed)
     macs: dict[str, int] = {}
     for layer in range(shape.depth):
@@ -144,15 +144,15 @@ def _position_problems(model: ModelSpec) -> list[str]:
             problems.append(f"model.pos_embed: {kind} needs embed_dim divisible by {least}; it is {shape.embed_dim}")
     if kind == "rope_2d" and shape.head_dim % 4:
         problems.append(f"model.pos_embed: rope_2d needs embed_dim / num_heads divisible by 4; it is {shape.head_dim}")
-    return problems + _clip_problems(model, shape.grid_side)
+    return problems + _clip_problems(model)
 
 
-def _clip_problems(model: ModelSpec, side: int) -> list[str]:
+def _clip_problems(model: ModelSpec) -> list[str]:
     if model.relative_clip is None:
         return []
     if model.pos_embed not in ("relative_1d", "relative_2d"):
         return [f"model.relative_clip: {model.pos_embed} has no relative offsets to clip"]
-    largest = side**2 - 1 if model.pos_embed == "relative_1d" else side - 1
+    largest = relative_reach(model.model_copy(update={"relative_clip": None}))
     if model.relative_clip > largest:
         return [f"model.relative_clip: {model.relative_clip} is above the largest offset of this grid, {largest}"]
     return []

@@ -105,13 +105,12 @@ def position_tables(model: ModelSpec, layer: int) -> tuple[Parameter, ...]:
     if layer > 0 and model.pos_placement != "every_layer":
         return ()
     shape, init = transformer(model), SCHEMES[model.weight_init].position
-    has_class_row = shape.class_token and not model.no_embed_class
     if model.pos_embed == "learned_1d":
-        return (Parameter("pos_embed", (1, shape.num_patches + has_class_row, shape.embed_dim), init),)
+        return (Parameter("pos_embed", (1, shape.num_places, shape.embed_dim), init),)
     if model.pos_embed != "learned_2d":
         return ()
     axis = (1, shape.grid_side, shape.embed_dim // 2)
-    row = (Parameter("pos_embed_cls", (1, 1, shape.embed_dim), init),) if has_class_row else ()
+    row = (Parameter("pos_embed_cls", (1, 1, shape.embed_dim), init),) if shape.class_position else ()
     return (Parameter("pos_embed_x", axis, init), Parameter("pos_embed_y", axis, init), *row)
 
 

@@ -25,7 +25,7 @@ def known(value: T | None) -> T:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The encoder's sizes."""
+    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions."""
 
     embed_dim: int
     depth: int
@@ -33,6 +33,7 @@ class Transformer:
     mlp_dim: int
     grid_side: int
     class_token: bool
+    class_position: bool
 
     @property
     def head_dim(self) -> int:
@@ -45,6 +46,11 @@ class Transformer:
     @property
     def num_tokens(self) -> int:
         return self.num_patches + self.class_token
+
+    @property
+    def num_places(self) -> int:
+        """Tokens that have a position."""
+        return self.num_patches + self.class_position
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ def transformer(model: ModelSpec) -> Transformer:
         mlp_dim=int(embed_dim * known(model.mlp_ratio)),
         grid_side=grid_side(model),
         class_token=known(model.class_token),
+        class_position=known(model.class_token) and not model.no_embed_class,
     )
 
 
@@ -161,8 +168,8 @@ def conv_stem_widths(model: ModelSpec) -> tuple[int, ...]:
 
 def relative_reach(model: ModelSpec) -> int:
     """The largest offset that a relative table tells apart; the table has `2 * reach + 1` rows."""
-    side = grid_side(model)
-    reach = side**2 - 1 if model.pos_embed == "relative_1d" else side - 1
+    shape = transformer(model)
+    reach = (shape.num_places if model.pos_embed == "relative_1d" else shape.grid_side) - 1
     return reach if model.relative_clip is None else min(model.relative_clip, reach)
 
 

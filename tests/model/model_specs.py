@@ -45,6 +45,8 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     **{name: {**TINY, **fields} for name, fields in POSITIONS.items()},
     "no_embed_class": {**TINY, "no_embed_class": True},
     "learned_2d no_embed_class": {**TINY, "pos_embed": "learned_2d", "no_embed_class": True},
+    "relative_1d no_embed_class": {**TINY, "pos_embed": "relative_1d", "no_embed_class": True},
+    "relative_2d no_embed_class": {**TINY, "pos_embed": "relative_2d", "no_embed_class": True},
     "avg": {**TINY, "global_pool": "avg"},
     "avg after_pool": {**TINY, "global_pool": "avg", "final_norm": "after_pool"},
     "avg relative_1d": {**TINY, "global_pool": "avg", "pos_embed": "relative_1d"},

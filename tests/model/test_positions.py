@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from model_specs import POSITIONS, TINY, images, made, resolved
 
-from vitbench.model.pos_embed import learned_2d, sincos_2d
+from vitbench.model.pos_embed import learned_2d, relative, sincos_2d
 from vitbench.shapes import transformer
 
 SIDE = 4
@@ -75,9 +75,9 @@ def test_clip_ends_the_telling_apart() -> None:
     assert not torch.allclose(logits[:, 0, 1], logits[:, 0, 2], atol=1e-3)
 
 
-def test_class_token_has_no_relative_logit() -> None:
+def test_a_class_token_without_a_place_has_no_relative_logit() -> None:
     for name in ("relative_1d", "relative_2d"):
-        module = made(resolved(TINY, **POSITIONS[name]), noise=0.3)
+        module = made(resolved(TINY, pos_embed=name, no_embed_class=True), noise=0.3)
         plain = made(resolved(TINY, pos_embed="none"))
         plain.load_state_dict(module.state_dict(), strict=False)
         x = torch.full((1, 1, 8, 8), 0.7)
@@ -85,6 +85,25 @@ def test_class_token_has_no_relative_logit() -> None:
             ours, bare = module.attention(x)[0, 0], plain.attention(x)[0, 0]
         torch.testing.assert_close(ours[:, 0], bare[:, 0])
         assert (ours[:, 1:] - bare[:, 1:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("name", ["relative_1d", "relative_2d"])
+def test_relative_logits_are_their_definition(name: str, prefix: int) -> None:
+    """Written as loops: query times the vectors of the offsets; the class token before the raster, or at (0, 0)."""
+    model = resolved(TINY, pos_embed=name, global_pool="token" if prefix else "avg")
+    attention = made(model, noise=0.3).blocks[0].attn
+    num, reach = prefix + SIDE**2, (prefix + SIDE**2 if name == "relative_1d" else SIDE) - 1
+    q = torch.randn(1, 2, num, 8, generator=torch.Generator().manual_seed(0))
+    logits = relative(name, attention, transformer(model), q)
+    cells = [(0, 0)] * prefix + list(product(range(SIDE), range(SIDE)))
+    for i, j in product(range(num), range(num)):
+        if name == "relative_1d":
+            vector = attention.rel_pos[j - i + reach]
+        else:
+            down, right = cells[j][0] - cells[i][0], cells[j][1] - cells[i][1]
+            vector = attention.rel_pos_h[down + reach] + attention.rel_pos_w[right + reach]
+        torch.testing.assert_close(logits[0, :, i, j], q[0, :, i] @ vector, atol=1e-5, rtol=1e-4)
 
 
 def test_learned_2d_joins_column_and_row() -> None:

@@ -33,8 +33,8 @@ def test_three_steps_lower_the_loss(name: str) -> None:
 
 
 def last_relative_tables(model: ModelSpec) -> set[str]:
-    """Of a model that reads its class token, the tables that no output depends on."""
-    read = model.family != "resnet" and model.global_pool == "token"  # A ResNet's global_pool is idle.
+    """Of a model that reads a class token without a place: the tables that no output depends on."""
+    read = model.family != "resnet" and model.global_pool == "token" and model.no_embed_class
     return {f"blocks.1.attn.{table.name}" for table in relative_tables(model)} if read else set()
 
 
