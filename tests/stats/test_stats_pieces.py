@@ -13,7 +13,6 @@ from vitbench.stats import (
     Facts,
     Verdict,
     calibration_error,
-    choose,
     churn,
     compare_arms,
     compare_to_baseline,
@@ -23,7 +22,6 @@ from vitbench.stats import (
     paired_interval,
     per_class_differences,
     score_matrix,
-    tuning_noise,
     with_q,
 )
 from vitbench.stats.contrasts import Resolver, question
@@ -41,40 +39,6 @@ def weights_of(claim: dict, rows: list | None = None, **fields: object) -> list[
     experiment = an_experiment(claim, **fields)
     asked = question(the_claim(experiment), Resolver(experiment, tabulate(rows or [])))
     return [{f"{cell.arm}@{cell.setting}": weight for cell, weight in part.weights.items()} for part in asked.parts]
-
-
-# ------------------------------------------------------------------ choosing a setting
-SETTINGS = [{"train.lr": 1e-3}, {"train.lr": 2e-3}, {"train.lr": 4e-3}]
-
-
-def test_choose_takes_the_best_mean_and_a_tie_goes_to_the_smaller_value() -> None:
-    scores = [[90.0, 91.0], [91.0, 90.0], [80.0, 80.0]]
-    found = choose(list(reversed(SETTINGS)), scores[::-1], np.ones((3, 2), dtype=bool))
-    assert (found.setting, found.mean, found.at_edge, found.num_eligible) == ({"train.lr": 1e-3}, 90.5, True, 3)
-
-
-def test_choose_leaves_out_a_setting_with_a_lost_seed() -> None:
-    eligible = np.array([[True, True], [True, False], [True, True]])
-    found = choose(SETTINGS, [[80.0, 80.0], [99.0, 99.0], [81.0, 81.0]], eligible)
-    assert found.setting == {"train.lr": 4e-3}
-    assert choose(SETTINGS, np.zeros((3, 2)), np.zeros((3, 2), dtype=bool)) is None
-
-
-def test_choice_inside_the_grid_is_not_at_its_edge() -> None:
-    assert not choose(SETTINGS, [[1.0], [2.0], [1.0]], np.ones((3, 1), dtype=bool)).at_edge
-
-
-def test_tuning_noise_vanishes_with_a_clear_winner_and_grows_with_a_close_one() -> None:
-    rng = np.random.default_rng(0)
-    spread = np.array([[0.3, -0.2, -0.1], [-0.4, 0.1, 0.3], [0.1, 0.1, -0.2]])
-    clear = tuning_noise(spread + np.array([[90.0], [80.0], [70.0]]), rng)
-    close = tuning_noise(spread + np.array([[90.0], [89.9], [89.8]]), rng)
-    assert clear.variance == clear.other_chosen == 0.0
-    assert close.variance > 0.0
-    assert close.optimism > 0.0
-    assert 0.3 < close.other_chosen < 0.6
-    assert tuning_noise([[90.0], [91.0]], rng) is None
-    assert tuning_noise([[90.0, 91.0]], rng).variance == 0.0
 
 
 # ------------------------------------------------------------------ intervals and matrices
@@ -129,6 +93,12 @@ def test_a_partial_reference_stands_at_the_baseline_and_over_averages() -> None:
         "token+linear@{}": -0.5,
         "token+mlp_tanh@{}": -0.5,
     }
+
+
+def test_a_share_of_a_gain_weighs_both_ends() -> None:
+    arms = ["token+linear", "token+mlp_tanh", "avg+linear"]
+    (weights,) = weights_of({"form": "share_of_gain", "arms": arms, "share": 0.2}, **CROSSED)
+    assert weights == {"token+linear@{}": -0.8, "token+mlp_tanh@{}": 1.0, "avg+linear@{}": -0.2}
 
 
 def test_at_fixes_a_factor() -> None:
