@@ -17,8 +17,7 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "drop_rate", "drop_path_rate",
-    "weight_init", "global_pool",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
 )  # fmt: skip
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
@@ -103,7 +102,7 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += RESNET_FIELDS
     if model.pos_embed not in ABSOLUTE:
         idle += ["pos_placement"]
-    if model.pos_embed == "none" or not model.class_token:
+    if model.pos_embed in ("none", "sincos_2d", "rope_2d") or not model.class_token:
         idle += ["no_embed_class"]
     if model.pos_embed not in ("relative_1d", "relative_2d"):
         idle += ["relative_clip"]
