@@ -17,7 +17,7 @@ PACKAGE = Path(vitbench.__file__).parent
 LAYERS: dict[str, str] = {
     "0": "errors seeding interrupts",
     "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events",
-    "2": "cost parameters shapes variants data store plan resolve diff collect",
+    "2": "cost init_from parameters shapes variants data store plan resolve diff collect",
     "3a": "model train analysis",
     "3b": "stats",
     "4a": "engines runner",

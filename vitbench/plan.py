@@ -19,6 +19,7 @@ from vitbench.data import Facts
 from vitbench.errors import InputError
 from vitbench.events import Role
 from vitbench.experiment import Experiment, Stage
+from vitbench.init_from import start_sha256, with_start
 from vitbench.record import ALGORITHM_VERSION, Record
 from vitbench.resolve import resolve
 from vitbench.spec import TrialSpec
@@ -77,14 +78,19 @@ class Plan:
         return out
 
 
-def trial_id(spec: TrialSpec, seed: int, data_fingerprint: str, parent: str | None) -> str:
+def trial_id(
+    spec: TrialSpec, seed: int, data_fingerprint: str, parent: str | None, weights_sha256: str | None = None
+) -> str:
     """Sixteen hex digits that name what a trial computes, and nothing about where or under which name it runs.
 
     Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from, and
-    ALGORITHM_VERSION. Left out: data.name (the images' fingerprint stands for it), arm, device, engine, threads.
+    ALGORITHM_VERSION. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
+    for them), arm, device, engine, threads.
     """
     fields = spec.model_dump(mode="json", exclude_defaults=True)
     fields.get("data", {}).pop("name", None)
+    if weights_sha256 is not None:
+        fields["model"]["init_from"] = weights_sha256
     identity = {
         "spec": {key: value for key, value in fields.items() if value},
         "seed": seed,
@@ -133,7 +139,7 @@ class Builder:
         stages = self.experiment.stages or (Stage(name="single"),)
         names = {stage.name for stage in self.experiment.stages}
         assigned = {**arm.assignment, **setting}
-        out = []
+        out: list[tuple[str, TrialSpec, str]] = []
         for stage in stages:
             own = _of_stage(assigned, stage.name, names)
             if not own.pop("enabled", stage.enabled):
@@ -144,7 +150,8 @@ class Builder:
                 written = validate_trial(self.experiment.base, stage, own)
             facts = self.facts_of(written.data.name)
             with _located(where):
-                out.append((stage.name, resolve(written, facts), facts.fingerprint))
+                spec = with_start(resolve(written, facts), out[-1][1] if out else None)
+            out.append((stage.name, spec, facts.fingerprint))
         return out
 
     def _total_flops(self, value: Any, setting: Assignment) -> Any:
@@ -165,7 +172,7 @@ class Builder:
         for position, (name, spec, fingerprint) in enumerate(stages):
             parent = out[-1].trial_id if out else None
             own_role: Role = role if position == len(stages) - 1 else "stage"
-            identity = trial_id(spec, seed, fingerprint, parent)
+            identity = trial_id(spec, seed, fingerprint, parent, start_sha256(spec))
             out.append(Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name))
         return out
 

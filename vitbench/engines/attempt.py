@@ -23,10 +23,11 @@ import torch
 
 from vitbench import cost
 from vitbench.engines.options import Emit, Options
-from vitbench.errors import VitbenchError
+from vitbench.errors import InputError, ResultsError, VitbenchError
 from vitbench.events import Progress, Started
+from vitbench.init_from import find, start_sha256
 from vitbench.model import build
-from vitbench.plan import Trial
+from vitbench.plan import Trial, trial_id
 from vitbench.record import Record, Result, Run, Status
 from vitbench.store import Store
 from vitbench.train.checkpoint import pack, read_weights, weights_sha256
@@ -38,8 +39,13 @@ PREDICTIONS = "predictions.npz"
 
 
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
-    """Run one trial under its kernel lock; False where another process holds it. True also where it is done already."""
+    """Run one trial under its kernel lock; True also where it is done already.
+
+    False where another process holds it, or where the stage that it starts from has no record yet.
+    """
     store = Store(options.root)
+    if trial.parent is not None and store.read(trial.parent) is None:
+        return False
     with store.lock(trial.trial_id) as held:
         if not held:
             return False
@@ -127,7 +133,7 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
     store, spec = Store(options.root), trials[0].spec
     set_precision(spec.train.precision)
     images = load_images(spec.data, options.data, device)
-    jobs = [Job(t.spec, t.seed, read_weights(store.weights(t.parent)) if t.parent else None) for t in trials]
+    jobs = [Job(t.spec, t.seed, _start(t, store)) for t in trials]
     trainer = Trainer(jobs, images, device)
     assert spec.train.steps is not None
     num_steps = spec.train.steps
@@ -144,6 +150,27 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
         replace(outcome, train_seconds=member.seconds, eval_seconds=seconds)
         for outcome, member in zip(out, trained, strict=True)
     ]
+
+
+def _start(trial: Trial, store: Store) -> dict[str, torch.Tensor] | None:
+    """The weights that a trial starts from: its first stage's, those of `init_from`, or None.
+
+    Raises ResultsError where the stage's were not kept, InputError where the file is not the one that was planned.
+    """
+    if trial.parent is not None:
+        path = store.weights(trial.parent)
+        if not path.is_file():
+            raise ResultsError(
+                f"trial {trial.trial_id} starts from {trial.parent}, whose weights were not kept; "
+                f"move {store.folder(trial.parent)} away, and the same command trains it again"
+            )
+        return read_weights(path)
+    start = trial.spec.model.init_from
+    if start is None:
+        return None
+    if trial_id(trial.spec, trial.seed, trial.data_fingerprint, None, start_sha256(trial.spec)) != trial.trial_id:
+        raise InputError(f"model.init_from: {start} has changed since it was planned; give the same command again")
+    return read_weights(find(start))
 
 
 def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:

@@ -1,0 +1,163 @@
+"""Weights that a model starts from: where `model.init_from` points, what identifies them, whether they fit. No torch.
+
+A safetensors file is 8 bytes (the length of the header), the header in JSON (dtype, shape and place of every tensor),
+then the values; so names and shapes cost one short read, and nothing here runs code from the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from vitbench.errors import InputError
+from vitbench.parameters import parameters
+from vitbench.spec import TrialSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+TIMM = "timm:"
+WEIGHTS_FILE = "model.safetensors"
+READOUT = ("head.", "representation.", "mpp_head.", "mask_token")
+"""What belongs to the task that the weights come from: never carried over."""
+FRESH = (*READOUT, "attn_pool.")
+"""What may be missing in the weights: it keeps its first values (of a classifier: zeros, with `weight_init: jax`)."""
+AXES = ("pos_embed_x", "pos_embed_y", "rel_pos_h", "rel_pos_w")
+"""Tables along one axis of the grid, interpolated along it."""
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
+"""torch's names of a header's types."""
+MAX_HEADER_BYTES = 100_000_000
+
+
+def with_start(spec: TrialSpec, before: TrialSpec | None) -> TrialSpec:
+    """`spec` as it starts: from the stage `before` (whose alone `init_from` was, then), from `init_from`, or fresh.
+
+    Raises InputError where those weights are not there, or do not fit the model.
+    """
+    own, start = _tensors(spec), spec.model.init_from
+    if before is not None:
+        problem, source = misfit(_tensors(before), own), "start from the stage before"
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
+    else:
+        problem, source = misfit(read_shapes(find(start)), own) if start else None, f"model.init_from: {start}"
+    if problem:
+        raise InputError(f"{source}: {problem}")
+    return spec
+
+
+def start_sha256(spec: TrialSpec) -> str | None:
+    """Hash of the weights that `model.init_from` names; None without."""
+    start = spec.model.init_from
+    return None if start is None else weights_sha256(find(start))
+
+
+def _tensors(spec: TrialSpec) -> Shapes:
+    return {tensor.name: tensor.shape for tensor in parameters(spec.model, spec.train.objective)}
+
+
+def find(init_from: str) -> Path:
+    """The safetensors file that `timm:NAME`, a folder or a file means. Raises InputError where there is none."""
+    if init_from.startswith(TIMM):
+        path = fetched(init_from)
+        if not path.is_file():
+            raise InputError(f"model.init_from: {init_from} was not fetched yet; `vitbench plan NAME` fetches it")
+        return path
+    path = Path(init_from).expanduser()
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(
+            f"model.init_from: no file {path}; allowed are timm:NAME, a folder with {WEIGHTS_FILE}, a file"
+        )
+    return path
+
+
+def fetched(init_from: str) -> Path:
+    """Where the weights of `timm:NAME` are kept once they are fetched."""
+    cache = os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench"
+    return Path(cache) / "weights" / f"{init_from.removeprefix(TIMM)}.safetensors"
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensors' shapes by name."""
+    return {name: tuple(entry["shape"]) for name, entry in _header(path)[0].items()}
+
+
+def weights_sha256(path: Path) -> str:
+    """Hash of names, shapes, types and values, in whatever file and order they are: `checkpoint.weights_sha256`."""
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, size: int, time_ns: int) -> str:
+    """As `weights_sha256`; size and time only decide whether the file is read again."""
+    entries, start = _header(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for name, entry in sorted(entries.items()):
+            begin, end = entry["data_offsets"]
+            dtype = DTYPES.get(entry["dtype"], entry["dtype"])
+            digest.update(f"{name}{tuple(entry['shape'])}torch.{dtype}".encode())
+            file.seek(start + begin)
+            digest.update(file.read(end - begin))
+    return digest.hexdigest()
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The entries by name, and where the values begin. Raises InputError where the file is no safetensors file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            entries = json.loads(file.read(length))
+        entries.pop("__metadata__", None)
+        last = max(entry["data_offsets"][1] for entry in entries.values())
+        if path.stat().st_size != 8 + length + last:
+            raise ValueError("its length is not what its header says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not readable as safetensors weights ({error})") from error
+    return entries, 8 + length
+
+
+def misfit(given: Shapes, own: Shapes) -> str | None:
+    """Why weights cannot become a model's tensors `own`, the readout aside and positions interpolated; None: they can.
+
+    Source: Dosovitskiy et al. 2021, section 3.2 (a new head, interpolated positions).
+    """
+    carried = {name: shape for name, shape in given.items() if not name.startswith(READOUT)}
+    extra = sorted(carried.keys() - own.keys())
+    if extra:
+        return f"weights: the model has no {_some(extra)}; its spec differs from that of the weights"
+    missing = sorted(name for name in own.keys() - carried.keys() if not name.startswith(FRESH))
+    if missing:
+        return f"weights: they lack {_some(missing)}; the model's spec differs from that of the weights"
+    for name, shape in carried.items():
+        if shape != own[name] and stretched(name, shape, own[name]) is None:
+            return f"weights: {name} has shape {shape}, the model's is {own[name]}, and it cannot be interpolated"
+    return None
+
+
+def stretched(name: str, shape: tuple[int, ...], target: tuple[int, ...]) -> Literal["axis", "grid"] | None:
+    """How positions of another resolution are interpolated: along one axis, over the grid, or (None) not at all."""
+    last = name.rpartition(".")[2]
+    if shape[-1:] != target[-1:] or len(shape) != len(target):
+        return None
+    if last in AXES:
+        return "axis"
+    return "grid" if last == "pos_embed" and has_class_row(shape[1]) == has_class_row(target[1]) else None
+
+
+def has_class_row(num_rows: int) -> bool:
+    """Is a position table one row longer than a square grid?"""
+    return math.isqrt(num_rows) ** 2 != num_rows
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
