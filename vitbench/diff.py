@@ -27,6 +27,7 @@ TENSORS: Mapping[str, tuple[str, ...]] = {
     "model.stem": ("patch_embed.*",),
     "data.img_size": POSITIONS,
     "data.classes": ("head.*",),
+    "data.name": ("*",),
     "train.objective.name": ("head.*", "representation.*", "mpp_head.*", "mask_token", "norm.*", "fc_norm.*"),
     "train.objective.target": ("mpp_head.*",),
 }

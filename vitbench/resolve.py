@@ -52,8 +52,11 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
 
 
 def default_patch(img_size: int) -> int | None:
-    """The smallest p >= 2 that divides the side into at most 8 patches (16 above 64 px); None if there is none."""
-    most = 8 if img_size <= 64 else 16
+    """The smallest p >= 2 that divides the side into at most 8 patches (14 above 64 px); None if there is none.
+
+    So 8, 28, 32, 64 and 224 px get 2, 4, 4, 8 and 16, the last as in the paper's ViT-B/16.
+    """
+    most = 8 if img_size <= 64 else 14
     return next((p for p in range(2, img_size + 1) if img_size % p == 0 and img_size // p <= most), None)
 
 
@@ -89,7 +92,7 @@ def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
     if fields.get("patch_size") is None:
         fields["patch_size"] = 1 if fields["family"] == "hybrid" else default_patch(img_size)
     if fields["patch_size"] is None:
-        raise InputError(f"no patch size divides {img_size}-pixel images into at most 16 a side; set model.patch_size")
+        raise InputError(f"no patch size divides {img_size}-pixel images into few enough a side; set model.patch_size")
     fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
 
 
