@@ -222,6 +222,19 @@ def compare(
 
 
 @app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="A trial id, or the beginning of one.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder.", metavar="DIR")],
+    results: Results = Path("results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Write a trial's weights as a folder that timm loads, with equal logits; what timm cannot hold is refused."""
+    from vitbench.commands.weights import export as export_trial
+
+    raise typer.Exit(export_trial(trial, to, results, _data_options(data_dir), _console()))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
     import json

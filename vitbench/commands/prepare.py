@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench import load
+from vitbench.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
@@ -61,6 +62,7 @@ def prepare(asked: Asked) -> list[Prepared]:
 def _prepared(experiment: Experiment, asked: Asked, prefix: str) -> Prepared:
     """A run's name: the experiment's, plus the data set's with --data, plus six hex digits of any other override."""
     overridden = load.override(experiment, data=asked.data, seeds=asked.seeds, sets=asked.sets)
+    fetch_weights(overridden)
     if asked.as_name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", asked.as_name):
             raise InputError(f"--as {asked.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")

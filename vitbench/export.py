@@ -1,0 +1,240 @@
+"""A trial's weights as timm reads them: `model.safetensors` and `config.json`, or the reason why timm cannot.
+
+Names are timm's already; what changes is the position table, which timm has only as one learned row a token. The
+configuration is what timm's own `save_for_hf` would write of the same model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitbench.data import DataOptions, ImageData, channel_stats, open_images, resident
+from vitbench.errors import InputError, ResultsError, nearest
+from vitbench.init_from import WEIGHTS_FILE
+from vitbench.record import Record
+from vitbench.shapes import backbone, known, transformer
+from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.store import Store, replace_durably
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_FILE = "config.json"
+MAX_LISTED = 5
+VIT = "vit_base_patch16_224"
+"""Any of timm's plain ViTs: `model_args` say all that differs from it."""
+HYBRIDS: Mapping[tuple[int, ...], str] = {
+    (3, 4, 9): "vit_base_r50_s16_224",
+    (2, 2, 2, 2): "vit_base_r26_s32_224",
+    (3, 4, 6, 3): "vit_large_r50_s32_224",
+}
+"""timm fixes a hybrid's backbone by the model's name; the rest is in `model_args`."""
+BIT: Mapping[tuple[tuple[int, ...], float], str] = {
+    ((3, 4, 6, 3), 1.0): "resnetv2_50x1_bit",
+    ((3, 4, 6, 3), 3.0): "resnetv2_50x3_bit",
+    ((3, 4, 23, 3), 1.0): "resnetv2_101x1_bit",
+    ((3, 4, 23, 3), 3.0): "resnetv2_101x3_bit",
+    ((3, 8, 36, 3), 2.0): "resnetv2_152x2_bit",
+    ((3, 8, 36, 3), 4.0): "resnetv2_152x4_bit",
+}
+BATCH_NORM = "resnetv2_50"
+"""The one that takes any depth and width in `model_args`."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model in timm's terms; `prefix` leads to its backbone's or projection's first convolution."""
+
+    name: str
+    model_args: dict[str, Any]
+    first_conv: str
+    classifier: str
+
+
+def find_trial(store: Store, text: str) -> Record:
+    """The record that a trial id, or the beginning of one, names. Raises InputError where none does, or several."""
+    ids = sorted(path.parent.name for path in store.trials.glob("*/record.json"))
+    found = [trial_id for trial_id in ids if trial_id.startswith(text)]
+    if len(found) > 1:
+        shown = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
+        raise InputError(f"trial {text!r}: {len(found)} trials in {store.root} begin with it: {shown}")
+    if not found:
+        raise InputError(f"trial {text!r}: none of the {len(ids)} trials in {store.root}.{nearest(text, ids)}")
+    record = store.read(found[0])
+    assert record is not None
+    return record
+
+
+def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Architecture:
+    """Write a trial's weights and configuration into a new folder; what timm calls the model.
+
+    Raises InputError where timm has no such model, the weights were not kept, or the folder is in use.
+    """
+    spec = TrialSpec.model_validate(record.spec)
+    chosen = architecture(spec.model, spec.train.objective)
+    weights = store.weights(record.trial_id)
+    if record.status != "ok":
+        raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
+    if not weights.is_file():
+        raise InputError(
+            f"trial {record.trial_id}: its weights were not kept (--keep all keeps also those of tuning trials); "
+            f"move {store.folder(record.trial_id)} away and run its experiment again"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
+    described = _config(spec, chosen, _images(spec, record, data))
+    from vitbench.train.checkpoint import pack, read_weights
+
+    replace_durably(folder / WEIGHTS_FILE, pack(timm_state(spec, read_weights(weights))))
+    replace_durably(folder / CONFIG_FILE, (json.dumps(described, indent=2) + "\n").encode())
+    return chosen
+
+
+def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
+    """timm's name for a resolved model, and its arguments. Raises InputError with the reason where timm has none."""
+    reason = _resnet_obstacle(model) if model.family == "resnet" else _vit_obstacle(model, objective)
+    if reason:
+        raise InputError(f"timm cannot hold this model: {reason}")
+    if model.family == "resnet":
+        bit = BIT.get((known(model.layers), known(model.width_factor)))
+        args = {"layers": list(known(model.layers)), "width_factor": model.width_factor, "stem_type": "fixed"}
+        name, args = (BATCH_NORM, args) if model.norm_layer == "batch" else (known(bit), {})
+        return Architecture(name, args, "stem.conv", "head.fc")
+    name = HYBRIDS[known(model.layers)] if model.family == "hybrid" else VIT
+    first = "patch_embed.backbone.stem.conv" if model.family == "hybrid" else "patch_embed.proj"
+    return Architecture(name, _vit_args(model), first, "head")
+
+
+def _vit_args(model: ModelSpec) -> dict[str, Any]:
+    """Arguments of timm's VisionTransformer; whatever absolute encoding there is becomes its learned table."""
+    return {
+        "img_size": model.img_size,
+        "patch_size": model.patch_size,
+        "embed_dim": model.embed_dim,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": model.mlp_ratio,
+        "qkv_bias": model.qkv_bias,
+        "class_token": model.class_token,
+        "global_pool": model.global_pool,
+        "pos_embed": "none" if model.pos_embed == "none" else "learn",
+        "no_embed_class": not _has_class_row(model),
+        "final_norm": model.final_norm != "none",
+        "fc_norm": model.final_norm == "after_pool",
+    }
+
+
+def _has_class_row(model: ModelSpec) -> bool:
+    """Has the class token a position? A fixed encoding gives it none."""
+    return transformer(model).class_position and model.pos_embed != "sincos_2d"
+
+
+def _vit_obstacle(model: ModelSpec, objective: ObjectiveSpec) -> str | None:
+    """Why timm's VisionTransformer is another function than this model, whatever its weights; None: it is not."""
+    if model.pos_embed not in (*ABSOLUTE, "none"):
+        return f"model.pos_embed {model.pos_embed} acts inside the attention; its ViT adds one position a token"
+    if model.pos_placement != "stem":
+        return f"model.pos_placement {model.pos_placement}; its ViT adds positions once, at the stem"
+    if model.stem == "conv":
+        return "model.stem conv; its ViT cuts patches"
+    if objective.name == "masked_patch":
+        return "map pools with weights that predicting patches does not train" if model.global_pool == "map" else None
+    if model.head == "mlp_tanh":
+        return "model.head mlp_tanh; its ViT has one linear layer after the pooling"
+    return _backbone_obstacle(model) if model.family == "hybrid" else None
+
+
+def _backbone_obstacle(model: ModelSpec) -> str | None:
+    if known(model.layers) not in HYBRIDS:
+        return f"model.layers {list(known(model.layers))}; its hybrids have {_words(HYBRIDS)}"
+    fixed = {
+        "root": "imagenet",
+        "width_factor": 1.0,
+        "norm_layer": "group",
+        "weight_standardize": True,
+        "preact": False,
+    }
+    return _other_than(model, fixed)
+
+
+def _resnet_obstacle(model: ModelSpec) -> str | None:
+    common = {"root": "imagenet", "preact": True}
+    if model.norm_layer == "batch":
+        return _other_than(model, {**common, "weight_standardize": False})
+    if (known(model.layers), known(model.width_factor)) not in BIT:
+        sizes = "; ".join(f"{list(layers)} x {width:g}" for layers, width in BIT)
+        return f"model.layers {list(known(model.layers))} x {model.width_factor:g}; with GroupNorm it has {sizes}"
+    return _other_than(model, {**common, "weight_standardize": True})
+
+
+def _other_than(model: ModelSpec, fixed: Mapping[str, Any]) -> str | None:
+    """The first field that is not as timm fixes it."""
+    for key, value in fixed.items():
+        if getattr(model, key) != value:
+            return f"model.{key} {getattr(model, key)}; its {model.family}s have {value}"
+    return None
+
+
+def _words(layers: Mapping[tuple[int, ...], str]) -> str:
+    return ", ".join(str(list(key)) for key in layers)
+
+
+def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A trial's tensors under timm's names: what predicts masked patches dropped, positions as one table."""
+    from vitbench.model import build
+
+    out = {name: tensor for name, tensor in state.items() if not name.startswith(("mask_token", "mpp_head."))}
+    if spec.model.family == "resnet" or spec.model.pos_embed in ("none", "learned_1d"):
+        return out
+    module = build(spec.model, spec.train.objective)
+    module.load_state_dict(state)
+    table: Tensor = module.positions(0, state["patch_embed.proj.weight"].device)  # type: ignore[operator]
+    placeless = transformer(spec.model).num_tokens - transformer(spec.model).num_patches
+    rows = table if _has_class_row(spec.model) else table[:, placeless:]
+    return {**{name: t for name, t in out.items() if not name.startswith("pos_embed")}, "pos_embed": rows.detach()}
+
+
+def _images(spec: TrialSpec, record: Record, options: DataOptions) -> ImageData:
+    """The images that the trial saw. Raises ResultsError where the data set is another one by now."""
+    data = open_images(spec.data.name, options)
+    if data.facts.fingerprint != record.data_fingerprint:
+        raise ResultsError(
+            f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on, "
+            "so what standardised its inputs is not known"
+        )
+    return data
+
+
+def _config(spec: TrialSpec, chosen: Architecture, data: ImageData) -> dict[str, Any]:
+    """The content of config.json, in the layout of timm's `save_config_for_hf`."""
+    model, side = spec.model, known(spec.model.img_size)
+    mean, std = channel_stats(resident(data.train, side))
+    classifies = spec.train.objective.name == "classify"
+    classes = spec.data.classes or range(data.facts.num_classes)
+    names = [data.facts.class_names[c] for c in classes] if data.facts.class_names and classifies else None
+    num_classes = known(model.num_classes) if classifies else 0
+    return {
+        "architecture": chosen.name,
+        "num_classes": num_classes,
+        "num_features": backbone(model).width if model.family == "resnet" else model.embed_dim,
+        "global_pool": "avg" if model.family == "resnet" else model.global_pool,
+        **({"label_names": names} if names else {}),
+        "model_args": chosen.model_args,
+        "pretrained_cfg": {
+            "input_size": [model.in_chans, side, side],
+            "fixed_input_size": model.family != "resnet",
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "num_classes": num_classes,
+            "pool_size": None,
+            "first_conv": chosen.first_conv,
+            "classifier": chosen.classifier,
+        },
+    }
