@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the layout of their Python archives (which is torchvision's)."""
+"""CIFAR-10 and CIFAR-100: their Python archives (torchvision's layout), else parquet files in a folder of that name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Split
-from vitbench.data.source import Download, Files, Raw, Source, locate_files
+from vitbench.data.images import DataOptions, Split, resident
+from vitbench.data.parquet import PARQUET
+from vitbench.data.source import Download, Files, Raw, Source, locate_files, present
 from vitbench.errors import InputError
 
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
@@ -53,12 +54,23 @@ def _split(paths: tuple[Path, ...], label_key: str) -> Split:
 
 
 def _locate(name: str, options: DataOptions, folder: str, names: tuple[str, ...], dataset: str) -> Files:
-    return locate_files(name, (options.folder / folder,), names, options, Download(dataset))
+    tables = tuple(sorted((options.folder / name).glob("*.parquet")))
+    if tables and present(options.folder / folder, names) is None:
+        return tables
+    return locate_files(name, (options.folder / folder, options.folder / name), names, options, Download(dataset))
 
 
 def _load(name: str, files: Files, label_key: str, names_key: str) -> Raw:
+    if files[0].suffix == ".parquet":
+        raw = PARQUET.load(str(files[0].parent), files)
+        return Raw(_decoded(raw.train), _decoded(raw.test) if raw.test else None, raw.class_names)
     *train, test, meta = files
     return Raw(_split(tuple(train), label_key), _split((test,), label_key), tuple(_read(meta)[names_key]))
+
+
+def _decoded(split: Split) -> Split:
+    """The images as pixels, so that parquet files and archives of the same images have one fingerprint."""
+    return Split(split.labels, resident(split, 32))
 
 
 CIFAR10 = Source(

@@ -36,6 +36,7 @@ def judge(claim: Claim, experiment: Experiment, rows: Iterable[Row] | Table, fac
         raise InputError(f"claim {claim.id} is one verdict a part; judge its parts")
     known = facts or Facts()
     table = rows if isinstance(rows, Table) else tabulate(rows)
+    claim = claim.on(str(experiment.base.get("data", {}).get("name", "digits")))
     paper = claim.paper
     blank = Verdict(
         claim.id, claim.form, "untested", claim.statement, claim.unit, scale=known.scale, expect=claim.expect,
