@@ -111,12 +111,15 @@ def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...
 
 
 def extend(values: Sequence[Any], steps: int) -> list[Any]:
-    """Sorted values, `steps` more at either end in the ratio of the two nearest; values that are no numbers stay."""
+    """Sorted values with `steps` more at either end, in the ratio of the two nearest; whole numbers stay whole, and
+    values that are no numbers stay as they are."""
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         return list(values)
     out = sorted(values)
     for _ in range(steps if len(out) > 1 and out[0] > 0 else 0):
-        out = [out[0] * out[0] / out[1], *out, out[-1] * out[-1] / out[-2]]
+        ends = out[0] * out[0] / out[1], out[-1] * out[-1] / out[-2]
+        whole = all(isinstance(v, int) for v in out)
+        out = sorted({*out, *((max(1, round(end)) for end in ends) if whole else ends)})
     return out
 
 
