@@ -82,7 +82,8 @@ def rounds(made: Experiment, score: Score, seeds: Sequence[int] | None = None) -
     plans: list[Plan] = []
     while True:
         plan = expand(made, records, best, facts_of, seeds)
-        plans.append(plan)
+        if not plans or plan != plans[-1]:
+            plans.append(plan)
         missing = [t for t in plan.unique().values() if t.trial_id not in records]
         if not missing and plan.complete:
             return plans
