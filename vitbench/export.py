@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitbench.data import DataOptions, ImageData, channel_stats, open_images, resident
+from vitbench.data import DataOptions, facts
 from vitbench.errors import InputError, ResultsError, nearest
 from vitbench.init_from import WEIGHTS_FILE
 from vitbench.record import Record
@@ -86,7 +86,7 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
-    described = _config(spec, chosen, _images(spec, record, data))
+    described = _config(spec, chosen, *_seen(spec, record, data))
     from vitbench.train.checkpoint import pack, read_weights
 
     replace_durably(folder / WEIGHTS_FILE, pack(timm_state(spec, read_weights(weights))))
@@ -113,6 +113,7 @@ def _vit_args(model: ModelSpec) -> dict[str, Any]:
     """Arguments of timm's VisionTransformer; whatever absolute encoding there is becomes its learned table."""
     return {
         "img_size": model.img_size,
+        "in_chans": model.in_chans,  # timm builds a hybrid's backbone before it reads input_size
         "patch_size": model.patch_size,
         "embed_dim": model.embed_dim,
         "depth": model.depth,
@@ -198,31 +199,37 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**{name: t for name, t in out.items() if not name.startswith("pos_embed")}, "pos_embed": rows.detach()}
 
 
-def _images(spec: TrialSpec, record: Record, options: DataOptions) -> ImageData:
-    """The images that the trial saw. Raises ResultsError where the data set is another one by now."""
-    data = open_images(spec.data.name, options)
-    if data.facts.fingerprint != record.data_fingerprint:
+def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
+    """What standardised the trial's inputs, and its classes' names (none where the data set has none).
+
+    Raises ResultsError where the data set is another one by now.
+    """
+    import torch
+
+    from vitbench.train.images import load_images
+
+    images = load_images(spec.data, options, torch.device("cpu"))
+    if images.fingerprint != record.data_fingerprint:
         raise ResultsError(
             f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on, "
             "so what standardised its inputs is not known"
         )
-    return data
+    names = facts(spec.data.name, options).class_names
+    shown = [names[c] for c in spec.data.classes or range(images.num_classes)] if names else []
+    return {"mean": images.mean.flatten().tolist(), "std": images.std.flatten().tolist()}, shown
 
 
-def _config(spec: TrialSpec, chosen: Architecture, data: ImageData) -> dict[str, Any]:
+def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The content of config.json, in the layout of timm's `save_config_for_hf`."""
     model, side = spec.model, known(spec.model.img_size)
-    mean, std = channel_stats(resident(data.train, side))
     classifies = spec.train.objective.name == "classify"
-    classes = spec.data.classes or range(data.facts.num_classes)
-    names = [data.facts.class_names[c] for c in classes] if data.facts.class_names and classifies else None
     num_classes = known(model.num_classes) if classifies else 0
     return {
         "architecture": chosen.name,
         "num_classes": num_classes,
         "num_features": backbone(model).width if model.family == "resnet" else model.embed_dim,
         "global_pool": "avg" if model.family == "resnet" else model.global_pool,
-        **({"label_names": names} if names else {}),
+        **({"label_names": names} if names and classifies else {}),
         "model_args": chosen.model_args,
         "pretrained_cfg": {
             "input_size": [model.in_chans, side, side],
@@ -230,8 +237,7 @@ def _config(spec: TrialSpec, chosen: Architecture, data: ImageData) -> dict[str,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": mean.tolist(),
-            "std": std.tolist(),
+            **standardised,
             "num_classes": num_classes,
             "pool_size": None,
             "first_conv": chosen.first_conv,
