@@ -24,7 +24,7 @@ def test_the_last_partial_batch_counts(batch: int, monkeypatch: pytest.MonkeyPat
         unit = stack.images.test.float() / 255
         expected = stack.stack.forward(torch.stack([stack.images.standardise(unit)] * 2))
     monkeypatch.setattr(module, "BATCH", batch)
-    logits = logits_of(stack.stack, stack.images, stack.images.test, index)
+    logits = logits_of(stack.stack, stack.images, "test", index)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     found = evaluate(logits[0], stack.images.test_labels)
     assert found.top1_percent == pytest.approx(

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.check import check, overlap
-from vitbench.data.decode import square
-from vitbench.data.images import DataOptions, Facts, ImageData, Split, channel_stats, fits_in_memory, resident
+from vitbench.data.decode import cut, square
+from vitbench.data.images import (
+    DataOptions,
+    Facts,
+    ImageData,
+    Split,
+    channel_stats,
+    fits_in_memory,
+    histogram,
+    moments,
+    resident,
+)
 from vitbench.data.partition import Partition, partition, partition_sizes
 
 __all__ = [
@@ -17,9 +27,12 @@ __all__ = [
     "Split",
     "channel_stats",
     "check",
+    "cut",
     "facts",
     "find",
     "fits_in_memory",
+    "histogram",
+    "moments",
     "open_images",
     "overlap",
     "partition",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from vitbench.data import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
+from vitbench.data.cache import cache_folder, write_aside
 from vitbench.data.images import DataOptions, Facts, ImageData
 from vitbench.data.index import assemble
 from vitbench.data.source import Files, Source
@@ -66,7 +64,7 @@ def _open(canonical: str, argument: str, source: Source, files: Files, options: 
     total_bytes = sum(path.stat().st_size for path in files)
     data = assemble(canonical, source, source.load(argument, files), total_bytes, known)
     if files and data.facts != known:
-        _remember(data.facts, _cache_file(canonical, files, options))
+        write_aside(json.dumps(asdict(data.facts)), _cache_file(canonical, files, options))
     return data
 
 
@@ -74,8 +72,7 @@ def _cache_file(canonical: str, files: Files, options: DataOptions) -> Path:
     """Where the facts of these files, at these sizes and times, are kept."""
     stamps = [f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}" for path in files for stat in [path.stat()]]
     key = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical, *stamps]).encode()).hexdigest()
-    default = os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench"
-    return Path(options.cache_dir or default) / "facts" / f"{key[:32]}.json"
+    return cache_folder(options) / "facts" / f"{key[:32]}.json"
 
 
 def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
@@ -88,13 +85,3 @@ def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
         return Facts(**{**content, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _remember(known: Facts, path: Path) -> None:
-    """Writes the facts aside and renames them into place; a cache that cannot be written is done without."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(asdict(known), file)
-        os.replace(aside, path)

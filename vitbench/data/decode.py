@@ -58,11 +58,17 @@ def square(pixels: npt.NDArray[np.uint8], img_size: int) -> npt.NDArray[np.uint8
 
     Same as resizing the short side and cropping the centre, in one interpolation instead of two roundings.
     """
-    height, width, in_chans = pixels.shape
+    height, width = pixels.shape[:2]
     if (height, width) == (img_size, img_size):
         return pixels
-    side, image = min(height, width), Image.fromarray(pixels[:, :, 0] if in_chans == 1 else pixels)
+    side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
+    return cut(pixels, (left, top, left + side, top + side), img_size)
+
+
+def cut(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float], img_size: int) -> npt.NDArray[np.uint8]:
+    """The box (left, top, right, bottom, in pixels, whole or not), resized as `square` does."""
+    in_chans = pixels.shape[2]
+    image = Image.fromarray(pixels[:, :, 0] if in_chans == 1 else pixels)
     resized = np.asarray(image.resize((img_size, img_size), Image.Resampling.BILINEAR, box=box))
     return resized.reshape(img_size, img_size, in_chans)

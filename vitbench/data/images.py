@@ -24,14 +24,17 @@ STATS_BLOCK = 1024
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where images are looked for; nothing here changes a result.
+    """Where images are looked for, and how they are read; nothing here changes a result.
 
-    `data_dir` None is ./data; `cache_dir` None is $VITBENCH_CACHE_DIR or ~/.cache/vitbench.
+    `data_dir` None is ./data; `cache_dir` None is $VITBENCH_CACHE_DIR or ~/.cache/vitbench. `stream`: read images when
+    they are needed even where they fit in memory. `num_workers`: processes that then read ahead (0: none).
     """
 
     data_dir: Path | None = None
     download: bool = False
     cache_dir: Path | None = None
+    stream: bool = False
+    num_workers: int = 0
 
     @property
     def folder(self) -> Path:
@@ -164,15 +167,25 @@ def fits_in_memory(facts: Facts, img_size: int, memory_bytes: int | None = None)
 
 
 def channel_stats(images: Pixels) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each channel, `[C]` each, of pixels in [0, 1]; `images` is `uint8 [n, H, W, C]`.
+    """Mean and standard deviation of each channel, `[C]` each, of images `uint8 [n, H, W, C]` taken as [0, 1]."""
+    return moments(histogram(images))
 
-    Exact: taken from integer histograms, so neither order nor blocking changes a bit. A constant channel has std 1.
-    """
-    levels = np.arange(256) / 255.0
+
+def histogram(images: Pixels) -> Ints:
+    """How often each channel takes each level, `[C, 256]`; `images` is `uint8 [n, H, W, C]`."""
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for start in range(0, len(images), STATS_BLOCK):  # in blocks, as bincount holds eight bytes a pixel
         for channel, count in enumerate(counts):
             count += np.bincount(images[start : start + STATS_BLOCK, ..., channel].ravel(), minlength=256)
+    return counts
+
+
+def moments(counts: Ints) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each channel, `[C]` each, of pixels in [0, 1], from their histogram `[C, 256]`.
+
+    Exact, so that neither order nor blocking changes a bit. A constant channel has std 1.
+    """
+    levels = np.arange(256) / 255.0
     mean = counts @ levels / counts.sum(axis=1)
     variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1)
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)

@@ -32,7 +32,7 @@ from vitbench.record import Record, Result, Run, Status
 from vitbench.store import Store
 from vitbench.train.checkpoint import pack, read_weights, weights_sha256
 from vitbench.train.evaluate import Evaluation, probes
-from vitbench.train.images import load_images
+from vitbench.train.images import open_source
 from vitbench.train.loop import Job, Trained, Trainer, train_stack
 
 PREDICTIONS = "predictions.npz"
@@ -132,7 +132,7 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
     torch.set_num_threads(options.threads)
     store, spec = Store(options.root), trials[0].spec
     set_precision(spec.train.precision)
-    images = load_images(spec.data, options.data, device)
+    images = open_source(spec, options.data, device)
     jobs = [Job(t.spec, t.seed, _start(t, store)) for t in trials]
     trainer = Trainer(jobs, images, device)
     assert spec.train.steps is not None

@@ -1,4 +1,4 @@
-"""Crop, flip, RandAugment and MixUp on the device, every draw handed in, so that any device gives the same images.
+"""Crop, flip, RandAugment and MixUp, every draw handed in, so that any device and any process gives the same images.
 
 B batch (of all stacked trials), C channels, H = W image side, p padding, L lanes of draws in [0, 1).
 """
@@ -13,13 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitbench.spec import TrainSpec
+from vitbench.spec import TrialSpec
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
 """RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""
 COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize", "autocontrast")
 GEOMETRIC_OPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
 OPS = COLOUR_OPS + GEOMETRIC_OPS
+RESIZED_ABOVE = 64
+"""Above so many pixels a side a crop has a random size and shape, as in the paper; up to it, a small image is padded
+and shifted, since a crop of a twentieth of its area would show next to nothing."""
+MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 
 
 def padding(img_size: int) -> int:
@@ -34,26 +38,44 @@ class Augment:
     level: str
     flip: bool
     mixup: float
+    resized: bool = False
 
     @classmethod
-    def of(cls, train: TrainSpec, flip: bool) -> Augment:
+    def of(cls, spec: TrialSpec) -> Augment:
         """The augmentation of a resolved spec."""
-        return cls(train.augment, flip, train.mixup or 0.0)
+        assert spec.data.img_size is not None
+        resized = spec.train.augment != "none" and spec.data.img_size > RESIZED_ABOVE
+        return cls(spec.train.augment, bool(spec.data.flip), spec.train.mixup or 0.0, resized)
+
+    @property
+    def crop_lanes(self) -> int:
+        """Draws of the crop: row, column, flip; where sizes are random also area and aspect."""
+        return 0 if self.level == "none" else 5 if self.resized else 3
 
     @property
     def lanes(self) -> int:
-        """Draws an image: crop row, crop column, flip; two a RandAugment operation; one for MixUp."""
-        return {"none": 0, "light": 3, "medium": 3 + 2 * NUM_OPS}[self.level] + (self.mixup > 0)
+        """Draws an image: those of the crop; two a RandAugment operation; one for MixUp."""
+        return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium") + (self.mixup > 0)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images `[B, C, H, H]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, H + 2p]` (unpadded at level none)."""
-        if self.level == "none":
-            return images.float() / 255
-        out = _crop_flip(images, draws, self.flip).float() / 255
+        return self.after_crop(self.crop(images, draws), draws)
+
+    def crop(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Cropped and mirrored `uint8 [B, C, H, H]` of padded images."""
+        return images if self.level == "none" else _crop_flip(images, draws, self.flip)
+
+    def after_crop(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images in [0, 1] from crops `uint8 [B, C, H, H]`, with RandAugment where the level has it."""
+        out = images.float() / 255
         if self.level == "medium":
-            for k in range(NUM_OPS):
-                out = randaugment_op(out, draws[:, 3 + 2 * k], draws[:, 4 + 2 * k])
+            for k in range(self.crop_lanes, self.crop_lanes + 2 * NUM_OPS, 2):
+                out = randaugment_op(out, draws[:, k], draws[:, k + 1])
         return out
+
+    def mirrors(self, draws: np.ndarray) -> bool:
+        """Do the draws `[L]` of one image mirror it?"""
+        return self.flip and bool(draws[2] < 0.5)
 
     def mix_weights(self, draws: np.ndarray) -> np.ndarray | None:
         """Share `[B]` of the image itself against its partner, from its last lane; None without MixUp."""
@@ -78,6 +100,21 @@ def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
     where = torch.arange(batch, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return images[where, channel, rows[:, None, :, None], cols[:, None, None, :]]
+
+
+def resized_box(height: int, width: int, draws: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a crop, in pixels, of an area uniform from 5% to all of the image's and an aspect
+    log-uniform from 3:4 to 4:3, by the five draws of one image.
+
+    Source: Szegedy et al. 2015, s6, with the least area of the paper's published code. Differs: a crop that is too long
+    is shortened to the image's side, where the original draws again.
+    """
+    down, right, _, share, shape = map(float, draws[:5])
+    area = (MIN_AREA + (1 - MIN_AREA) * share) * height * width
+    aspect = MAX_ASPECT ** (2 * shape - 1)
+    rows, cols = min(height, math.sqrt(area / aspect)), min(width, math.sqrt(area * aspect))
+    top, left = down * (height - rows), right * (width - cols)
+    return left, top, left + cols, top + rows
 
 
 def _unpadded(padded: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitbench.analysis import few_shot
 from vitbench.spec import EvaluateSpec
-from vitbench.train.images import Images, Members
+from vitbench.train.source import ImageSource, Members, Part
 from vitbench.train.stack import Stack
 
 BATCH = 512
@@ -31,13 +31,11 @@ class Evaluation:
     finite: bool
 
 
-def logits_of(stack: Stack, images: Images, pixels: Tensor, index: np.ndarray, flat: Tensor | None = None) -> Tensor:
-    """Logits `[E, M, K]` on the CPU of the images `pixels[index[e]]`, `index [E, M]`."""
+def logits_of(stack: Stack, images: ImageSource, part: Part, index: np.ndarray, flat: Tensor | None = None) -> Tensor:
+    """Logits `[E, M, K]` on the CPU of each trial's images `index [E, M]`."""
     chunks = []
     with torch.no_grad():
-        for start in range(0, index.shape[1], BATCH):
-            picked = torch.tensor(index[:, start : start + BATCH], device=pixels.device)
-            unit = pixels[picked].float() / 255
+        for unit in images.read(part, index, BATCH):
             chunks.append(stack.forward(images.standardise(unit), flat=flat).float().cpu())
     out = torch.cat(chunks, dim=1)
     assert out.shape[:2] == index.shape, "every image exactly once"
@@ -61,7 +59,7 @@ def evaluate(logits: Tensor, labels: np.ndarray) -> Evaluation:
     )
 
 
-def probes(module: nn.Module, images: Images, used: Members, spec: EvaluateSpec, seed: int) -> dict[str, float]:
+def probes(module: nn.Module, images: ImageSource, used: Members, spec: EvaluateSpec, seed: int) -> dict[str, float]:
     """Few-shot, linear-probe and nearest-neighbour accuracies in percent, on the features of a trained `module`."""
     if not (spec.few_shot or spec.linear_probe or spec.knn):
         return {}
@@ -69,7 +67,7 @@ def probes(module: nn.Module, images: Images, used: Members, spec: EvaluateSpec,
     classes = used.classes if trained else np.setdiff1d(np.arange(images.num_classes), used.classes)
     pool = used.train if trained else np.flatnonzero(np.isin(images.train_labels, classes))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
-    train_x, test_x = (features(module, images, p, i) for p, i in ((images.train, pool), (images.test, test)))
+    train_x, test_x = features(module, images, "train", pool), features(module, images, "test", test)
     train_y = np.searchsorted(classes, images.train_labels[pool])
     test_y = np.searchsorted(classes, images.test_labels[test])
     out = {
@@ -85,15 +83,13 @@ def probes(module: nn.Module, images: Images, used: Members, spec: EvaluateSpec,
     return out
 
 
-def features(module: nn.Module, images: Images, pixels: Tensor, index: np.ndarray) -> np.ndarray:
+def features(module: nn.Module, images: ImageSource, part: Part, index: np.ndarray) -> np.ndarray:
     """Pre-logits `[n, F]` of the images `index [n]`, as float64."""
     module.eval()
     chunks = []
     with torch.no_grad():
-        for start in range(0, len(index), BATCH):
-            picked = torch.tensor(index[start : start + BATCH], device=pixels.device)
-            unit = pixels[picked].float() / 255
-            chunks.append(module.pre_logits(images.standardise(unit)).double().cpu())  # type: ignore[operator]
+        for unit in images.read(part, index[None], BATCH):
+            chunks.append(module.pre_logits(images.standardise(unit[0])).double().cpu())  # type: ignore[operator]
     return torch.cat(chunks).numpy()
 
 

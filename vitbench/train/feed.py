@@ -6,6 +6,7 @@ B batch, n training images of a trial, L lanes (independent draws of one image).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from vitbench.seeding import permutation, uniforms
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+BELOW_ONE = np.float32(1 - 2**-24)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,6 +27,10 @@ class Batch:
     index: Ints
     epoch: Ints
     draws: Floats
+
+    def take(self, rows: Ints) -> Batch:
+        """The images at `rows` of the batch."""
+        return Batch(self.index[rows], self.epoch[rows], self.draws[rows])
 
 
 class Order:
@@ -55,3 +62,20 @@ class Order:
             position, wanted = position + len(index), wanted - len(index)
         index, epochs, all_draws = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Batch(index, epochs, all_draws)
+
+
+def micro_batches(orders: Sequence[Order], step: int, grad_accum: int) -> Iterator[list[Batch]]:
+    """A step's batches, one a stacked trial, cut into `grad_accum` parts."""
+    batches = [order.batch(step) for order in orders]
+    for rows in np.array_split(np.arange(orders[0].batch_size), grad_accum):
+        yield [batch.take(rows) for batch in batches]
+
+
+def all_indices(batches: Sequence[Batch]) -> Ints:
+    """Image indices of all stacked trials, `[E B]`."""
+    return np.concatenate([batch.index for batch in batches])
+
+
+def all_draws(batches: Sequence[Batch]) -> npt.NDArray[np.float32]:
+    """Draws of all stacked trials, `[E B, L]`; those that rounding would take to 1 stay below it."""
+    return np.minimum(np.concatenate([batch.draws for batch in batches]).astype(np.float32), BELOW_ONE)

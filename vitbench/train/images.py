@@ -1,59 +1,84 @@
-"""The images of one data spec on the training device, as uint8, with what standardises them.
+"""The images of one spec: resident on the training device as uint8, or streamed where that cannot be.
 
-n images, C channels, H side.
+n images, E stacked trials, M images asked for, b images of one piece, C channels, H side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import DataOptions, ImageData, channel_stats, open_images, partition, resident
-from vitbench.spec import DataSpec
+from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_memory, open_images, resident
+from vitbench.spec import DataSpec, TrialSpec
+from vitbench.train.augment import Augment, pad
+from vitbench.train.feed import Batch, Order, all_draws, all_indices, micro_batches
+from vitbench.train.source import Feed, ImageSource, Part
+from vitbench.train.stream import open_stream, per_channel
 
 
-@dataclass(frozen=True)
-class Images:
-    """Training and test images `uint8 [n, C, H, H]` on the device; labels on the CPU, as the data set numbers them."""
+@dataclass(frozen=True, kw_only=True)
+class Images(ImageSource):
+    """Images that live on the device, `uint8 [n, C, H, H]`."""
 
     train: Tensor
     test: Tensor
-    train_labels: np.ndarray
-    test_labels: np.ndarray
-    mean: Tensor
-    std: Tensor
-    num_classes: int
-    fingerprint: str
 
-    def standardise(self, unit: Tensor) -> Tensor:
-        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, as measured on the training images."""
-        return (unit - self.mean) / self.std
+    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+        pixels = self.train if part == "train" else self.test
+        for start in range(0, index.shape[1], batch):
+            picked = torch.tensor(index[:, start : start + batch], device=pixels.device)
+            yield pixels[picked].float() / 255
 
+    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
+        assert not augment.resized, "crops of many sizes are cut from the files: such images are streamed"
+        padded = pad(self.train, augment.level)  # Once, not every batch.
 
-@dataclass(frozen=True)
-class Members:
-    """Which images one trial uses; `classes` lists the trained classes, and labels are positions in it."""
+        def step_images(step: int) -> Iterator[tuple[list[Batch], Tensor]]:
+            for batches in micro_batches(orders, step, grad_accum):
+                index = torch.from_numpy(all_indices(batches)).to(padded.device, non_blocking=True)
+                draws = torch.from_numpy(all_draws(batches)).to(padded.device, non_blocking=True)
+                unit = augment(padded[index], draws)
+                yield batches, unit.view(len(batches), -1, *unit.shape[1:])
 
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    classes: np.ndarray
-
-
-_cache: dict[tuple[str, int, str], Images] = {}
+        return step_images
 
 
-def load_images(spec: DataSpec, options: DataOptions, device: torch.device) -> Images:
-    """The images of a resolved spec; kept for the next trial on the same data, size and device."""
+_cache: dict[tuple[object, ...], ImageSource] = {}
+
+
+def open_source(spec: TrialSpec, options: DataOptions, device: torch.device) -> ImageSource:
+    """The images of a resolved spec, streamed where its crops are cut from the files; else as `load_images`."""
+    return load_images(spec.data, options, device, originals=Augment.of(spec).resized)
+
+
+def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, originals: bool = False) -> ImageSource:
+    """The images of a resolved spec; kept for the next trial on the same data, size and device.
+
+    Streamed where they do not fit in memory, `options.stream` says so, or the `originals` are needed; which of the two
+    it is changes no number.
+    """
     assert spec.img_size is not None
-    key = (spec.name, spec.img_size, str(device))
+    key = (spec.name, spec.img_size, str(device), options.stream or originals, options.num_workers)
     if key not in _cache:
         _cache.clear()
-        _cache[key] = _to_device(open_images(spec.name, options), spec.img_size, device)
+        data = open_images(spec.name, options)
+        if options.stream or originals or not _fits(data.facts, spec.img_size, device):
+            _cache[key] = open_stream(data, spec.img_size, options, device)
+        else:
+            _cache[key] = _to_device(data, spec.img_size, device)
     return _cache[key]
+
+
+def _fits(facts: Facts, img_size: int, device: torch.device) -> bool:
+    """Do the images fit in the memory of this machine and of the device?"""
+    if not fits_in_memory(facts, img_size):
+        return False
+    on_gpu = device.type == "cuda"
+    return not on_gpu or fits_in_memory(facts, img_size, torch.cuda.get_device_properties(device).total_memory)
 
 
 def _to_device(data: ImageData, img_size: int, device: torch.device) -> Images:
@@ -62,22 +87,13 @@ def _to_device(data: ImageData, img_size: int, device: torch.device) -> Images:
 
     train = resident(data.train, img_size)
     mean, std = channel_stats(train)
-    shape = (-1, 1, 1)
     return Images(
         train=pixels(train),
         test=pixels(resident(data.test, img_size)),
         train_labels=data.train.labels,
         test_labels=data.test.labels,
-        mean=torch.tensor(mean, dtype=torch.float32, device=device).view(shape),
-        std=torch.tensor(std, dtype=torch.float32, device=device).view(shape),
+        mean=per_channel(mean, device),
+        std=per_channel(std, device),
         num_classes=data.facts.num_classes,
         fingerprint=data.facts.fingerprint,
     )
-
-
-def members(images: Images, spec: DataSpec, seed: int) -> Members:
-    """The images of one trial: train and validation by seed, and the test images of the trained classes."""
-    part = partition(images.train_labels, seed, spec)
-    classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
-    test = np.flatnonzero(np.isin(images.test_labels, classes))
-    return Members(part.train, part.val, test, classes)

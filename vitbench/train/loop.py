@@ -6,6 +6,7 @@ E stacked trials, B batch, C channels, H image side, N patches, K classes.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,9 @@ from vitbench.model import build, initialise, load_weights
 from vitbench.record import CurvePoint
 from vitbench.seeding import derive_seed
 from vitbench.spec import TrialSpec
-from vitbench.train.augment import Augment, pad
-from vitbench.train.evaluate import Evaluation, evaluate, logits_of
+from vitbench.train.augment import Augment
+from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.feed import Batch, Order
-from vitbench.train.images import Images, Members, members
 from vitbench.train.objective import (
     corrupt,
     cross_entropy,
@@ -31,6 +31,7 @@ from vitbench.train.objective import (
 )
 from vitbench.train.optim import Optimizer
 from vitbench.train.schedule import learning_rates
+from vitbench.train.source import ImageSource, Members, members
 from vitbench.train.stack import Stack
 
 NUM_READINGS = 10
@@ -70,12 +71,12 @@ def reading_steps(num_steps: int) -> set[int]:
 class Trainer:
     """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
 
-    def __init__(self, jobs: Sequence[Job], images: Images, device: torch.device) -> None:
+    def __init__(self, jobs: Sequence[Job], images: ImageSource, device: torch.device) -> None:
         self.jobs, self.images, self.device = jobs, images, device
         self.spec = jobs[0].spec
         self.train = self.spec.train
         self.used = [members(images, job.spec.data, job.seed) for job in jobs]
-        self.augment = Augment.of(self.train, bool(self.spec.data.flip))
+        self.augment = Augment.of(self.spec)
         self.orders = [
             Order(job.seed, used.train, self.train.batch_size, self.augment.lanes)
             for job, used in zip(jobs, self.used, strict=True)
@@ -88,7 +89,7 @@ class Trainer:
         self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
-        self.padded = pad(images.train, self.train.augment)
+        self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.bad_step = torch.full((len(jobs),), -1, device=device)
@@ -105,13 +106,11 @@ class Trainer:
         """
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
-        batches = [order.batch(step) for order in self.orders]
         self.stack.grad.zero_()
-        chunks = np.array_split(np.arange(self.train.batch_size), self.train.grad_accum)
         total = torch.zeros_like(self.loss_sum)
-        for chunk in chunks:
+        for batches, unit in self.feed(step):
             with self._precision():
-                loss = self._loss([_part(batch, chunk) for batch in batches]) * (len(chunk) / self.train.batch_size)
+                loss = self._loss(batches, unit) * (unit.shape[1] / self.train.batch_size)
             torch.autograd.backward(loss.sum())
             total += loss.detach()
         fresh = (self.bad_step < 0) & ~torch.isfinite(total)
@@ -124,16 +123,8 @@ class Trainer:
         bf16 = self.train.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
-    def _unit_images(self, batches: list[Batch]) -> Tensor:
-        """Augmented images in [0, 1], `[E, B, C, H, H]`."""
-        index = self._to_device(np.concatenate([b.index for b in batches]))
-        draws = self._to_device(np.concatenate([b.draws for b in batches]).astype(np.float32))
-        unit = self.augment(self.padded[index], draws)
-        return unit.view(len(batches), -1, *unit.shape[1:])
-
-    def _loss(self, batches: list[Batch]) -> Tensor:
+    def _loss(self, batches: list[Batch], unit: Tensor) -> Tensor:
         """Loss per member `[E]`."""
-        unit = self._unit_images(batches)
         if not self.classifies:
             predicted, targets, action = self._predict_patches(unit, batches, train=True)
             return masked_patch_loss(self.train.objective, predicted, targets, action)
@@ -178,7 +169,7 @@ class Trainer:
             return [(None, None, True)] * len(self.jobs)
         if not self.classifies:
             return self._validate_patches(index)
-        logits = logits_of(self.stack, self.images, self.images.train, index)
+        logits = logits_of(self.stack, self.images, "train", index)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
             found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
@@ -187,19 +178,21 @@ class Trainer:
 
     def _validate_patches(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
         """As `validate`, over the corrupted patches of the validation images, under draws that never change."""
-        still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index]
-        unit = self.images.train[torch.from_numpy(index).to(self.device)].float() / 255
-        with torch.no_grad():
-            predicted, targets, action = self._predict_patches(unit, still, train=False)
-            loss = masked_patch_loss(self.train.objective, predicted, targets, action).cpu()
-            if self.train.objective.target == "pixels":
-                return [(None, float(v), True) if torch.isfinite(v) else (None, None, False) for v in loss]
-            hits, count = masked_patch_hits(predicted, targets, action)
-            percent = (100 * hits / count).cpu()
-        finite = torch.isfinite(loss)
+        objective, num_images = self.train.objective, index.shape[1]
+        classes = objective.target != "pixels"
+        loss, percent = torch.zeros(2, len(self.jobs), device=self.device)
+        for start, unit in zip(range(0, num_images, BATCH), self.images.read("train", index, BATCH), strict=True):
+            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
+            share = unit.shape[1] / num_images  # Every image has as many corrupted patches.
+            with torch.no_grad():
+                predicted, targets, action = self._predict_patches(unit, still, train=False)
+                loss += share * masked_patch_loss(objective, predicted, targets, action)
+                if classes:
+                    hits, count = masked_patch_hits(predicted, targets, action)
+                    percent += share * (100 * hits / count)
         return [
-            (float(p), float(v), True) if ok else (None, None, False)
-            for p, v, ok in zip(percent, loss, finite, strict=True)
+            (p if classes else None, v, True) if math.isfinite(v) else (None, None, False)
+            for p, v in zip(percent.tolist(), loss.tolist(), strict=True)
         ]
 
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
@@ -207,7 +200,7 @@ class Trainer:
         out = []
         for e, used in enumerate(self.used):
             index = np.broadcast_to(used.test, (len(self.jobs), len(used.test)))
-            logits = logits_of(self.stack, self.images, self.images.test, np.ascontiguousarray(index), flat)[e]
+            logits = logits_of(self.stack, self.images, "test", np.ascontiguousarray(index), flat)[e]
             labels = np.searchsorted(used.classes, self.images.test_labels[used.test])
             out.append(evaluate(logits, labels))
         return out
@@ -268,11 +261,7 @@ def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def _class_positions(images: Images, used: Members) -> np.ndarray:
+def _class_positions(images: ImageSource, used: Members) -> np.ndarray:
     """Label of every training image as a position among the trained classes (0 for images never drawn)."""
     known = np.isin(images.train_labels, used.classes)
     return np.where(known, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)
-
-
-def _part(batch: Batch, chunk: np.ndarray) -> Batch:
-    return Batch(batch.index[chunk], batch.epoch[chunk], batch.draws[chunk])

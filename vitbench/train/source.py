@@ -1,0 +1,65 @@
+"""What training and evaluation ask for images, wherever these lie, and which of them a trial uses.
+
+n images, E stacked trials, M images asked for, b images of one piece, C channels, H side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from vitbench.data import partition
+from vitbench.spec import DataSpec
+from vitbench.train.augment import Augment
+from vitbench.train.feed import Batch, Order
+
+Part = Literal["train", "test"]
+Feed = Callable[[int], Iterator[tuple[list[Batch], Tensor]]]
+"""The micro-batches of a step, each with its augmented images in [0, 1], `[E, b, C, H, H]` on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(ABC):
+    """Labels on the CPU, as the data set numbers them; pixels on the device, when they are asked for."""
+
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+    mean: Tensor
+    std: Tensor
+    num_classes: int
+    fingerprint: str
+
+    def standardise(self, unit: Tensor) -> Tensor:
+        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, as measured on the training images."""
+        return (unit - self.mean) / self.std
+
+    @abstractmethod
+    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+        """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, H]` of `batch`; the last is partial."""
+
+    @abstractmethod
+    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
+        """The training images of E trials, step by step."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Which images one trial uses; `classes` lists the trained classes, and labels are positions in it."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    classes: np.ndarray
+
+
+def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
+    """The images of one trial: train and validation by seed, and the test images of the trained classes."""
+    part = partition(images.train_labels, seed, spec)
+    classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
+    test = np.flatnonzero(np.isin(images.test_labels, classes))
+    return Members(part.train, part.val, test, classes)

@@ -1,0 +1,216 @@
+"""Images that do not live on the device: decoded, cropped and resized when they are needed, by loader processes.
+
+Every image is a pure function of its file and its draws, and pieces come back in the order in which they were asked
+for; so neither streaming nor the number of processes changes a bit. RandAugment and MixUp follow on the device.
+
+n images, E stacked trials, b images of one piece, C channels, H side, L lanes of draws.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitbench.data import DataOptions, ImageData, cut, histogram, moments, square
+from vitbench.data.cache import cache_folder, write_aside
+from vitbench.data.images import Floats, Ints, Pixels
+from vitbench.errors import InputError
+from vitbench.train.augment import Augment, pad, resized_box
+from vitbench.train.feed import Batch, Order, all_draws, all_indices, micro_batches
+from vitbench.train.source import Feed, ImageSource, Part
+
+PIECE = 64
+"""Images decoded by one process at a time: a batch is shared out among all of them."""
+PIECES_AHEAD = 4
+"""Pieces that each process works ahead."""
+STATS_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images `index [n]` of a split: cropped by `draws [n, L]`, or (None) their central squares."""
+
+    part: Part
+    index: Ints
+    draws: np.ndarray | None = None
+
+    def pieces(self) -> list[Request]:
+        """The request cut into pieces of at most PIECE images."""
+        return [
+            Request(self.part, self.index[s : s + PIECE], None if self.draws is None else self.draws[s : s + PIECE])
+            for s in range(0, len(self.index), PIECE)
+        ]
+
+
+class Reader(Dataset[Tensor | InputError]):
+    """Answers requests; in a loader process, an image that cannot be read is handed back as its error."""
+
+    def __init__(self, data: ImageData, img_size: int, augment: Augment | None) -> None:
+        self.splits = {"train": data.train, "test": data.test}
+        self.img_size, self.augment = img_size, augment
+
+    def __getitem__(self, request: Request) -> Tensor | InputError:
+        """Pixels `uint8 [n, C, H, H]`."""
+        try:
+            images = [self._image(request, k) for k in range(len(request.index))]
+        except InputError as error:
+            return error
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        if self.augment is None or request.draws is None or self.augment.resized:
+            return pixels
+        return self.augment.crop(pad(pixels, self.augment.level), torch.from_numpy(request.draws))
+
+    def _image(self, request: Request, k: int) -> Pixels:
+        """One image `[H, H, C]`: its central square, or (of augmentations with crops of many sizes) its crop."""
+        image = self.splits[request.part].read(int(request.index[k]))
+        if self.augment is None or request.draws is None or not self.augment.resized:
+            return square(image, self.img_size)
+        own = request.draws[k]
+        out = cut(image, resized_box(image.shape[0], image.shape[1], own), self.img_size)
+        return out[:, ::-1] if self.augment.mirrors(own) else out
+
+
+def _leave_signals_alone(_worker: int) -> None:
+    """A loader process ends with its parent, which alone answers Ctrl-C and SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Reads requests ahead, in `num_workers` processes (0: in this one)."""
+
+    data: ImageData
+    img_size: int
+    num_workers: int
+    device: torch.device
+
+    def load(self, requests: Iterable[Request], augment: Augment | None = None) -> Iterator[Tensor]:
+        """The pixels `uint8 [n, C, H, H]` of every request, on the device, in order. Raises InputError."""
+        lengths: deque[int] = deque()
+
+        def pieces() -> Iterator[Request]:
+            for request in requests:
+                parts = request.pieces()
+                lengths.append(len(parts))
+                yield from parts
+
+        loader = DataLoader(
+            Reader(self.data, self.img_size, augment),
+            sampler=pieces(),
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=PIECES_AHEAD if self.num_workers else None,
+            pin_memory=self.device.type == "cuda",
+            # Forked, millions of file names are shared; a loader process never touches the device.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
+            worker_init_fn=_leave_signals_alone,
+            generator=torch.Generator(),  # Else it would draw from the generator that dropout draws from.
+        )
+        arriving = map(self._arrived, loader)
+        for first in arriving:
+            yield torch.cat([first, *islice(arriving, lengths.popleft() - 1)])
+
+    def _arrived(self, piece: Tensor | InputError) -> Tensor:
+        if isinstance(piece, InputError):
+            raise piece
+        return piece.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedImages(ImageSource):
+    """Images read when they are asked for."""
+
+    loader: Loader
+
+    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+        wanted = [index[:, start : start + batch] for start in range(0, index.shape[1], batch)]
+        pixels = self.loader.load(Request(part, piece.ravel()) for piece in wanted)
+        for piece, images in zip(wanted, pixels, strict=True):
+            yield images.view(*piece.shape, *images.shape[1:]).float() / 255
+
+    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
+        return _StreamedFeed(self.loader, orders, augment, grad_accum)
+
+
+class _StreamedFeed:
+    """A feed that reads ahead, from the first step that it is asked for; another step than the next starts afresh."""
+
+    def __init__(self, loader: Loader, orders: Sequence[Order], augment: Augment, grad_accum: int) -> None:
+        self.loader, self.orders, self.augment, self.grad_accum = loader, orders, augment, grad_accum
+        self.next_step = -1
+        self.coming: Iterator[tuple[list[Batch], Tensor]] = iter(())
+
+    def __call__(self, step: int) -> Iterator[tuple[list[Batch], Tensor]]:
+        if step != self.next_step:
+            self.coming = self._from(step)
+        self.next_step = step + 1
+        return islice(self.coming, self.grad_accum)
+
+    def _from(self, first: int) -> Iterator[tuple[list[Batch], Tensor]]:
+        """The micro-batches of every step from the first on."""
+        asked: deque[list[Batch]] = deque()
+
+        def requests() -> Iterator[Request]:
+            for step in count(first):
+                for batches in micro_batches(self.orders, step, self.grad_accum):
+                    asked.append(batches)
+                    yield Request("train", all_indices(batches), all_draws(batches))
+
+        for pixels in self.loader.load(requests(), self.augment):
+            batches = asked.popleft()
+            draws = torch.from_numpy(all_draws(batches)).to(pixels.device, non_blocking=True)
+            unit = self.augment.after_crop(pixels, draws)
+            yield batches, unit.view(len(batches), -1, *unit.shape[1:])
+
+
+def open_stream(data: ImageData, img_size: int, options: DataOptions, device: torch.device) -> StreamedImages:
+    """The images of a data set, read when needed, standardised by their exact statistics.
+
+    These take one pass over the training images (of ImageNet some ten minutes on 16 cores), kept in the cache folder.
+    """
+    loader = Loader(data, img_size, options.num_workers, device)
+    mean, std = moments(_counts(loader, options))
+    return StreamedImages(
+        loader=loader,
+        train_labels=data.train.labels,
+        test_labels=data.test.labels,
+        mean=per_channel(mean, device),
+        std=per_channel(std, device),
+        num_classes=data.facts.num_classes,
+        fingerprint=data.facts.fingerprint,
+    )
+
+
+def per_channel(values: Floats, device: torch.device) -> Tensor:
+    """One float32 a channel, `[C, 1, 1]`."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
+def _counts(loader: Loader, options: DataOptions) -> Ints:
+    """How often each level occurs in the training images' central squares, `[C, 256]`; from the cache if it has it."""
+    data = loader.data
+    path = cache_folder(options) / "levels" / f"{data.facts.fingerprint[:32]}-{loader.img_size}.json"
+    with suppress(OSError, ValueError):
+        known = np.array(json.loads(path.read_text()), dtype=np.int64)
+        if known.shape == (data.facts.in_chans, 256):
+            return known
+    everything = np.arange(len(data.train))
+    requests = (Request("train", everything[s : s + STATS_BATCH]) for s in range(0, len(everything), STATS_BATCH))
+    on_cpu = Loader(data, loader.img_size, loader.num_workers, torch.device("cpu"))
+    counts = np.zeros((data.facts.in_chans, 256), dtype=np.int64)
+    for pixels in on_cpu.load(requests):
+        counts += histogram(pixels.permute(0, 2, 3, 1).numpy())
+    write_aside(json.dumps(counts.tolist()), path)
+    return counts
