@@ -139,8 +139,19 @@ def test_tuning_marks_the_choice_the_edge_and_what_is_out() -> None:
     assert points["token", (("train.lr", 0.001),)].mean is None
     table = tuning_table(class_token_experiment(), rows)
     assert table is not None
-    assert table.rows[0] == ("lr 0.001", "out (1 lost)", "91.06")
-    assert table.rows[1][2] == "[92.72]!"
+    by_arm = {row[0]: dict(zip(table.header[1:], row[1:], strict=True)) for row in table.rows}
+    assert by_arm["token"]["lr 0.001"] == "out (1 lost)"
+    assert by_arm["avg"] | {"lr 0.001": "91.06", "lr 0.002": "[92.72]!"} == by_arm["avg"]
+
+
+def test_a_wide_table_stands_in_blocks_that_each_name_the_arms() -> None:
+    header = ("Arm", *(f"at lr {k}" for k in range(12)))
+    table = Table("t", header, (("token+linear+before_pool", *("91.00 ± 1.00",) * 12),))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_rich(table, 80))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("token+linear+before_pool") == text.count("Arm") == 4
 
 
 def test_arms_come_in_the_order_of_the_file_whatever_the_order_of_the_rows() -> None:

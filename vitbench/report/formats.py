@@ -20,6 +20,8 @@ _LATEX = {
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: "\\" + mark for mark in "\\`*_[]|"}}
 _GUTTER = 3
 """Characters between two columns in a terminal."""
+_HEAD = 16
+"""Characters to which a longer head is wrapped."""
 _NUMBER = re.compile(
     r"[\[+<-]?\d[\d.e+]*[kMGTPE]?\]?!?( ± [\d.]+)?( \(.*\))?( ≈)?|-|no score|out \(.*\)|\d+ (s|min \d+ s|h \d+ min)"
 )
@@ -120,25 +122,40 @@ def _harmless(cell: object) -> object:
 
 
 def to_rich(table: Table, width: int) -> Group:
-    """The table for a terminal of `width` columns, its title above; optional columns go first where it is narrow."""
+    """The table for a terminal of `width` columns, its title above.
+
+    Where it is too wide, optional columns go first; the others stand in several blocks, each with the first column.
+    """
     kept = list(range(len(table.header)))
-    while sum(table.width(k) + _GUTTER for k in kept) > width and table.header[kept[-1]] in table.optional:
+    while sum(_whole(table, k) + _GUTTER for k in kept) > width and table.header[kept[-1]] in table.optional:
         kept.pop()
+    blocks = [_block(table, block) for block in _blocks(table, kept, width)]
+    notes = [Text(printable(note), style="dim") for note in table.notes]
+    return Group(Text(printable(table.title), style="bold"), *blocks, *notes)
+
+
+def _block(table: Table, kept: list[int]) -> RichTable:
+    """Some columns of the table; heads wrap at words, cells fold only in a terminal narrower than they are."""
     out = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for k, room in zip(kept, _widths(table, kept, width), strict=True):
+    for k in kept:
         justify: JustifyMethod = "right" if table.is_number(k) else "left"
-        out.add_column(Text(printable(table.header[k])), justify=justify, width=room, overflow="fold")
+        out.add_column(Text(printable(table.header[k])), justify=justify, max_width=_whole(table, k), overflow="fold")
     for i, row in enumerate(table.rows):
         out.add_row(*(Text(printable(row[k]), style="bold" if (i, k) in table.bold else "") for k in kept))
-    notes = [Text(printable(note), style="dim") for note in table.notes]
-    return Group(Text(printable(table.title), style="bold"), out, *notes)
+    return out
 
 
-def _widths(table: Table, kept: list[int], width: int) -> list[int]:
-    """Characters per kept column: headers on one line where there is room, else wrapped; the first column gives way."""
-    whole = [max(table.width(k), len(table.header[k])) for k in kept]
-    if sum(whole) + _GUTTER * len(kept) <= width:
-        return whole
-    tight = [table.width(k) for k in kept]
-    spare = width - sum(tight) - _GUTTER * len(kept)
-    return [min(tight[0], max(8, tight[0] + spare)), *tight[1:]]
+def _blocks(table: Table, kept: list[int], width: int) -> list[list[int]]:
+    """The kept columns in groups that fit, the first column at the head of each."""
+    first, *others = kept
+    blocks: list[list[int]] = [[first]]
+    for k in others:
+        if sum(_whole(table, j) + _GUTTER for j in [*blocks[-1], k]) > width and len(blocks[-1]) > 1:
+            blocks.append([first])
+        blocks[-1].append(k)
+    return blocks
+
+
+def _whole(table: Table, column: int) -> int:
+    """Characters that a column takes: its widest cell, or its head over two or three lines."""
+    return max(table.width(column), min(len(table.header[column]), _HEAD))

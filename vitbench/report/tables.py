@@ -22,8 +22,10 @@ from vitbench.stats.intervals import Interval
 from vitbench.stats.table import Row
 
 TIE = "≈"
-COSTS = frozenset(("Params", "Train FLOPs", "Seconds"))
+OPTIONAL = frozenset(("p (Holm)", "Params", "Train FLOPs", "Seconds"))
 Columns = list[tuple[str, list[str]]]
+LONGEST_IN_HEAD = 16
+"""A baseline with a longer name is not named at the head of a column."""
 
 
 def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
@@ -43,7 +45,7 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         ("Setting", [setting_label(arm.setting) for arm in arms]),
         ("n", [str(arm.mean.n) for arm in arms]),
         (metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms]),
-        (f"minus {baseline}", [difference_cell(arm.versus_baseline) for arm in arms]),
+        (minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms]),
         ("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
         ("Lost", [lost_label(arm) or "-" for arm in arms]),
         ("Params", [quantity(arm.num_params) for arm in arms]),
@@ -60,13 +62,13 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
 def _table(title: str, columns: Columns, notes: Sequence[str], bold: frozenset[tuple[int, int]] = frozenset()) -> Table:
     header = tuple(name for name, _ in columns)
     body = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Table(title, header, body, bold, tuple(notes), COSTS)
+    return Table(title, header, body, bold, tuple(notes), OPTIONAL)
 
 
 def _result_notes(arms: Sequence[ArmSummary], baseline: str, tuned: bool, lost: bool) -> list[str]:
     notes = [
         "± is the half-width of the 95% t interval over seeds; "
-        f"'minus {baseline}' is paired by seed, in points; p is Holm's over the table."
+        f"the difference to {baseline} is paired by seed, in points; p is Holm's over the table."
     ]
     if tuned:
         notes.append("The intervals of the differences carry the noise of choosing the settings.")
@@ -89,18 +91,26 @@ def shared_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     baseline = best[0].arm
     columns: Columns = [("Arm", [arm.arm for arm in best]), *_reading("own best", best, baseline)]
     for setting in settings:
-        chosen_by = " and ".join(arm.arm for arm in best if arm.setting == setting)
-        label = setting_label(setting) + (f" (best of {chosen_by})" if chosen_by else "")
+        chosen_by = [arm.arm for arm in best if arm.setting == setting]
+        more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
+        label = setting_label(setting) + (f" (best of {chosen_by[0]}{more})" if chosen_by else "")
         columns += _reading(label, shared_summaries(experiment, rows, setting), baseline)
-    note = "The same seeds in every column; a difference that only the shared setting shows is one of tuning."
-    return _table(f"{experiment.name}: own best beside a shared setting", columns, [note])
+    notes = ["The same seeds in every column; a difference that only the shared setting shows is one of tuning."]
+    if minus(baseline) != f"minus {baseline}":
+        notes.append(f"The baseline is {baseline}.")
+    return _table(f"{experiment.name}: own best beside a shared setting", columns, notes)
 
 
 def _reading(label: str, arms: Sequence[ArmSummary], baseline: str) -> Columns:
     return [
         (f"At {label}", [mean_cell(arm) for arm in arms]),
-        (f"minus {baseline}", [difference_cell(arm.versus_baseline) for arm in arms]),
+        (minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms]),
     ]
+
+
+def minus(baseline: str) -> str:
+    """The head of a column of differences; a long name gives way to `baseline`."""
+    return f"minus {baseline}" if len(baseline) <= LONGEST_IN_HEAD else "minus baseline"
 
 
 def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
@@ -111,8 +121,8 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     settings = list(dict.fromkeys(point.setting for point in points))
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.arm, point.setting): _tuning_cell(point) for point in points}
-    columns: Columns = [("Setting", [setting_label(setting) for setting in settings])]
-    columns += [(arm, [cells.get((arm, setting), "-") for setting in settings]) for arm in arms]
+    columns: Columns = [("Arm", arms)]
+    columns += [(setting_label(setting), [cells.get((arm, setting), "-") for arm in arms]) for setting in settings]
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
     notes = [f"Mean validation top-1 (%) over {num_seeds} tuning seeds; [chosen]. Optimistic: never a result."]
     if any(point.at_edge for point in points):
