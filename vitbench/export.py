@@ -112,7 +112,7 @@ def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
 def _vit_args(model: ModelSpec) -> dict[str, Any]:
     """Arguments of timm's VisionTransformer; whatever absolute encoding there is becomes its learned table."""
     return {
-        "img_size": model.img_size,
+        "img_size": [model.img_size, model.img_size],
         "in_chans": model.in_chans,  # timm builds a hybrid's backbone before it reads input_size
         "patch_size": model.patch_size,
         "embed_dim": model.embed_dim,
