@@ -84,6 +84,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images where these do not fit in memory.")
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     keep: Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")] = "final",
@@ -113,6 +116,7 @@ def run(
         data=options,
         device=device,
         jobs=jobs,
+        loaders=workers,
         threads=threads,
         limit=limit,
         keep=keep,

@@ -48,6 +48,19 @@ def choose_workers(jobs: int | None, device: str, threads: int) -> int:
     return max(1, num_cores() // threads) if device == "cpu" else 1
 
 
+def choose_loaders(asked: int | None, device: str, jobs: int) -> int:
+    """Processes that read images which do not fit in memory: as asked, else a core each beside an accelerator, none
+    on a CPU, where the cores train.
+
+    Raises InputError where several trials run at once, as their processes may not start others.
+    """
+    if asked is None:
+        return 0 if device == "cpu" or jobs > 1 else max(1, num_cores() - 1)
+    if asked and jobs > 1:
+        raise InputError(f"--workers {asked}: not with {jobs} trials at once; add --jobs 1, or leave it out")
+    return asked
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,7 +17,7 @@ from vitbench.commands.checks import check_all
 from vitbench.commands.device import choose_workers
 from vitbench.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
 from vitbench.cost import forward_flops, num_params
-from vitbench.data import DataOptions
+from vitbench.data import NOMINAL, DataOptions
 from vitbench.diff import arm_difference, flatten
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
@@ -54,7 +54,7 @@ def list_experiments(console: Console, as_json: bool) -> int:
 
 def show(asked: Asked, data: DataOptions, console: Console, as_json: bool) -> int:
     """Print an experiment resolved: the baseline whole, every other arm as its differences."""
-    facts_of = facts_source(data)
+    facts_of = facts_source(data, nominal=True)
     out = []
     for item in prepare(asked):
         builder = Builder(item.experiment, facts_of)
@@ -95,7 +95,7 @@ def plan(
     asked: Asked, data: DataOptions, root: Path, diff: tuple[str, str] | None, console: Console, as_json: bool
 ) -> int:
     """Print arms x settings x seeds, parameters, FLOPs, what is done, and an estimate of the time; train nothing."""
-    facts_of = facts_source(data)
+    facts_of = facts_source(data, nominal=True)
     prepared = prepare(asked)
     check_all(prepared, facts_of)
     if diff is not None:
@@ -136,8 +136,16 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf) -> dict[str, Any]:
         "train_flops_left": flops_left,
         "seconds_left": flops_left / speed / workers,
         "speed_measured": measured,
+        "nominal_data": _nominal_data(builder, known, facts_of),
         "workers": workers,
     }
+
+
+def _nominal_data(builder: Builder, known: Plan, facts_of: FactsOf) -> list[str]:
+    """The data sets that are not on this machine."""
+    stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, known.grid[0]))
+    names = {spec.data.name for _, spec, _ in stages}
+    return sorted(name for name in names if facts_of(name).fingerprint_note == NOMINAL)
 
 
 def _arm_numbers(builder: Builder, arm: Arm, known: Plan) -> dict[str, Any]:
@@ -182,6 +190,8 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
         f"{tuning}{arms_} arms x {len(item['reporting_seeds'])} seeds"
         f": {item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
     )
+    if item["nominal_data"]:
+        console.print(f"data not found here: nominal sizes of {', '.join(item['nominal_data'])}")
     basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
     console.print(
         f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): "
@@ -190,10 +200,13 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: `40 s`, `12 min`, `3.5 h`."""
+    """A duration in words: `40 s`, `12 min`, `3.5 h`, `20 days`, `700 years`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    days = seconds / 86400
+    return f"{24 * days:.1f} h" if days < 3 else f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"
 
 
 def _diff(prepared: list[Prepared], facts_of: FactsOf, names: tuple[str, str], console: Console) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vitbench import load
 from vitbench.commands.weights import fetch_weights
-from vitbench.data import DataOptions, Facts, facts
+from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.plan import FactsOf
@@ -84,12 +84,13 @@ def slug(data: str) -> str:
     return f"{kind}-{last}-{hashlib.sha256(rest.encode()).hexdigest()[:4]}"
 
 
-def facts_source(options: DataOptions) -> FactsOf:
-    """A cached look-up of what is known of a data set."""
+def facts_source(options: DataOptions, *, nominal: bool = False) -> FactsOf:
+    """A cached look-up of what is known of a data set; `nominal`: of one that is not here, its published sizes."""
+    look_up = facts_or_nominal if nominal else facts
 
     @functools.cache
     def facts_of(name: str) -> Facts:
-        return facts(name, options)
+        return look_up(name, options)
 
     return facts_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from vitbench import runner
 from vitbench.collect import Row, rows, write_predictions, write_rows
 from vitbench.commands.checks import check_all
-from vitbench.commands.device import choose_device, choose_workers
+from vitbench.commands.device import choose_device, choose_loaders, choose_workers
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
@@ -35,6 +35,7 @@ class RunOptions:
     data: DataOptions
     device: str = "auto"
     jobs: int | None = None
+    loaders: int | None = None
     threads: int = 1
     limit: int | None = None
     keep: str = "final"
@@ -56,7 +57,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     workers = choose_workers(options.jobs, device, options.threads)
     engine = Options(
         root=options.root.resolve(),
-        data=options.data,
+        data=replace(options.data, num_workers=choose_loaders(options.loaders, device, workers)),
         device=device,
         threads=options.threads,
         engine="workers" if workers > 1 else "local",

@@ -16,10 +16,12 @@ from vitbench.data.images import (
     moments,
     resident,
 )
+from vitbench.data.nominal import NOMINAL, facts_or_nominal
 from vitbench.data.partition import Partition, partition, partition_sizes
 
 __all__ = [
     "DATASETS",
+    "NOMINAL",
     "DataOptions",
     "Facts",
     "ImageData",
@@ -29,6 +31,7 @@ __all__ = [
     "check",
     "cut",
     "facts",
+    "facts_or_nominal",
     "find",
     "fits_in_memory",
     "histogram",

@@ -80,10 +80,16 @@ def locate_files(
     return files
 
 
-def not_found(name: str, folders: Sequence[Path], advice: str) -> InputError:
+class NotFoundError(InputError):
+    """A named data set that is nowhere on this machine."""
+
+
+def not_found(name: str, folders: Sequence[Path], advice: str) -> NotFoundError:
     """The error for a data set that is nowhere."""
-    looked = ", ".join(str(folder) for folder in folders)
-    return InputError(f"data set {name} not found (looked in {looked}); {advice}, --data-dir says where else to look")
+    looked = ", ".join(map(str, folders))
+    return NotFoundError(
+        f"data set {name} not found (looked in {looked}); {advice}, --data-dir says where else to look"
+    )
 
 
 def optional(module: str, extra: str, name: str) -> ModuleType:
