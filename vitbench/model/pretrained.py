@@ -19,7 +19,7 @@ def fetch(name: str, path: Path) -> None:
     where = f"model.init_from: timm:{name}"
     timm = optional("timm", "timm", where)
     if not timm.is_model_pretrained(name):
-        names = timm.list_models(pretrained=True)
+        names = dict.fromkeys(n if "." in name else n.partition(".")[0] for n in timm.list_models(pretrained=True))
         raise InputError(f"{where}: timm has no pre-trained weights of that name.{nearest(name, names)}")
     try:
         state = timm.create_model(name, pretrained=True).state_dict()
