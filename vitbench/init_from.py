@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,14 +34,17 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 MAX_HEADER_BYTES = 100_000_000
 
 
-def with_start(spec: TrialSpec, before: TrialSpec | None) -> TrialSpec:
-    """`spec` as it starts: from the stage `before` (whose alone `init_from` was, then), from `init_from`, or fresh.
+def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
+    """`spec` as it starts: from the last of the `earlier` stages, else from its `init_from`, else fresh.
 
-    Raises InputError where those weights are not there, or do not fit the model.
+    A first stage alone starts from `init_from`, which a later one may share with it (by `base`) and then drops.
+    Raises InputError where there is another one, or where the weights are not there or do not fit the model.
     """
     own, start = _tensors(spec), spec.model.init_from
-    if before is not None:
-        problem, source = misfit(_tensors(before), own), "start from the stage before"
+    if earlier:
+        if start not in (None, earlier[0].model.init_from):
+            raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
+        problem, source = misfit(_tensors(earlier[-1]), own), "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
     else:
         problem, source = misfit(read_shapes(find(start)), own) if start else None, f"model.init_from: {start}"

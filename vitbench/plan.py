@@ -153,7 +153,7 @@ class Builder:
                 written = validate_trial(self.experiment.base, stage, own)
             facts = self.facts_of(written.data.name)
             with _located(where):
-                spec = with_start(resolve(written, facts), out[-1][1] if out else None)
+                spec = with_start(resolve(written, facts), [before for _, before, _ in out])
             out.append((stage.name, spec, facts.fingerprint))
         return out
 
