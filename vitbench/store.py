@@ -62,7 +62,8 @@ class Store:
         number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
         while True:
             try:
-                (attempts / str(number)).mkdir()
+                with _writing(attempts):
+                    (attempts / str(number)).mkdir()
                 return attempts / str(number)
             except FileExistsError:
                 number += 1
@@ -70,16 +71,14 @@ class Store:
     def commit(self, record: Record, attempt: Path, files: dict[str, bytes]) -> bool:
         """Link a finished attempt into place; False where another attempt was first with the same result.
 
-        `files` (relative name -> bytes) become durable before the record does. Raises ResultsError where the first
-        attempt's result differs: that is a conflict, and the loser's record stays in its attempt folder.
+        `files` (relative name -> bytes) become durable before the record does; what a killed attempt left is replaced.
+        Raises ResultsError where the first attempt's result differs: that is a conflict, and the loser's record stays
+        in its attempt folder.
         """
         folder = self.folder(record.trial_id)
-        for name, content in files.items():
-            aside = attempt / Path(name).name
-            write_durably(aside, content)
-            make_folder((folder / name).parent)
-            _link(aside, folder / name)
-            aside.unlink()
+        if not (folder / "record.json").exists():
+            for name, content in files.items():
+                replace_durably(folder / name, content)
         aside = attempt / "record.json"
         write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
         if _link(aside, folder / "record.json"):
@@ -96,7 +95,10 @@ class Store:
     def lock(self, trial_id: str) -> Iterator[bool]:
         """True while this process holds the trial's kernel lock, False where another does; it dies with its holder."""
         make_folder(self.folder(trial_id))
-        with (self.folder(trial_id) / "lock").open("w") as handle:
+        path = self.folder(trial_id) / "lock"
+        with _writing(path):
+            handle = path.open("w")
+        with handle:
             yield _try_lock(handle)
 
     def locked(self, trial_ids: Iterable[str]) -> set[str]:
@@ -121,8 +123,9 @@ class Store:
         if record is None or record.status != "failed":
             return False
         folder = self.folder(trial_id)
-        os.replace(folder / "record.json", folder / "attempts" / str(record.run.attempt) / "failed.json")
-        sync_folder(folder)
+        with _writing(folder):
+            os.replace(folder / "record.json", folder / "attempts" / str(record.run.attempt) / "failed.json")
+            sync_folder(folder)
         return True
 
 
@@ -152,8 +155,9 @@ def replace_durably(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     write_durably(aside, content)
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    with _writing(path):
+        os.replace(aside, path)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -163,6 +167,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the disk as errors of ours; that a file exists is for the caller."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise disk_error(path, error) from error
 
 
 def disk_error(path: Path, error: OSError) -> NoSpaceError | ResultsError:
@@ -182,14 +197,16 @@ def _link(source: Path, target: Path) -> bool:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
             raise disk_error(target, error) from error
         return _create(target, source.read_bytes())
-    sync_folder(target.parent)
+    with _writing(target):
+        sync_folder(target.parent)
     return True
 
 
 def _create(target: Path, content: bytes) -> bool:
     """As `_link`, on file systems without hard links: an exclusive lock file decides who renames."""
     try:
-        os.close(os.open(target.with_name(f".{target.name}.claim"), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        with _writing(target):
+            os.close(os.open(target.with_name(f".{target.name}.claim"), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         return False
     replace_durably(target, content)
@@ -199,10 +216,8 @@ def _create(target: Path, content: bytes) -> bool:
 def _try_lock(handle: IO[str]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        return True  # No working locks here: the first writer wins all the same.
+    except OSError as error:  # Any other: no working locks here, and the first writer wins all the same.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 
