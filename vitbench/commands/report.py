@@ -18,6 +18,7 @@ from vitbench.commands.prepare import read_run, runs, runs_named
 from vitbench.diff import flatten
 from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment
+from vitbench.spec import TrialSpec
 from vitbench.stats.outcome import Verdict
 from vitbench.store import read_lines
 
@@ -103,8 +104,9 @@ def verdict(claim: str | None, root: Path, names: Sequence[str], console: Consol
         print(json.dumps([{"run": run, **_plain(v)} for run, v in out], allow_nan=False))
     else:
         for run, v in out:
-            console.print(f"[bold]{run}[/]  {escape(one_line(v))}", highlight=False, soft_wrap=True)
-            for note in v.notes:
+            line = one_line(v)
+            console.print(f"[bold]{run}[/]  {escape(line)}", highlight=False, soft_wrap=True)
+            for note in (note for note in v.notes if note not in line):
                 console.print(f"    {note}", highlight=False, markup=False, soft_wrap=True)
     bad = [v.claim for _, v in out if v.state == "contradicted" or (v.expect and v.state != v.expect)]
     if check and bad:
@@ -162,14 +164,15 @@ def _side(text: str, root: Path) -> list[dict[str, Any]]:
 
 def _what_differs(first: Sequence[Row], second: Sequence[Row]) -> dict[str, tuple[Any, Any]]:
     """Data, code version and spec keys in which two arms' rows differ."""
-    a, b = first[0], second[0]
+    a, b = (next((row for row in side if row.get("chosen")), side[-1]) for side in (first, second))
+    defaults = flatten(TrialSpec().model_dump(mode="json"))
     out = {
         key: (a.get(key), b.get(key)) for key in ("data_fingerprint", "algorithm_version") if a.get(key) != b.get(key)
     }
     left, right = flatten(a["spec"]), flatten(b["spec"])
     for key in dict.fromkeys([*left, *right]):
         if left.get(key) != right.get(key):
-            out[key] = (left.get(key, "default"), right.get(key, "default"))
+            out[key] = (left.get(key, defaults.get(key)), right.get(key, defaults.get(key)))
     return out
 
 
