@@ -9,7 +9,7 @@ from typing import Any
 from vitbench import cost
 from vitbench.data import Facts, partition_sizes
 from vitbench.errors import InputError
-from vitbench.spec import ABSOLUTE, DURATIONS, DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.spec import ABSOLUTE, DURATIONS, DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.variants import variant
 
 MIN_STEPS = 50
@@ -33,7 +33,8 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    return TrialSpec(model=model, data=data, train=train, evaluate=spec.evaluate)
+    labelled = train.objective.name == "classify"  # Probes need labels, and a stage without them has none to probe.
+    return TrialSpec(model=model, data=data, train=train, evaluate=spec.evaluate if labelled else EvaluateSpec())
 
 
 def _data(data: DataSpec, facts: Facts) -> DataSpec:
