@@ -42,7 +42,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "model.family": ("model.*",),
     "train.batch_size": ("train.steps",),
     "train.augment": ("train.mixup",),
-    "train.objective.name": ("train.objective.*", "train.mixup", "train.smoothing"),
+    "train.objective.name": ("train.objective.*", "train.mixup", "train.smoothing", "evaluate.*"),
 }
 """Resolved fields that follow from a field; every field may move `train.steps` where the budget is in FLOPs."""
 
