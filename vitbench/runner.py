@@ -88,8 +88,12 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
     """Longest first, so that no core is left alone at the end; a stage before what starts from it."""
-    ids = {trial.trial_id for trial in missing}
-    return sorted(missing, key=lambda trial: (trial.parent in ids, -flops_of(trial)))
+    by_id: dict[str | None, Trial] = {trial.trial_id: trial for trial in missing}
+
+    def depth(trial: Trial) -> int:
+        return 1 + depth(by_id[trial.parent]) if trial.parent in by_id else 0
+
+    return sorted(missing, key=lambda trial: (depth(trial), -flops_of(trial)))
 
 
 def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Iterator[str]:

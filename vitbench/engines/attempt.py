@@ -36,6 +36,7 @@ from vitbench.train.images import open_source
 from vitbench.train.loop import Job, Trained, Trainer, train_stack
 
 PREDICTIONS = "predictions.npz"
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
@@ -75,7 +76,7 @@ def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
         emit(started_event(trial))
     try:
         outcomes = _orphans(trials, store) or _train(trials, options, emit)
-    except (VitbenchError, MemoryError, torch.OutOfMemoryError):
+    except (VitbenchError, *OUT_OF_MEMORY):
         raise
     except Exception as error:  # any fault of ours is a record, and the sweep goes on
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -24,6 +24,9 @@ from vitbench.plan import Trial
 MAX_LOSSES = 3
 """A trial whose worker was lost this often (killed, out of memory) is left missing; losses are never records."""
 
+OUT_OF_MEMORY_EXIT = 137
+"""As a shell reports a process that the kernel killed."""
+
 
 class Worker:
     """A child process and the pipe to it."""
@@ -37,7 +40,8 @@ class Worker:
 
     def give(self, trial: Trial) -> None:
         self.trial = trial
-        self.connection.send(trial)
+        with suppress(OSError):  # A worker that died idle: its pipe says so when it is listened to.
+            self.connection.send(trial)
 
     def stop(self) -> None:
         with suppress(OSError):
@@ -52,16 +56,25 @@ def _serve(connection: Connection, options: Options) -> None:
     """A worker's life: trials in, events and outcomes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from vitbench.engines.attempt import execute_locked
+    from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked
 
-    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+    def say(kind: str, content: Any) -> None:
+        """Send; where nobody listens any more, end: that the parent is gone is no fault of the trial."""
+        try:
+            connection.send((kind, content))
+        except OSError as error:
+            raise SystemExit from error
+
+    with suppress(EOFError, OSError):
         while True:
             trial = connection.recv()
             try:
-                ran = execute_locked(trial, options, lambda event: connection.send(("event", event)))
-                connection.send(("done" if ran else "busy", trial.trial_id))
+                ran = execute_locked(trial, options, lambda event: say("event", event))
+                say("done" if ran else "busy", trial.trial_id)
             except VitbenchError as error:
-                connection.send(("error", error))
+                say("error", error)
+            except OUT_OF_MEMORY as error:
+                raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int) -> Iterator[str]:
@@ -139,7 +152,8 @@ class _Pool:
         code = worker.process.exitcode
         self.workers[self.workers.index(worker)] = Worker(context, self.options)
         self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
-        what = f"worker lost (exit {code}{', out of memory?' if code == -9 else ''}) on trial {trial.trial_id}"
+        why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
+        what = f"worker lost (exit {code}{why}) on trial {trial.trial_id}"
         if self.losses[trial.trial_id] < MAX_LOSSES:
             self.waiting.insert(0, trial)
             self.emit(Warned(f"{what}; trying again"))
