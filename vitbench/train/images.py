@@ -15,8 +15,8 @@ from torch import Tensor
 from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_memory, open_images, resident
 from vitbench.spec import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
-from vitbench.train.feed import Batch, Order, all_draws, all_indices, micro_batches
-from vitbench.train.source import Feed, ImageSource, Part
+from vitbench.train.feed import Order, all_draws, all_indices, micro_batches
+from vitbench.train.source import Feed, ImageSource, Micro, Part
 from vitbench.train.stream import open_stream, per_channel
 
 
@@ -35,16 +35,28 @@ class Images(ImageSource):
 
     def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
         assert not augment.resized, "crops of many sizes are cut from the files: such images are streamed"
-        padded = pad(self.train, augment.level)  # Once, not every batch.
+        return _ResidentFeed(pad(self.train, augment.level), orders, augment, grad_accum)
 
-        def step_images(step: int) -> Iterator[tuple[list[Batch], Tensor]]:
-            for batches in micro_batches(orders, step, grad_accum):
-                index = torch.from_numpy(all_indices(batches)).to(padded.device, non_blocking=True)
-                draws = torch.from_numpy(all_draws(batches)).to(padded.device, non_blocking=True)
-                unit = augment(padded[index], draws)
-                yield batches, unit.view(len(batches), -1, *unit.shape[1:])
 
-        return step_images
+@dataclass(frozen=True)
+class _ResidentFeed(Feed):
+    """Crops of images on the device, padded once and not every batch."""
+
+    padded: Tensor
+    orders: Sequence[Order]
+    augment: Augment
+    grad_accum: int
+
+    def __call__(self, step: int) -> Iterator[Micro]:
+        device = self.padded.device
+        for batches in micro_batches(self.orders, step, self.grad_accum):
+            index = torch.from_numpy(all_indices(batches)).to(device, non_blocking=True)
+            draws = torch.from_numpy(all_draws(batches)).to(device, non_blocking=True)
+            unit = self.augment(self.padded[index], draws)
+            yield batches, unit.view(len(batches), -1, *unit.shape[1:])
+
+    def close(self) -> None:
+        """Nothing reads ahead."""
 
 
 _cache: dict[tuple[object, ...], ImageSource] = {}

@@ -226,6 +226,7 @@ def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
         if step + 1 in readings or now - spoken > 0.5:
             spoken = now
             tick(step + 1, (step + 1) * trainer.train.batch_size / max(1e-9, now - started), loss)
+    trainer.feed.close()
     seconds = time.monotonic() - started
     for e, member in enumerate(out):
         member.state, member.best_state = trainer.stack.state(e), trainer.stack.state(e, best)

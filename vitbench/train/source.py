@@ -6,7 +6,7 @@ n images, E stacked trials, M images asked for, b images of one piece, C channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +19,20 @@ from vitbench.train.augment import Augment
 from vitbench.train.feed import Batch, Order
 
 Part = Literal["train", "test"]
-Feed = Callable[[int], Iterator[tuple[list[Batch], Tensor]]]
-"""The micro-batches of a step, each with its augmented images in [0, 1], `[E, b, C, H, H]` on the device."""
+Micro = tuple[list[Batch], Tensor]
+"""One micro-batch: a batch for each stacked trial, and augmented images in [0, 1], `[E, b, C, H, H]` on the device."""
+
+
+class Feed(ABC):
+    """Training images, step by step."""
+
+    @abstractmethod
+    def __call__(self, step: int) -> Iterator[Micro]:
+        """The micro-batches of a step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what reads ahead; another step would start it again."""
 
 
 @dataclass(frozen=True, kw_only=True)
