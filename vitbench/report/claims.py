@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from vitbench.errors import InputError
 from vitbench.experiment import Claim, Experiment
 from vitbench.report.rows import quantity
+from vitbench.report.side import read_answers
 from vitbench.stats.outcome import Facts, Verdict
 from vitbench.stats.scoreboard import judge_all, single_claims, with_q
 from vitbench.stats.table import Row
@@ -40,13 +39,8 @@ def scale_of(rows: Sequence[Row]) -> str:
 def facts_of(rows: Sequence[Row], folder: Path) -> Facts:
     """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
     floor = DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else None
-    correct = {}
-    path = folder / "predictions.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            right = stored["predicted"] == stored["label"][None, :]
-            correct = dict(zip(stored["trial_id"].tolist(), right, strict=True))
-    return Facts(scale_of(rows), floor, correct)
+    answers = read_answers(folder)
+    return Facts(scale_of(rows), floor, answers.correct if answers else {})
 
 
 def verdicts_of(experiment: Experiment, rows: Sequence[Row], facts: Facts) -> list[Verdict]:

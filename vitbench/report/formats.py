@@ -72,7 +72,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in GitHub's Markdown with its title and notes."""
+    """The table in GitHub's Markdown with its title and notes; a table without rows is its notes."""
     rows = [
         [
             f"**{escape_markdown(cell)}**" if (i, k) in table.bold else escape_markdown(cell)
@@ -82,9 +82,9 @@ def to_markdown(table: Table) -> str:
     ]
     align = ["right" if table.is_number(k) else "left" for k in range(len(table.header))]
     header = [escape_markdown(name) for name in table.header]
-    body = tabulate(rows, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+    body = tabulate(rows, header, tablefmt="pipe", disable_numparse=True, colalign=align) + "\n" if rows else ""
     notes = "".join(f"\n- {escape_markdown(note)}" for note in table.notes)
-    return f"## {escape_markdown(table.title)}\n\n{body}\n" + (f"{notes}\n" if notes else "")
+    return f"## {escape_markdown(table.title)}\n" + (f"\n{body}" if body else "") + (f"{notes}\n" if notes else "")
 
 
 def to_latex(table: Table, label: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vitbench.experiment import Experiment
 from vitbench.load import header, load
@@ -34,11 +34,12 @@ from vitbench.report.claims import (
     scale_of,
     verdicts_of,
 )
-from vitbench.report.formats import printable, to_csv, to_latex, to_markdown
+from vitbench.report.formats import Table, printable, to_csv, to_latex, to_markdown
 from vitbench.report.inline import inline_svg
 from vitbench.report.machine import commits, cost_table, environment_table
 from vitbench.report.plots import caption, plots_for, save
 from vitbench.report.rows import arm_order, metric_label, score, setting_label, setting_of
+from vitbench.report.side import read_answers, side_table
 from vitbench.report.tables import p_cell, result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.stats.outcome import Verdict
 from vitbench.stats.scoreboard import with_q
@@ -71,29 +72,39 @@ class Said:
 def report(experiment: Experiment, rows: Sequence[Row], folder: Path) -> None:
     """Writes `table.{md,csv,tex}`, `plots/` and `index.html` of one run into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = tables_for(experiment, rows)
-    _write(folder / "table.md", "\n".join(to_markdown(table) for table in tables))
+    tables, side = tables_for(experiment, rows), side_table(experiment, rows, read_answers(folder))
+    verdicts = verdicts_of(experiment, rows, facts_of(rows, folder))
+    _write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
     _write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
     slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
     _write(folder / "table.tex", "\n".join(to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1)))
-    drawings = save(plots_for(experiment, rows), folder / "plots")
-    _write(folder / "index.html", experiment_page(experiment, rows, folder, drawings))
+    drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
+    command = command_of(experiment, folder)
+    _write(folder / "index.html", experiment_page(experiment, rows, command, verdicts, side, drawings))
 
 
-def experiment_page(experiment: Experiment, rows: Sequence[Row], folder: Path, drawings: Mapping[str, str]) -> str:
-    """The page of one run; `folder` may hold predictions, `drawings` are its plots as SVG text."""
+def experiment_page(
+    experiment: Experiment,
+    rows: Sequence[Row],
+    command: str,
+    verdicts: Sequence[Verdict],
+    side: Table,
+    drawings: Mapping[str, str],
+) -> str:
+    """The page of one run, made by `command`; `drawings` are its plots as SVG text."""
     anchors = {arm: f"arm-{i}" for i, arm in enumerate(arm_order(experiment, rows))}
     shared = shared_table(experiment, rows)
     return _render(
         "experiment.html.j2",
         title=f"{experiment.name} | vitbench",
         experiment=experiment,
-        command=command_of(experiment, folder),
+        command=command,
         scale=scale_of(rows),
         counts=_counts(rows),
-        verdicts=[said(verdict) for verdict in verdicts_of(experiment, rows, facts_of(rows, folder))],
+        verdicts=[said(verdict) for verdict in verdicts],
         results=[result_table(experiment, rows), *([shared] if shared else [])],
         tuning=tuning_table(experiment, rows),
+        side=side,
         plots=[
             {"name": name, "caption": caption(name), "svg": inline_svg(drawing, name, caption(name))}
             for name, drawing in drawings.items()
@@ -165,6 +176,13 @@ class Line:
     run: str
     page: str
     data: str
+    is_shared: bool
+    """Do several runs judge this claim?"""
+
+    @property
+    def anchor(self) -> str:
+        """Its place on the scoreboard."""
+        return f"{self.run}-{self.said.verdict.claim}"
 
     @property
     def href(self) -> str:
@@ -173,7 +191,7 @@ class Line:
 
 
 def scoreboard(root: Path, runs: Sequence[Path]) -> None:
-    """Writes `index.html` and `scoreboard.csv` of a results root from its run folders; q is over all of them."""
+    """Writes `index.html` and `scoreboard.csv` of a results root, claims by id; q is over all of its run folders."""
     found: list[tuple[Path, Verdict, str]] = []
     listed = []
     for folder in runs:
@@ -186,14 +204,20 @@ def scoreboard(root: Path, runs: Sequence[Path]) -> None:
         data = ", ".join(data_names(rows))
         found += [(folder, verdict, data) for verdict in verdicts_of(experiment, rows, facts_of(rows, folder))]
     judged = with_q([verdict for _, verdict, _ in found])
+    times = Counter(verdict.claim for verdict in judged)
     lines = [
-        Line(said(verdict), folder.name, _page_of(folder), data)
+        Line(said(verdict), folder.name, _page_of(folder), data, times[verdict.claim] > 1)
         for (folder, _, data), verdict in zip(found, judged, strict=True)
     ]
-    lines.sort(key=lambda line: STATES.index(line.said.verdict.state))
-    tally = {state: sum(line.said.verdict.state == state for line in lines) for state in STATES}
+    lines.sort(key=lambda line: (_claim_key(line.said.verdict.claim), line.run))
+    tally = {state: [line for line in lines if line.said.verdict.state == state] for state in STATES}
     _write(root / "index.html", _render("scoreboard.html.j2", title="vitbench", lines=lines, tally=tally, runs=listed))
     _write(root / "scoreboard.csv", scoreboard_csv(lines))
+
+
+def _claim_key(claim: str) -> list[tuple[int, str]]:
+    """A sort key under which CLS-9 stands before CLS-10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", claim)]
 
 
 def _page_of(folder: Path) -> str:
@@ -236,7 +260,7 @@ def _render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"minus": _minus, "p_value": p_cell}
+    environment.filters |= {"minus": _minus, "p_value": p_cell, "breakable": _breakable}
     css = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return environment.get_template(template).render(css=Markup(css), css_hash=f"sha256-{digest}", **content)
@@ -245,6 +269,11 @@ def _render(template: str, **content: Any) -> str:
 def _minus(text: object) -> str:
     """`text` with a true minus sign before numbers."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", str(text))
+
+
+def _breakable(name: object) -> Markup:
+    """A name, escaped, that may be broken after `+` and `_`."""
+    return Markup(re.sub(r"(?<=[+_])(?=.)", "<wbr>", str(escape(name))))
 
 
 def _write(path: Path, text: str) -> None:

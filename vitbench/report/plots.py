@@ -30,17 +30,25 @@ from vitbench.report.style import (
     arm_looks,
     dots,
     figure,
+    folded,
     interval_line,
-    legend_above,
+    lanes,
+    legend_below,
     log_axis,
+    marked,
     plotting,
+    shifted,
     within_percent,
 )
 from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
+from vitbench.stats.outcome import Verdict
 from vitbench.stats.table import Row
 
 ROW_INCHES = 0.42
+NAME_WIDTH = 20
+"""Characters of an arm's name on one line beside its row."""
+BAND_ALPHA = 0.15
 CAPTIONS = {
     "arms": "Every seed a dot; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
     "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
@@ -50,23 +58,23 @@ CAPTIONS = {
     "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
     "The steep start is cut off.",
     "data": "Accuracy against the number of training images (compare the paper's Figs. 3 and 4): seeds, means, "
-    "95% intervals.",
-    "compute": "Accuracy against training FLOPs (compare the paper's Fig. 5): seeds, means, 95% intervals. Dashed: the "
-    "best mean reached within a budget.",
+    "95% intervals. Shaded, where a claim asks for it: the interval of the crossing.",
+    "compute": "Accuracy against training compute (compare the paper's Fig. 5): seeds, means, 95% intervals. Grey: the "
+    "best mean that each family reaches within a budget.",
     "shape": "Accuracy against training FLOPs relative to the baseline, one line per dimension (compare the paper's "
     "Fig. 8): seeds, means, 95% intervals.",
 }
 
 
-def plots_for(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Figure]:
-    """{name: figure} of the plots that these rows allow, in the order of a report."""
+def plots_for(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Verdict] = ()) -> dict[str, Figure]:
+    """{name: figure} of the plots that these rows allow, in the order of a report; `verdicts` locate crossings."""
     with plotting():
         found = {
             "arms": arms_plot(experiment, rows),
             "differences": differences_plot(experiment, rows),
             **tuning_plots(experiment, rows),
             "curves": curves_plot(experiment, rows),
-            "data": data_plot(experiment, rows),
+            "data": data_plot(experiment, rows, verdicts),
             "compute": compute_plot(experiment, rows),
             "shape": shape_plot(experiment, rows),
         }
@@ -103,7 +111,7 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     if not arms:
         return None
     colours, best = _looks(experiment, rows), own_best(rows)
-    made, axes = figure(0.75 + ROW_INCHES * len(arms))
+    made, axes = _rows_figure([arm.arm for arm in arms], metric_label(experiment.report.metric))
     for y, arm in enumerate(arms):
         scores = scores_by_seed((row for row in best if row["arm"] == arm.arm), experiment.report.metric)
         look = colours[arm.arm]
@@ -111,7 +119,6 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         interval_line(axes, arm.mean, y + 0.14, look.colour)
         lost = lost_label(arm)
         _beside(axes, y, f"{mean_cell(arm)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}"))
-    _rows_axis(axes, [arm.arm for arm in arms], metric_label(experiment.report.metric))
     within_percent(axes, experiment.report.metric, "x")
     return made
 
@@ -125,7 +132,7 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         return None
     margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
     colours = _looks(experiment, rows)
-    made, axes = figure(0.85 + ROW_INCHES * len(others))
+    made, axes = _rows_figure(others, f"minus {baseline} (points)")
     if margin is not None:
         axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
     axes.axvline(0.0, color=MUTED, linewidth=1.0)
@@ -139,13 +146,13 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         if arm in paper:
             axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)
         _beside(axes, y, f"{difference_cell(found)}\nn = {found.n}")
-    _rows_axis(axes, others, f"minus {baseline} (points)")
     return made
 
 
 def equivalence_margin(experiment: Experiment) -> float | None:
-    """The widest margin of the experiment's equivalence claims; None without one."""
-    parts = [part for claim in experiment.claims for part in claim.part_claims()]
+    """The widest margin of the experiment's equivalence claims, as judged on its data; None without one."""
+    data = str(experiment.base.get("data", {}).get("name", "digits"))
+    parts = [part for claim in experiment.claims for part in claim.on(data).part_claims()]
     return max((p.margin_points for p in parts if p.form == "equivalence" and p.margin_points), default=None)
 
 
@@ -190,16 +197,17 @@ def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[T
     position = {value: float(value) if numbers else float(i) for i, value in enumerate(values)}
     colours = _looks(experiment, rows)
     made, axes = figure(3.1)
-    for arm in dict.fromkeys(point.arm for point in points):
+    axes.margins(x=0.1)
+    for arm, right in lanes(list(dict.fromkeys(point.arm for point in points))).items():
         line = _along(path, [point for point in points if point.arm == arm])
-        _tuning_line(axes, arm, [(position[dict(point.setting)[path]], point) for point in line], colours[arm])
+        _tuning_line(axes, arm, [(position[dict(point.setting)[path]], point) for point in line], colours[arm], right)
     if numbers:
         log_axis(axes, [position[value] for value in values])
     else:
         axes.set_xticks(list(position.values()), [printable(level_name(value)) for value in values])
     axes.set_xlabel(printable(path))
     axes.set_ylabel("Validation top-1 (%)")
-    legend_above(made, axes)
+    legend_below(made, axes)
     return made
 
 
@@ -213,19 +221,24 @@ def _but(path: str, setting: Setting) -> Setting:
     return tuple(pair for pair in setting if pair[0] != path)
 
 
-def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: Look) -> None:
+def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: Look, right: float) -> None:
+    """One arm's means and seeds, `right` points beside the settings so that the arms stand side by side."""
+    place = shifted(axes, right)
     for x, point in line:
-        dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, left_points=6.0)
+        dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, right)
         if point.chosen and point.mean is not None:
             axes.plot(
-                [x], [point.mean], marker="o", markersize=13, fillstyle="none", color=look.colour, markeredgewidth=1.4
-            )
+                [x], [point.mean], marker="o", markersize=12, fillstyle="none", color=look.colour, markeredgewidth=1.4,
+                transform=place,
+            )  # fmt: skip
         if point.at_edge and point.mean is not None:
-            axes.annotate("edge", (x, point.mean), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(
+                "edge", (x, point.mean), (right, 9), textcoords="offset points", ha="center", fontsize=9,
+                color=look.colour,
+            )  # fmt: skip
     means = [(x, point.mean) for x, point in line if point.mean is not None]
-    axes.plot(
-        *zip(*means, strict=True), marker=look.marker, markersize=5.0, color=look.colour, label=printable(arm)
-    ) if means else None
+    if means:
+        axes.plot(*zip(*means, strict=True), **marked(look), linewidth=1.2, label=printable(arm), transform=place)
 
 
 def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
@@ -239,21 +252,18 @@ def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     for arm, curve in curves.items():
         steps, look = list(curve), colours[arm]
         lows, highs = [min(v) for v in curve.values()], [max(v) for v in curve.values()]
-        axes.fill_between(steps, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
-        axes.plot(
-            steps,
-            [sum(v) / len(v) for v in curve.values()],
-            color=look.colour,
-            linestyle=look.dash,
-            label=printable(arm),
-        )
+        # Many bands at full strength would be one grey field.
+        alpha = BAND_ALPHA * min(1.0, 3 / len(curves))
+        axes.fill_between(steps, lows, highs, color=look.colour, alpha=alpha, linewidth=0)
+        means = [sum(v) / len(v) for v in curve.values()]
+        axes.plot(steps, means, **marked(look), markevery=0.12, linewidth=1.4, label=printable(arm))
     axes.set_xlabel("Step")
     axes.set_ylabel("Validation top-1 (%)")
     last = max(max(curve) for curve in curves.values())
     settled = [value for curve in curves.values() for step, v in curve.items() if step >= last / 4 for value in v]
     axes.set_xlim(0, last)
     axes.set_ylim(min(settled), max(settled) + max(1.0, 0.05 * (max(settled) - min(settled))))
-    legend_above(made, axes)
+    legend_below(made, axes)
     return made
 
 
@@ -276,13 +286,18 @@ def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Look]:
     return arm_looks(series_of(experiment, rows))
 
 
-def _rows_axis(axes: Axes, names: Sequence[str], x_label: str) -> None:
-    axes.set_yticks(range(len(names)), [printable(name) for name in names])
+def _rows_figure(names: Sequence[str], x_label: str) -> tuple[Figure, Axes]:
+    """Axes with one named row per arm, the first on top; long names are folded."""
+    labels = [folded(printable(name), NAME_WIDTH) for name in names]
+    num_lines = max(label.count("\n") + 1 for label in labels)
+    made, axes = figure(0.8 + max(ROW_INCHES, 0.17 * num_lines + 0.06) * len(names))
+    axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(printable(x_label))
+    axes.set_xlabel(folded(printable(x_label), 36))
     axes.margins(x=0.06)
+    return made, axes
 
 
 def _beside(axes: Axes, y: float, text: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,11 +12,25 @@ from matplotlib.figure import Figure
 
 from vitbench.experiment import Experiment
 from vitbench.report.formats import printable
-from vitbench.report.rows import arm_order, metric_label, own_best, scores_by_seed, series_of
-from vitbench.report.style import MUTED, Look, dots, figure, interval_bar, legend_above, log_axis, looks, within_percent
+from vitbench.report.rows import arm_order, metric_label, own_best, quantity, scores_by_seed, series_of
+from vitbench.report.style import (
+    MUTED,
+    SHADE,
+    Look,
+    dots,
+    figure,
+    interval_bar,
+    legend_below,
+    log_axis,
+    looks,
+    within_percent,
+)
 from vitbench.report.summaries import LEVEL
+from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
+from vitbench.stats.outcome import Verdict
 from vitbench.stats.sample import counted_images
+from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row
 
 KNOBS = {
@@ -24,6 +39,9 @@ KNOBS = {
     "mlp_ratio": "MLP width",
     "patch_size": "Patch size",
 }
+UNITS = ((18, "exa"), (15, "peta"), (12, "tera"), (9, "giga"), (6, "mega"))
+FAMILIES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid"}
+FRONT_DASHES = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 LEAST_SPREAD = 1.2
 """Costs within this ratio are one cost: arms at equal compute make no plot against compute."""
 
@@ -38,34 +56,77 @@ class Point:
     mean: Interval
 
 
-def points_by(experiment: Experiment, rows: Sequence[Row], quantity: str) -> dict[str, Point]:
-    """{arm: point} at x = `result[quantity]`, each arm at its own best; arms without a score are left out."""
+def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[str, Point]:
+    """{arm: point} at x = `result[size]`, each arm at its own best; arms without a score are left out."""
     best = own_best(rows)
     num_images = counted_images(experiment.report.metric, best)
     found = {}
     for arm in arm_order(experiment, rows):
         trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]
         scores = tuple(scores_by_seed(trials, experiment.report.metric).values())
-        if scores and trials[0]["result"].get(quantity):
-            x = float(trials[0]["result"][quantity])
+        if scores and trials[0]["result"].get(size):
+            x = float(trials[0]["result"][size])
             found[arm] = Point(arm, x, scores, mean_interval(scores, LEVEL, num_images))
     return found
 
 
-def data_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against training images, one line per series; None unless the share of the data is a factor."""
+def data_plot(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Verdict] = ()) -> Figure | None:
+    """Score against training images, one line per series; None unless the share of the data is a factor.
+
+    Where a verdict located a crossing along the number of images, it stands there with its interval.
+    """
     points = points_by(experiment, rows, "num_train_images")
     if "data.train_fraction" not in experiment.factors or not _spread(points):
         return None
-    return _series_plot(experiment, points, "Training images")
+    made, axes = figure(3.2)
+    for place in crossings(experiment, verdicts):
+        _crossing(axes, place)
+    _series(axes, experiment, points)
+    return _finished(made, axes, experiment, "Training images")
+
+
+def crossings(experiment: Experiment, verdicts: Sequence[Verdict]) -> list[Located]:
+    """Where the claims' curves cross, in training images."""
+    axes = {claim.id: claim.x for claim in single_claims(experiment.claims) if claim.form == "crossover"}
+    return [v.located for v in verdicts if v.located is not None and axes.get(v.claim) == "log2_images"]
+
+
+def _crossing(axes: Axes, place: Located) -> None:
+    """A shaded interval (to the end of the range where it is open) and a line at the crossing."""
+    axes.axvspan(place.low or place.smallest, place.high or place.largest, color=SHADE, linewidth=0)
+    if place.value is not None:
+        label = f"crossing at {quantity(place.value)} images"
+        axes.axvline(place.value, color=MUTED, linewidth=1.2, linestyle=FRONT_DASHES[0], label=label)
 
 
 def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against training FLOPs with the frontier of the means; None where all arms cost about the same."""
+    """Score against training FLOPs with each family's frontier; None where all arms cost about the same."""
     points = points_by(experiment, rows, "train_flops")
     if not _spread(points):
         return None
-    return _series_plot(experiment, points, "Training FLOPs", front=frontier(points))
+    unit, prefix = compute_unit(max(point.x for point in points.values()))
+    points = {arm: replace(point, x=point.x / unit) for arm, point in points.items()}
+    made, axes = figure(3.2)
+    for dash, (family, members) in zip(cycle(FRONT_DASHES), by_family(points, rows).items()):
+        front = frontier(members)
+        if len(front) > 1:
+            label = f"{FAMILIES.get(family, family)} frontier"
+            axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1.2, linestyle=dash, label=label)
+    _series(axes, experiment, points)
+    return _finished(made, axes, experiment, f"Training compute ({prefix}FLOPs)")
+
+
+def compute_unit(most: float) -> tuple[float, str]:
+    """The power of 1000 in which `most` FLOPs are at least 1, with its name: the paper's Fig. 5 counts exaFLOPs."""
+    return next(((10.0**power, name) for power, name in UNITS if most >= 10.0**power), (1.0, ""))
+
+
+def by_family(points: Mapping[str, Point], rows: Sequence[Row]) -> dict[str, dict[str, Point]]:
+    """{family of the model: {arm: point}}, in the order of the points."""
+    models, found = _models(rows), dict[str, dict[str, Point]]()
+    for arm, point in points.items():
+        found.setdefault(str(models[arm].get("family", "vit")), {})[arm] = point
+    return found
 
 
 def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
@@ -78,17 +139,13 @@ def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     }
     if not lines or not _spread(points):
         return None
-    relative = {name: Point(name, p.x / points[anchor].x, p.scores, p.mean) for name, p in points.items()}
+    relative = {name: replace(p, x=p.x / points[anchor].x) for name, p in points.items()}
     look_of = looks(list(lines))
     made, axes = figure(3.2)
     for knob, names in lines.items():
         _line(axes, [relative[name] for name in (anchor, *names)], look_of[knob], knob)
     log_axis(axes, [relative[name].x for names in lines.values() for name in (anchor, *names)])
-    axes.set_xlabel(f"Training FLOPs relative to {printable(anchor)}")
-    axes.set_ylabel(metric_label(experiment.report.metric))
-    within_percent(axes, experiment.report.metric, "y")
-    legend_above(made, axes)
-    return made
+    return _finished(made, axes, experiment, f"Training FLOPs relative to {printable(anchor)}")
 
 
 def _models(rows: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
@@ -119,21 +176,21 @@ def _spread(points: Mapping[str, Point]) -> bool:
     return len(xs) > 1 and max(xs) / min(xs) >= LEAST_SPREAD
 
 
-def _series_plot(
-    experiment: Experiment, points: Mapping[str, Point], x_label: str, front: Sequence[tuple[float, float]] = ()
-) -> Figure:
+def _series(axes: Axes, experiment: Experiment, points: Mapping[str, Point]) -> None:
+    """Every series of the points in its look, on a log axis."""
     series = series_of(experiment, [{"arm": arm} for arm in points])
     look_of = looks(list(series.values()))
-    made, axes = figure(3.2)
-    if front:
-        axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), drawstyle="steps-post")
     for name in dict.fromkeys(series[arm] for arm in points):
         _line(axes, [point for arm, point in points.items() if series[arm] == name], look_of[name], name)
     log_axis(axes, [point.x for point in points.values()])
+
+
+def _finished(made: Figure, axes: Axes, experiment: Experiment, x_label: str) -> Figure:
+    """The figure with its labels and legend."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(metric_label(experiment.report.metric))
     within_percent(axes, experiment.report.metric, "y")
-    legend_above(made, axes)
+    legend_below(made, axes)
     return made
 
 
@@ -141,7 +198,7 @@ def _line(axes: Axes, points: Sequence[Point], look: Look, name: str) -> None:
     """Seeds, means and intervals of one series, its means joined."""
     ordered = sorted(points, key=lambda point: point.x)
     for point in ordered:
-        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, left_points=5.0)
+        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, -5.0)
         interval_bar(axes, point.x, point.mean, look)
     means = [(point.x, point.mean.mean) for point in ordered]
     axes.plot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import offset_copy
+from matplotlib.transforms import Transform, offset_copy
 
 from vitbench.report.rows import quantity
 from vitbench.stats.intervals import Interval
@@ -104,7 +105,18 @@ def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float =
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     if x.mean is not None:
-        axes.plot([x.mean], [y], marker="D", markersize=5.5, color=colour, markeredgecolor="#ffffff", linestyle="none")
+        axes.plot(
+            [x.mean], [y], marker="D", markersize=5.0, color=colour, markeredgecolor="#ffffff", markeredgewidth=0.7,
+            linestyle="none",
+        )  # fmt: skip
+
+
+def marked(look: Look) -> dict[str, Any]:
+    """Keywords for a line in this look, with small markers edged in white."""
+    return {
+        "color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 5.0,
+        "markeredgecolor": "#ffffff", "markeredgewidth": 0.6,
+    }  # fmt: skip
 
 
 def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
@@ -113,13 +125,12 @@ def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
         axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=2.0, solid_capstyle="butt")
 
 
-def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, left_points: float = 0.0) -> None:
-    """Draws one small dot per seed, `left_points` to the left of x so that it hides no interval."""
+def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, right_points: float = 0.0) -> None:
+    """Draws one small dot per seed, `right_points` beside x so that it hides no interval."""
     axes.update_datalim(list(zip(x, y, strict=True)))  # the shifted transform below takes no part in the limits
-    place = offset_copy(axes.transData, axes.get_figure(root=True), -left_points, 0.0, units="points")
     axes.plot(
         x, y, linestyle="none", marker="o", markersize=3.4, alpha=0.55, color=colour, markeredgewidth=0.0,
-        transform=place, clip_on=False,
+        transform=shifted(axes, right_points), clip_on=False,
     )  # fmt: skip
 
 
@@ -156,10 +167,43 @@ def _tick(value: float, _position: Any = None) -> str:
     return quantity(value) if value >= 1000 else f"{value:.3g}"
 
 
-def legend_above(made: Figure, axes: Axes) -> None:
-    """The legend in rows above the axes, where it hides no point; none for a single series."""
+def legend_below(made: Figure, axes: Axes) -> None:
+    """The legend under the axes, in as many columns as fit; the figure grows by it. None for a single series."""
     handles, names = axes.get_legend_handles_labels()
-    if len(names) > 1:
-        longest = max(len(name) for name in names)
-        columns = max(1, min(len(names), 64 // (longest + 6)))
-        made.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2)
+    if len(names) < 2:
+        return
+    width, height = made.get_size_inches()
+    for columns in (3, 2, 1):
+        legend = made.legend(
+            handles, [folded(name, 46) for name in names], loc="outside lower left", ncols=columns, fontsize=9,
+            columnspacing=1.4, labelspacing=0.35,
+        )  # fmt: skip
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= made.bbox.width:
+            break
+        legend.remove()
+    made.set_size_inches(width, height + box.height / made.dpi)
+
+
+def folded(name: str, width: int) -> str:
+    """`name` in lines of at most `width` characters, broken after `+`, `_`, `-` or a space where there is one."""
+    pieces = [
+        piece[i : i + width] for piece in re.findall(r"[^+_\- ]*[+_\- ]?", name) for i in range(0, len(piece), width)
+    ]
+    lines = [""]
+    for piece in pieces:
+        if len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def lanes(names: Sequence[str], whole_points: float = 44.0) -> dict[str, float]:
+    """{name: points to the right} that set series side by side at a common x, `whole_points` wide at most."""
+    step = min(12.0, whole_points / len(names))
+    return {name: step * (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+
+
+def shifted(axes: Axes, points: float) -> Transform:
+    """The axes' data coordinates, `points` to the right."""
+    return offset_copy(axes.transData, axes.get_figure(root=True), points, 0.0, units="points")

@@ -1,0 +1,114 @@
+"""Side evidence from the stored answers to the test images: churn, calibration, classes. Never the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.experiment import Experiment
+from vitbench.report.formats import Table
+from vitbench.report.rows import arm_order, own_best
+from vitbench.report.summaries import LEVEL
+from vitbench.report.tables import interval_cell
+from vitbench.stats.images import Bools, calibration_error, churn, per_class_differences
+from vitbench.stats.intervals import mean_interval
+from vitbench.stats.table import Row
+
+HEADER = ("Arm", "n", "Churn (%)", "Calibration error", "Most gained", "Most lost")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to M test images: their `label` [M]; by trial id, was it `correct` [M], with which `confidence` [M]."""
+
+    label: npt.NDArray[Any]
+    correct: Mapping[str, Bools]
+    confidence: Mapping[str, npt.NDArray[Any]]
+
+
+def read_answers(folder: Path) -> Answers | None:
+    """The answers stored in a run's `predictions.npz`; None without one."""
+    path = folder / "predictions.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        ids, label = stored["trial_id"].tolist(), stored["label"]
+        right = stored["predicted"] == label[None, :]
+        sure = stored["confidence"].astype(np.float64)
+        return Answers(label, dict(zip(ids, right, strict=True)), dict(zip(ids, sure, strict=True)))
+
+
+def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
+    """One row per arm at its own best setting; without stored answers no row, and a note that says so."""
+    title = f"{experiment.name}: side evidence"
+    trials = _by_seed(experiment, rows, answers)
+    if answers is None or not any(trials.values()):
+        return Table(title, HEADER, (), notes=("None: the answers to the test images were not stored.",))
+    baseline = next(iter(trials))
+    names = _class_names(rows)
+    lines = tuple(
+        (arm, str(len(found)), *_alone(answers, found), *_classes(answers, found, trials[baseline], names))
+        if arm != baseline
+        else (arm, str(len(found)), *_alone(answers, found), "-", "-")
+        for arm, found in trials.items()
+    )
+    return Table(title, HEADER, lines, notes=_notes(answers, baseline, own_best(rows)))
+
+
+def _by_seed(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> dict[str, dict[int, str]]:
+    """{arm: {seed: trial id}} of the reporting trials whose answers are stored."""
+    stored = answers.correct if answers else {}
+    found: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
+    for row in sorted(own_best(rows), key=lambda row: int(row["seed"])):
+        if row["trial_id"] in stored:
+            found[row["arm"]][int(row["seed"])] = row["trial_id"]
+    return found
+
+
+def _alone(answers: Answers, trials: Mapping[int, str]) -> tuple[str, str]:
+    """Churn and calibration error of one arm."""
+    if not trials:
+        return "-", "-"
+    ids = list(trials.values())
+    moved = churn(np.stack([answers.correct[trial] for trial in ids]))
+    errors = [calibration_error(answers.confidence[trial], answers.correct[trial]) for trial in ids]
+    return "-" if moved is None else f"{100 * moved:.2f}", interval_cell(mean_interval(errors, LEVEL))
+
+
+def _classes(
+    answers: Answers, trials: Mapping[int, str], baseline: Mapping[int, str], names: Mapping[int, int]
+) -> tuple[str, str]:
+    """The classes with the largest gain and the largest loss against the baseline, over the seeds that both have."""
+    seeds = sorted(trials.keys() & baseline.keys())
+    if not seeds:
+        return "-", "-"
+    first, second = (np.stack([answers.correct[side[seed]] for seed in seeds]) for side in (trials, baseline))
+    gaps = per_class_differences(first, second, answers.label)
+    most, least = max(gaps, key=lambda k: gaps[k]), min(gaps, key=lambda k: gaps[k])
+    said = {k: f"class {names.get(k, k)}: {gaps[k]:+.1f}" for k in (most, least)}
+    return said[most] if gaps[most] > 0 else "-", said[least] if gaps[least] < 0 else "-"
+
+
+def _class_names(rows: Sequence[Row]) -> dict[int, int]:
+    """{label: the data set's number of the class}: with `data.classes` labels count the classes that are used."""
+    used = next((row["spec"].get("data", {}).get("classes") for row in own_best(rows)), None)
+    return dict(enumerate(sorted(used or ())))
+
+
+def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[str, ...]:
+    num_images, num_classes = len(answers.label), len(np.unique(answers.label))
+    without = len({row["trial_id"] for row in reporting} - answers.correct.keys())
+    notes = [
+        f"On {num_images} test images; each arm at its own best setting. It decides no claim.",
+        "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
+        "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
+        f"{100 * LEVEL:.0f}% interval; few images push it up.",
+        f"Classes: points above and below {baseline} on the same seeds, the extremes of {num_classes} classes of about "
+        f"{num_images / num_classes:.0f} images, so partly chance.",
+    ]
+    return (*notes, f"{without} trials have no answers to these images and are left out.") if without else tuple(notes)
