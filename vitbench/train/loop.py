@@ -82,9 +82,8 @@ class Trainer:
             for job, used in zip(jobs, self.used, strict=True)
         ]
         objective = self.train.objective
-        with torch.device("meta"):
+        with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
             module = build(self.spec.model, objective)
-        module.to_empty(device=device)
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
         self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
