@@ -44,7 +44,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "3a": ("numpy torch einops safetensors", "scipy sklearn torchvision timm"),
     "3b": ("numpy scipy pandas", ""),
     "4a": ("numpy", "torch"),
-    "4b": ("numpy pandas matplotlib jinja2 tabulate rich", ""),
+    "4b": ("numpy pandas matplotlib jinja2 markupsafe tabulate rich", ""),
     "4c": ("numpy rich", "torch timm torchvision PIL matplotlib safetensors"),
     "5": ("typer rich yaml", "torch"),
 }
