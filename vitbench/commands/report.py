@@ -121,7 +121,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
     """Print A minus B, paired by seed; each is RUN:ARM, or a records file with an arm as FILE:ARM."""
-    from vitbench.stats.compare import compare_arms
+    from vitbench.stats.compare import compare_arms, single_run_note
 
     (first, second) = (_side(text, root) for text in (a, b))
     differing = _what_differs(first, second)
@@ -133,6 +133,8 @@ def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Conso
     console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
     if interval.refused:
         console.print(f"  no interval: {interval.reason}")
+        if interval.n == 1 and interval.mean is not None:
+            console.print(f"  {interval.mean:+.2f} points, {single_run_note(interval.mean)}", highlight=False)
     else:
         p = "none" if found.p is None else f"{found.p:.3g}"
         console.print(
