@@ -28,6 +28,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     Raises InputError, one line per problem, where data and model clash or no duration is given.
     """
     data = _data(spec.data, facts)
+    partition_sizes(facts.class_counts, data)  # Raises where a class would have no image, whatever the duration.
     model = _model(spec.model, data, facts)
     problems = cost.check(model, spec.train.objective)
     if problems:

@@ -53,8 +53,8 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     facts_of = facts_source(options.data)
     check_all(prepared, facts_of)
     device = choose_device(options.device)
-    make_folder(options.root)
     workers = choose_workers(options.jobs, device, options.threads)
+    make_folder(options.root)
     engine = Options(
         root=options.root.resolve(),
         data=replace(options.data, num_workers=choose_loaders(options.loaders, device, workers)),
