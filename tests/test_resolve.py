@@ -124,6 +124,7 @@ def test_equal_compute_is_equal() -> None:
         ({"model": {"name": "R26x1+Mu/32"}}, "the feature map is empty: images of 8 px"),
         ({"model": {"name": "Mu/2", "num_heads": 5}}, "model.num_heads: 5 does not divide embed_dim 48"),
         ({"data": {"name": "uneven"}}, "data uneven: images of unequal size; set data.img_size"),
+        ({"data": {"train_fraction": 0.001}, "steps": 9}, "data.train_fraction: 0.001 of the 109 training images"),
         ({"data": {"classes": [1]}}, r"data.classes: [1]: need two or more of 0..3"),
         ({"data": {"classes": [1, 9]}}, r"data.classes: [1, 9]: need two or more of 0..3"),
         ({"data": {"train_fraction": 0.001}}, "data.train_fraction: 0.001 of the 109 training images of class 0"),
