@@ -177,6 +177,16 @@ def scale_experiment() -> Experiment:
             "arms": {"R14x1": {"model.name": "R14x1"}, "ViT-Ti-4": {"model.name": "ViT-Ti/4"}},
             "factors": {"data.train_fraction": [1.0, 0.3, 0.1, 0.03]},
             "seeds": 5,
+            "claims": [
+                {
+                    "id": "DATA-01b",
+                    "form": "crossover",
+                    "arms": ["ViT-Ti-4", "R14x1"],
+                    "x": "log2_images",
+                    "levels": {"data.train_fraction": [0.03, 0.1, 0.3, 1.0]},
+                    "statement": "ResNet is ahead with the fewest images, ViT with the most.",
+                }
+            ],
         }
     )
 
@@ -196,6 +206,7 @@ def scale_rows() -> list[dict[str, Any]]:
                     end + slope * np.log10(fraction) + draw.normal(0, 0.6),
                     num_train_images=round(50_000 * fraction),
                     train_flops=flops * fraction,
+                    spec={"model": {"family": "resnet" if name == "R14x1" else "vit"}},
                 )
                 for seed in range(5)
             ]

@@ -87,7 +87,8 @@ def test_a_page_asks_for_nothing_and_runs_nothing(root: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", PAGES)
 def test_ids_are_unique_and_every_link_leads_somewhere(root: Path, name: str) -> None:
-    page = Page((root / name).read_text())
+    pages = {path: Page((root / path).read_text()) for path in PAGES}
+    page = pages[name]
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     for link in page.values("href") + page.values("xlink:href"):
@@ -95,7 +96,7 @@ def test_ids_are_unique_and_every_link_leads_somewhere(root: Path, name: str) ->
         target = (root / name).parent / path if path else root / name
         assert target.exists(), link
         if anchor:
-            assert anchor in Page(target.read_text()).values("id"), link
+            assert anchor in pages[str(target.resolve().relative_to(root.resolve()))].values("id"), link
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -148,6 +149,21 @@ def test_the_scoreboard_says_what_the_judges_said(root: Path) -> None:
     assert "2 inconclusive" in page
 
 
+def test_the_scoreboard_stands_by_claim_with_the_runs_of_a_claim_together(tmp_path: Path) -> None:
+    claim = class_token_experiment().claims[1]
+    runs = []
+    for name, ids in (("two", ("X-10", "X-9")), ("one", ("X-9",))):
+        claims = tuple(claim.model_copy(update={"id": one}) for one in ids)
+        made = class_token_experiment().model_copy(update={"name": name, "claims": claims})
+        runs.append(write_run(tmp_path, made, class_token_rows(3)))
+    scoreboard(tmp_path, runs)
+    with (tmp_path / "scoreboard.csv").open() as text:
+        found = [(line["claim"], line["run"]) for line in csv.DictReader(text)]
+    assert found == [("X-9", "one"), ("X-9", "two"), ("X-10", "two")]
+    words = " ".join(" ".join(Page((tmp_path / "index.html").read_text()).words).split())
+    assert "3 inconclusive X-9 in 2 runs , X-10" in words
+
+
 def test_a_claim_on_a_metric_that_was_not_measured_costs_no_other_verdict() -> None:
     experiment = class_token_experiment()
     missing = experiment.claims[0].model_copy(update={"id": "X", "metric": "few_shot_5_percent"})
@@ -172,7 +188,8 @@ def test_a_drawing_keeps_the_order_of_its_numbers() -> None:
 def test_predictions_beside_the_records_reach_the_judge(tmp_path: Path) -> None:
     ids, label = ["a", "b"], np.array([0, 1, 2])
     predicted = np.array([[0, 1, 1], [2, 1, 2]])
-    np.savez(tmp_path / "predictions.npz", trial_id=np.array(ids), label=label, predicted=predicted)
+    stored = {"trial_id": np.array(ids), "label": label, "predicted": predicted, "confidence": np.ones((2, 3))}
+    np.savez(tmp_path / "predictions.npz", **stored)
     found = facts_of(class_token_rows(3), tmp_path)
     assert found.correct["b"].tolist() == [False, True, True]
     assert found.scale == "35.2k parameters on digits"

@@ -21,10 +21,12 @@ from sample_rows import (
 )
 
 from vitbench.experiment import Experiment
+from vitbench.report.claims import verdicts_of
 from vitbench.report.plots import CAPTIONS, caption, equivalence_margin, paper_effects, plots_for, save, svg
-from vitbench.report.rows import series_of
-from vitbench.report.scale_plots import frontier, knob_of, points_by
-from vitbench.report.style import COLOURS, arm_looks, looks, spread_out
+from vitbench.report.rows import quantity, series_of
+from vitbench.report.scale_plots import by_family, compute_unit, crossings, frontier, knob_of, points_by
+from vitbench.report.style import COLOURS, arm_looks, folded, lanes, looks, spread_out
+from vitbench.stats.outcome import Facts
 
 CASES = {
     "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves"]),
@@ -92,6 +94,83 @@ def test_margin_and_paper_numbers_come_from_the_claims() -> None:
     assert paper_effects(class_token_experiment(), "avg") == {"token": 0.5}
     assert paper_effects(position_experiment(), "learned_1d") == {"none": -2.82}
     assert equivalence_margin(scale_experiment()) is None
+
+
+def test_margins_are_those_of_the_data() -> None:
+    text = class_token_experiment().model_dump(mode="json", exclude_defaults=True)
+    text["claims"][0]["margin_points_digits"] = 3.0
+    assert equivalence_margin(Experiment.model_validate(text)) == 3.0
+    assert equivalence_margin(Experiment.model_validate({**text, "base": {"data": {"name": "cifar10"}}})) == 2.0
+
+
+LONG = [f"token+mlp_tanh+{place}_pool_number_{i}" for i, place in enumerate(["before", "after"] * 6)]
+
+
+def test_no_word_of_a_plot_is_cut_off() -> None:
+    made = {
+        "name": "e",
+        "factors": {"model.pos_embed": LONG},
+        "tune": {"train.lr": [1e-3, 2e-3], "seeds": 1},
+        "seeds": 2,
+    }
+    experiment = Experiment.model_validate(made)
+    rows = [
+        row(arm, {"model.pos_embed": arm}, seed, 80.0 + i + lr, setting={"train.lr": lr}, role=role)
+        for i, arm in enumerate(LONG)
+        for role, seed, lr in [
+            ("tuning", 1000, 1e-3),
+            ("tuning", 1000, 2e-3),
+            ("reporting", 0, 2e-3),
+            ("reporting", 1, 2e-3),
+        ]
+    ]
+    figures = plots_for(experiment, rows)
+    assert list(figures) == ["arms", "differences", "tuning-lr", "curves"]
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert -0.01 <= drawn.x0 <= drawn.x1 <= width + 0.01, name
+        assert -0.01 <= drawn.y0 <= drawn.y1 <= height + 0.01, name
+        axes = figure.axes[0].get_window_extent()
+        assert axes.height > 150, name
+        assert all(legend.get_window_extent().y1 < axes.y0 for legend in figure.legends), name
+
+
+def test_names_are_folded_at_their_joints() -> None:
+    assert folded("token+linear+before_pool", 20) == "token+linear+\nbefore_pool"
+    assert folded("learned_1d_every_layer_shared", 20) == "learned_1d_every_\nlayer_shared"
+    assert folded("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
+    assert folded("plain", 20) == "plain"
+
+
+def test_arms_at_one_setting_stand_side_by_side() -> None:
+    assert lanes(["a", "b", "c"]) == {"a": -12.0, "b": 0.0, "c": 12.0}
+    many = list(lanes([str(i) for i in range(11)]).values())
+    assert many == sorted(many)
+    assert many[-1] - many[0] == pytest.approx(40.0)
+
+
+def test_a_located_crossing_stands_in_the_plot_with_its_interval() -> None:
+    experiment, rows = scale_experiment(), scale_rows()
+    verdicts = verdicts_of(experiment, rows, Facts())
+    (place,) = crossings(experiment, verdicts)
+    assert place.value is not None
+    assert 0.2 * 50_000 < place.value < 0.6 * 50_000  # drawn to cross at 37% of 50,000
+    words = f"crossing at {quantity(place.value)} (95%: "
+    assert words in svg(plots_for(experiment, rows, verdicts)["data"])
+    assert "crossing" not in svg(plots_for(experiment, rows)["data"])
+    elsewhere = experiment.claims[0].model_copy(update={"x": "log2_params"})
+    assert crossings(experiment.model_copy(update={"claims": (elsewhere,)}), verdicts) == []
+
+
+def test_each_family_has_its_frontier_and_compute_has_a_unit() -> None:
+    experiment, rows = scale_experiment(), scale_rows()
+    families = by_family(points_by(experiment, rows, "train_flops"), rows)
+    assert {family: len(arms) for family, arms in families.items()} == {"resnet": 4, "vit": 4}
+    text = svg(plots_for(experiment, rows)["compute"])
+    for words in ("ResNet frontier", "ViT frontier", "Training compute (teraFLOPs)"):
+        assert words in text
+    assert [compute_unit(flops) for flops in (5.0, 2e12, 3e20)] == [(1.0, ""), (1e12, "tera"), (1e18, "exa")]
 
 
 def test_arms_of_a_series_share_a_colour_and_series_do_not() -> None:

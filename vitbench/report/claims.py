@@ -95,9 +95,9 @@ def located_text(verdict: Verdict) -> str:
     if place is None:
         return ""
     name = "curves cross at" if verdict.form == "crossover" else "compute ratio"
-    value = f"{place.value:.3g}" if place.value is not None else "outside the range run"
-    low = f"{place.low:.3g}" if place.low is not None else f"under {place.smallest:.3g}"
-    high = f"{place.high:.3g}" if place.high is not None else f"over {place.largest:.3g}"
+    value = quantity(place.value) if place.value is not None else "outside the range run"
+    low = quantity(place.low) if place.low is not None else f"under {quantity(place.smallest)}"
+    high = quantity(place.high) if place.high is not None else f"over {quantity(place.largest)}"
     return f"{name} {value} ({100 * place.level:.0f}%: {low} to {high})"
 
 

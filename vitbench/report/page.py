@@ -176,13 +176,11 @@ class Line:
     run: str
     page: str
     data: str
-    is_shared: bool
-    """Do several runs judge this claim?"""
 
     @property
-    def anchor(self) -> str:
-        """Its place on the scoreboard."""
-        return f"{self.run}-{self.said.verdict.claim}"
+    def claim(self) -> str:
+        """The claim's id."""
+        return self.said.verdict.claim
 
     @property
     def href(self) -> str:
@@ -204,14 +202,15 @@ def scoreboard(root: Path, runs: Sequence[Path]) -> None:
         data = ", ".join(data_names(rows))
         found += [(folder, verdict, data) for verdict in verdicts_of(experiment, rows, facts_of(rows, folder))]
     judged = with_q([verdict for _, verdict, _ in found])
-    times = Counter(verdict.claim for verdict in judged)
     lines = [
-        Line(said(verdict), folder.name, _page_of(folder), data, times[verdict.claim] > 1)
+        Line(said(verdict), folder.name, _page_of(folder), data)
         for (folder, _, data), verdict in zip(found, judged, strict=True)
     ]
-    lines.sort(key=lambda line: (_claim_key(line.said.verdict.claim), line.run))
-    tally = {state: [line for line in lines if line.said.verdict.state == state] for state in STATES}
-    _write(root / "index.html", _render("scoreboard.html.j2", title="vitbench", lines=lines, tally=tally, runs=listed))
+    lines.sort(key=lambda line: (_claim_key(line.claim), line.run))
+    tally = {state: Counter(line.claim for line in lines if line.said.verdict.state == state) for state in STATES}
+    claims = {line.claim: [other for other in lines if other.claim == line.claim] for line in lines}
+    content = {"claims": claims, "tally": tally, "runs": listed}
+    _write(root / "index.html", _render("scoreboard.html.j2", title="vitbench", **content))
     _write(root / "scoreboard.csv", scoreboard_csv(lines))
 
 

@@ -256,7 +256,7 @@ def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         alpha = BAND_ALPHA * min(1.0, 3 / len(curves))
         axes.fill_between(steps, lows, highs, color=look.colour, alpha=alpha, linewidth=0)
         means = [sum(v) / len(v) for v in curve.values()]
-        axes.plot(steps, means, **marked(look), markevery=0.12, linewidth=1.4, label=printable(arm))
+        axes.plot(steps, means, **marked(look), markevery=max(1, len(steps) // 10), linewidth=1.4, label=printable(arm))
     axes.set_xlabel("Step")
     axes.set_ylabel("Validation top-1 (%)")
     last = max(max(curve) for curve in curves.values())

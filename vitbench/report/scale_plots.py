@@ -23,6 +23,7 @@ from vitbench.report.style import (
     legend_below,
     log_axis,
     looks,
+    marked,
     within_percent,
 )
 from vitbench.report.summaries import LEVEL
@@ -93,9 +94,10 @@ def crossings(experiment: Experiment, verdicts: Sequence[Verdict]) -> list[Locat
 
 def _crossing(axes: Axes, place: Located) -> None:
     """A shaded interval (to the end of the range where it is open) and a line at the crossing."""
-    axes.axvspan(place.low or place.smallest, place.high or place.largest, color=SHADE, linewidth=0)
+    low, high = place.low or place.smallest, place.high or place.largest
+    axes.axvspan(low, high, color=SHADE, linewidth=0)
     if place.value is not None:
-        label = f"crossing at {quantity(place.value)} images"
+        label = f"crossing at {quantity(place.value)} ({100 * place.level:.0f}%: {quantity(low)} to {quantity(high)})"
         axes.axvline(place.value, color=MUTED, linewidth=1.2, linestyle=FRONT_DASHES[0], label=label)
 
 
@@ -111,7 +113,14 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         front = frontier(members)
         if len(front) > 1:
             label = f"{FAMILIES.get(family, family)} frontier"
-            axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1.2, linestyle=dash, label=label)
+            axes.plot(
+                *zip(*front, strict=True),
+                color=MUTED,
+                linewidth=1.2,
+                linestyle=dash,
+                drawstyle="steps-post",
+                label=label,
+            )
     _series(axes, experiment, points)
     return _finished(made, axes, experiment, f"Training compute ({prefix}FLOPs)")
 
@@ -201,7 +210,5 @@ def _line(axes: Axes, points: Sequence[Point], look: Look, name: str) -> None:
         dots(axes, [point.x] * len(point.scores), point.scores, look.colour, -5.0)
         interval_bar(axes, point.x, point.mean, look)
     means = [(point.x, point.mean.mean) for point in ordered]
-    axes.plot(
-        *zip(*means, strict=True), color=look.colour, marker=look.marker, markersize=6.0, markeredgecolor="#ffffff",
-        label=printable(name), linewidth=1.4 if len(means) > 1 else 0.0,
-    )  # fmt: skip
+    width = 1.4 if len(means) > 1 else 0.0
+    axes.plot(*zip(*means, strict=True), **marked(look), linewidth=width, label=printable(name))

@@ -48,7 +48,7 @@ def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | N
     title = f"{experiment.name}: side evidence"
     trials = _by_seed(experiment, rows, answers)
     if answers is None or not any(trials.values()):
-        return Table(title, HEADER, (), notes=("None: the answers to the test images were not stored.",))
+        return Table(title, HEADER, (), notes=("Nothing to show: the answers to the test images were not stored.",))
     baseline = next(iter(trials))
     names = _class_names(rows)
     lines = tuple(
@@ -102,7 +102,8 @@ def _class_names(rows: Sequence[Row]) -> dict[int, int]:
 
 def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[str, ...]:
     num_images, num_classes = len(answers.label), len(np.unique(answers.label))
-    without = len({row["trial_id"] for row in reporting} - answers.correct.keys())
+    trials = {row["trial_id"] for row in reporting}
+    num_without = len(trials - answers.correct.keys())
     notes = [
         f"On {num_images} test images; each arm at its own best setting. It decides no claim.",
         "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
@@ -111,4 +112,5 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
         f"Classes: points above and below {baseline} on the same seeds, the extremes of {num_classes} classes of about "
         f"{num_images / num_classes:.0f} images, so partly chance.",
     ]
-    return (*notes, f"{without} trials have no answers to these images and are left out.") if without else tuple(notes)
+    left_out = [f"Left out: {num_without} of {len(trials)} trials, without answers to these images."]
+    return (*notes, *(left_out if num_without else ()))

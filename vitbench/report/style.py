@@ -114,8 +114,8 @@ def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float =
 def marked(look: Look) -> dict[str, Any]:
     """Keywords for a line in this look, with small markers edged in white."""
     return {
-        "color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 5.0,
-        "markeredgecolor": "#ffffff", "markeredgewidth": 0.6,
+        "color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 5.5,
+        "markeredgecolor": "#ffffff", "markeredgewidth": 0.4,
     }  # fmt: skip
 
 
@@ -186,16 +186,22 @@ def legend_below(made: Figure, axes: Axes) -> None:
 
 
 def folded(name: str, width: int) -> str:
-    """`name` in lines of at most `width` characters, broken after `+`, `_`, `-` or a space where there is one."""
-    pieces = [
-        piece[i : i + width] for piece in re.findall(r"[^+_\- ]*[+_\- ]?", name) for i in range(0, len(piece), width)
-    ]
+    """`name` in lines of at most `width` characters, broken after `+` or a space, else `_` or `-`, else anywhere."""
     lines = [""]
-    for piece in pieces:
+    for piece in _pieces(name, width, (r"[^+ ]*[+ ]?", r"[^_-]*[_-]?", f".{{1,{width}}}")):
         if len(lines[-1] + piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece
     return "\n".join(lines)
+
+
+def _pieces(text: str, width: int, patterns: Sequence[str]) -> Iterator[str]:
+    """`text` cut by the first pattern; what is still too long, by the next."""
+    for piece in re.findall(patterns[0], text):
+        if len(piece.rstrip()) > width:
+            yield from _pieces(piece, width, patterns[1:])
+        else:
+            yield piece
 
 
 def lanes(names: Sequence[str], whole_points: float = 44.0) -> dict[str, float]:
