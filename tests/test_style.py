@@ -95,3 +95,9 @@ def test_measures_can_fail() -> None:
     assert too_many_parameters("x.py", long) == ["x.py: f"]
     assert vague("vitbench/helpers.py")
     assert vague("vitbench/loop_v2.py")
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines()]
+    (command,) = {line for line in lines if line.startswith("python -m pip install") and "pytest" in line}
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
