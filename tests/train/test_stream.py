@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vitbench.data import DataOptions, cut, facts
 from vitbench.engines.attempt import execute
 from vitbench.engines.options import Options
 from vitbench.errors import InputError
+from vitbench.events import Progress
 from vitbench.plan import Trial, trial_id
 from vitbench.resolve import resolve
 from vitbench.spec import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
@@ -236,6 +238,22 @@ def test_a_damaged_image_is_one_line(tmp_path: Path, num_workers: int) -> None:
     with pytest.raises(InputError, match=r"a/3\.jpg: the image is damaged") as caught:
         load_images(DataSpec(name=f"folder:{tmp_path}", img_size=16), options, CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_a_killed_loader_process_is_no_fault_of_the_trial(folder: str, tmp_path: Path) -> None:
+    """It counts as lack of memory: nothing is committed, and the next run tries again."""
+    one, options = spec(folder, steps=100), DataOptions(stream=True, num_workers=2)
+    fingerprint = facts(folder, options).fingerprint
+    trial = Trial(trial_id(one, 0, fingerprint, None), "arm", {}, {}, 0, "reporting", one, fingerprint)
+
+    def kill_one(event: Any) -> None:
+        if isinstance(event, Progress):
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(MemoryError, match="a process that reads images was lost"):
+        execute([trial], Options(root=tmp_path, data=options), kill_one)
+    assert Store(tmp_path).read(trial.trial_id) is None
+    assert not stream.lost_loader(RuntimeError("some other fault"))
 
 
 def test_rounding_takes_no_draw_to_one() -> None:

@@ -34,6 +34,7 @@ from vitbench.train.checkpoint import pack, read_weights, weights_sha256
 from vitbench.train.evaluate import Evaluation, probes
 from vitbench.train.images import open_source
 from vitbench.train.loop import Job, Trained, Trainer, train_stack
+from vitbench.train.stream import lost_loader
 
 PREDICTIONS = "predictions.npz"
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -79,6 +80,8 @@ def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
     except (VitbenchError, *OUT_OF_MEMORY):
         raise
     except Exception as error:  # any fault of ours is a record, and the sweep goes on
+        if lost_loader(error):
+            raise MemoryError(f"a process that reads images was lost: {error}") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         outcomes = [Outcome(Result(), "failed", reason)] * len(trials)
     for trial, outcome, attempt in zip(trials, outcomes, attempts, strict=True):

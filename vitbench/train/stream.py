@@ -87,6 +87,24 @@ def _leave_signals_alone(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def lost_loader(error: Exception) -> bool:
+    """Does torch say that a loader process was killed? It raises that wherever the main thread is just then."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+Pieces = DataLoader[Tensor | InputError]
+
+
+def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
+    """What the processes hand over; MemoryError where one was killed in doing so, as happens where memory runs out."""
+    try:
+        yield from loader
+    except (OSError, EOFError, RuntimeError) as error:
+        if loader.num_workers == 0 or str(error).startswith("Caught "):  # A fault of what the process ran.
+            raise
+        raise MemoryError(f"a process that reads images was lost: {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Loader:
     """Reads requests ahead, in `num_workers` processes (0: in this one)."""
@@ -106,7 +124,7 @@ class Loader:
                 lengths.append(len(parts))
                 yield from parts
 
-        loader = DataLoader(
+        loader: Pieces = DataLoader(
             Reader(self.data, self.img_size, augment),
             sampler=pieces(),
             batch_size=None,
@@ -118,7 +136,7 @@ class Loader:
             worker_init_fn=_leave_signals_alone,
             generator=torch.Generator(),  # Else it would draw from the generator that dropout draws from.
         )
-        arriving = map(self._arrived, loader)
+        arriving = map(self._arrived, _delivered(loader))
         try:
             for first in arriving:
                 yield torch.cat([first, *islice(arriving, lengths.popleft() - 1)])
