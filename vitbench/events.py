@@ -38,13 +38,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A trial's last reading; speed in training images per second."""
+    """A trial's last reading; speed in training images per second; `loss` is None before the first reading."""
 
     trial_id: str
     step: int
     num_steps: int
     images_per_second: float
-    loss: float
+    loss: float | None
 
 
 @dataclass(frozen=True)

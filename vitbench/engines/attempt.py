@@ -142,7 +142,7 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
     assert spec.train.steps is not None
     num_steps = spec.train.steps
 
-    def tick(step: int, speed: float, loss: float) -> None:
+    def tick(step: int, speed: float, loss: float | None) -> None:
         for trial in trials:
             emit(Progress(trial.trial_id, step, num_steps, speed, loss))
 

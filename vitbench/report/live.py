@@ -129,7 +129,8 @@ def _outcome(event: Finished) -> str:
 
 
 def _reading(event: Progress) -> str:
-    return f"step {event.step}/{event.num_steps}, {event.images_per_second:.0f} images/s, loss {event.loss:.3f}"
+    loss = "" if event.loss is None else f", loss {event.loss:.3f}"
+    return f"step {event.step}/{event.num_steps}, {event.images_per_second:.0f} images/s{loss}"
 
 
 def _overall(state: RunState, now: float) -> RenderableType:
@@ -150,7 +151,8 @@ def _running_table(state: RunState) -> RenderableType:
     for started, progress in shown:
         step = f"{progress.step if progress else 0}/{started.num_steps}"
         speed = f"{progress.images_per_second:.0f}" if progress else "-"
-        table.add_row(Text(printable(_trial(started))), step, speed, f"{progress.loss:.3f}" if progress else "-")
+        loss = progress.loss if progress else None
+        table.add_row(Text(printable(_trial(started))), step, speed, "-" if loss is None else f"{loss:.3f}")
     if len(state.running) > len(shown):
         table.add_row(f"and {len(state.running) - len(shown)} more", "", "", "")
     return table if shown else Text("waiting for a trial to begin", style="dim")

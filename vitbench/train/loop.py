@@ -37,7 +37,7 @@ from vitbench.train.stack import Stack
 NUM_READINGS = 10
 """Readings of a training curve, evenly spaced; the last one is at the last step."""
 
-Tick = Callable[[int, float, float], None]
+Tick = Callable[[int, float, float | None], None]
 """Called with (step, images per second of one member, last loss read)."""
 
 
@@ -212,7 +212,7 @@ def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
     readings, last_read, started = reading_steps(num_steps), 0, time.monotonic()
     out = [Trained(used, {}, {}) for used in trainer.used]
     best = trainer.stack.flat.clone()
-    loss = float("nan")
+    loss: float | None = None
     spoken = started
     for step in range(num_steps):
         trainer.step(step)
