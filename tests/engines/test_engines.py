@@ -262,3 +262,26 @@ def test_an_error_of_the_users_in_a_worker_ends_the_run_with_its_code(tmp_path: 
     with pytest.raises(ResultsError, match="cannot write"):
         Ran(ARMS, tmp_path / "here", workers=2)
     assert multiprocessing.active_children() == []
+
+
+def test_a_stage_whose_weights_were_not_kept_is_said(tmp_path: Path) -> None:
+    ran = Ran(STAGED, tmp_path)
+    child = next(trial for trial in ran.trials if trial.parent)
+    (ran.store.folder(child.trial_id) / "record.json").unlink()
+    assert child.parent is not None
+    ran.store.weights(child.parent).unlink()
+    with pytest.raises(ResultsError, match=f"starts from {child.parent}, whose weights were not kept"):
+        Ran(STAGED, tmp_path)
+
+
+def test_every_record_is_read_once_in_a_run_that_finds_all_done(staged: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    read = Store.read
+
+    def reading(store: Store, trial_id: str) -> Any:
+        reads.append(trial_id)
+        return read(store, trial_id)
+
+    monkeypatch.setattr(Store, "read", reading)
+    Ran(STAGED, staged.root)
+    assert sorted(reads) == sorted(staged.records)
