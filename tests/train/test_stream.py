@@ -240,6 +240,7 @@ def test_a_damaged_image_is_one_line(tmp_path: Path, num_workers: int) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # From its iterator's __del__.
 def test_a_killed_loader_process_is_no_fault_of_the_trial(folder: str, tmp_path: Path) -> None:
     """It counts as lack of memory: nothing is committed, and the next run tries again."""
     one, options = spec(folder, steps=100), DataOptions(stream=True, num_workers=2)
