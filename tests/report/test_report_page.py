@@ -44,12 +44,17 @@ class Page(HTMLParser):
         return [value for key, value in self.attributes if key == name]
 
 
-def write_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:
+def store_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:
     folder = root / experiment.name
     folder.mkdir(parents=True)
     text = json.dumps(experiment.model_dump(mode="json", exclude_defaults=True))
     (folder / "experiment.yaml").write_text(text)
     (folder / "records.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    return folder
+
+
+def write_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:
+    folder = store_run(root, experiment, rows)
     report(experiment, rows, folder)
     return folder
 
@@ -105,6 +110,16 @@ def test_no_nan_and_no_none_on_a_page(root: Path, name: str) -> None:
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", words)
 
 
+def test_long_names_may_be_broken_at_their_joints(tmp_path: Path) -> None:
+    names = ["learned_1d", "learned_1d_every_layer", f"avg+{EVIL}_and_more"]
+    made = Experiment.model_validate({"name": "e", "factors": {"model.pos_embed": names}, "seeds": 2})
+    found = [row(arm, {"model.pos_embed": arm}, s, 80.0 + s) for arm in names for s in (0, 1)]
+    text = (write_run(tmp_path, made, found) / "index.html").read_text()
+    assert ">learned_1d</a>" in text
+    assert ">learned_<wbr>1d_<wbr>every_<wbr>layer</a>" in text
+    assert ">avg+<wbr>&lt;script&gt;alert(1)&lt;/script&gt;_<wbr>and_<wbr>more</a>" in text
+
+
 def test_failures_stand_with_their_reasons(root: Path) -> None:
     text = (root / "position_encoding/index.html").read_text()
     assert "loss is not finite at step 131" in text
@@ -155,7 +170,7 @@ def test_the_scoreboard_stands_by_claim_with_the_runs_of_a_claim_together(tmp_pa
     for name, ids in (("two", ("X-10", "X-9")), ("one", ("X-9",))):
         claims = tuple(claim.model_copy(update={"id": one}) for one in ids)
         made = class_token_experiment().model_copy(update={"name": name, "claims": claims})
-        runs.append(write_run(tmp_path, made, class_token_rows(3)))
+        runs.append(store_run(tmp_path, made, class_token_rows(3)))
     scoreboard(tmp_path, runs)
     with (tmp_path / "scoreboard.csv").open() as text:
         found = [(line["claim"], line["run"]) for line in csv.DictReader(text)]

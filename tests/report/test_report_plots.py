@@ -143,6 +143,15 @@ def test_names_are_folded_at_their_joints() -> None:
     assert folded("plain", 20) == "plain"
 
 
+def test_a_choice_has_a_ring_and_one_at_the_edge_has_two() -> None:
+    inside, cut = class_token_rows(), [r for r in class_token_rows() if r["setting"]["train.lr"] <= 0.004]
+    sizes = []
+    for rows in (inside, cut):
+        axes = plots_for(class_token_experiment(), rows)["tuning-lr"].axes[0]
+        sizes.append([line.get_markersize() for line in axes.lines if line.get_fillstyle() == "none"])
+    assert sizes == [[11.0, 11.0], [11.0, 15.0, 11.0]]
+
+
 def test_arms_at_one_setting_stand_side_by_side() -> None:
     assert lanes(["a", "b", "c"]) == {"a": -12.0, "b": 0.0, "c": 12.0}
     many = list(lanes([str(i) for i in range(11)]).values())

@@ -47,6 +47,8 @@ from vitbench.stats.table import Row
 from vitbench.store import read_lines
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
+LONGEST_WORD = 16
+"""Characters that a narrow column must hold on one line."""
 BIBTEX = """@inproceedings{dosovitskiy2021image,
   title     = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},
   author    = {Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and
@@ -271,8 +273,12 @@ def _minus(text: object) -> str:
 
 
 def _breakable(name: object) -> Markup:
-    """A name, escaped, that may be broken after `+` and `_`."""
-    return Markup(re.sub(r"(?<=[+_])(?=.)", "<wbr>", str(escape(name))))
+    """A name, escaped, that may be broken after `+`, and inside a long word after `_`."""
+
+    def joints(word: re.Match[str]) -> str:
+        return re.sub("_(?=.)", "_<wbr>", word[0]) if len(word[0]) > LONGEST_WORD else word[0]
+
+    return Markup(re.sub(r"\+(?=.)", "+<wbr>", re.sub("[^+ ]+", joints, str(escape(name)))))
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Transform
 
 from vitbench.arms import find_arms, level_name
 from vitbench.errors import InputError
@@ -49,12 +50,14 @@ ROW_INCHES = 0.42
 NAME_WIDTH = 20
 """Characters of an arm's name on one line beside its row."""
 BAND_ALPHA = 0.15
+RINGS = (11.0, 15.0)
+"""Sizes in points: one ring around a choice, a second where it lies at the edge of the grid."""
 CAPTIONS = {
     "arms": "Every seed a dot; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
     "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
     "which decides equivalence). Shaded: the equivalence margin. Star: the paper's number.",
     "tuning": "Validation accuracy against the tuned value: every tuning seed a dot, lines through the means, a ring "
-    "around the choice (compare the paper's Fig. 9).",
+    "around the choice, two at the edge of the grid (compare the paper's Fig. 9).",
     "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
     "The steep start is cut off.",
     "data": "Accuracy against the number of training images (compare the paper's Figs. 3 and 4): seeds, means, "
@@ -226,19 +229,19 @@ def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]],
     place = shifted(axes, right)
     for x, point in line:
         dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, right)
-        if point.chosen and point.mean is not None:
-            axes.plot(
-                [x], [point.mean], marker="o", markersize=12, fillstyle="none", color=look.colour, markeredgewidth=1.4,
-                transform=place,
-            )  # fmt: skip
-        if point.at_edge and point.mean is not None:
-            axes.annotate(
-                "edge", (x, point.mean), (right, 9), textcoords="offset points", ha="center", fontsize=9,
-                color=look.colour,
-            )  # fmt: skip
+        if point.mean is not None:
+            _rings(axes, x, point.mean, point.chosen + point.at_edge, look, place)
     means = [(x, point.mean) for x, point in line if point.mean is not None]
     if means:
         axes.plot(*zip(*means, strict=True), **marked(look), linewidth=1.2, label=printable(arm), transform=place)
+
+
+def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transform) -> None:
+    for size in RINGS[:num]:
+        axes.plot(
+            [x], [y], marker="o", markersize=size, fillstyle="none", color=look.colour, markeredgewidth=1.2,
+            transform=place,
+        )  # fmt: skip
 
 
 def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
