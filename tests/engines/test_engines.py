@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import ARMS, STAGED, TINY, TUNED, Ran, results
+from made_runs import ARMS, STAGED, TINY, TUNED, Ran, options, results
 
 from vitbench import runner
 from vitbench.engines import attempt
@@ -85,6 +85,7 @@ seeds: 2
     ran = Ran(text, tmp_path)
     assert {r.status for r in ran.records.values()} == {"ok"}
     assert [e.num_steps for e in ran.heard(Started)] == [1, 1, 2, 2, 3, 3]
+    assert len(ran.heard(Planned)) == 2, "in one round"
 
 
 def test_same_seed_twice_is_bit_equal(staged: Ran, tmp_path: Path) -> None:
@@ -106,6 +107,13 @@ def test_a_second_run_trains_nothing(staged: Ran) -> None:
     assert again.heard(Started) == []
     assert results(again) == results(staged)
     assert {p: p.stat().st_mtime_ns for p in staged.root.rglob("record.json")} == files
+
+
+def test_a_trial_that_another_process_finished_meanwhile_is_not_run_again(staged: Ran) -> None:
+    heard: list[Event] = []
+    for trial in staged.trials:
+        assert attempt.execute_locked(trial, options(staged.root), heard.append)
+    assert heard == []
 
 
 def test_transfer_starts_from_its_stages_weights(staged: Ran) -> None:
