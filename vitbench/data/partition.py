@@ -84,8 +84,11 @@ def _first(labels: Ints, members: Ints, sizes: Mapping[int, int], seed: int, str
     So a smaller size takes a subset of what a larger one takes, and no class's draw depends on another class.
     """
     order = permutation(seed, stream, 0, members)
-    chosen = [order[labels[order] == c][:size] for c, size in sizes.items()]
-    return np.sort(np.concatenate(chosen))
+    grouped = order[np.argsort(labels[order], kind="stable")]
+    own = labels[grouped]
+    rank = np.arange(len(own)) - np.searchsorted(own, own)
+    wanted = np.array([sizes.get(c, 0) for c in range(own.max(initial=0) + 1)])
+    return np.sort(grouped[rank < wanted[own]])
 
 
 def _checked(classes: Sequence[int], present: Mapping[int, int]) -> list[int]:
