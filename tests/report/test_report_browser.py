@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
-from make_golden import rebuild
+from golden_report import rebuild
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_golden import rebuild
+from golden_report import rebuild
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row
 
 from vitbench.experiment import Experiment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_golden import GOLDEN, PINNED, rebuild
+from golden_report import GOLDEN, PINNED, rebuild
 from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, lost, position_experiment, position_rows, row
 from scipy import stats

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from make_golden import CASES, GOLDEN, golden_lines
+from golden_verdicts import CASES, GOLDEN, golden_lines
 
 from vitbench.experiment import Form
 

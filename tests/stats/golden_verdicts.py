@@ -1,6 +1,6 @@
 """Writes `golden/`: per form an experiment and its records, and the verdict lines, to be read by a person.
 
-    python tests/stats/make_golden.py
+    python tests/stats/golden_verdicts.py
 
 Scores are drawn once from a fixed generator and rounded to a tenth; no training.
 """
