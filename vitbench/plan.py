@@ -226,6 +226,7 @@ def expand(
         tuning = _tuning_trials(builder, all_arms, grid, tune.seeds)
         if any(t.trial_id not in records for t in tuning):
             expected = len(tuning) + _num_reporting(experiment, len(all_arms), len(grid), len(reporting))
+            expected += len(_stage_ids(builder, all_arms, grid[0], reporting))
             return Plan(tuple(tuning), all_arms, {}, grid, (), False, expected)
         chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, choose) for arm in all_arms}
         if extended == tune.extend or not _at_edge(chosen.values(), grid, tune.grid):
@@ -285,6 +286,12 @@ def _num_reporting(experiment: Experiment, num_arms: int, num_settings: int, num
         num_settings if value == "grid" else 1 for values in experiment.report.also_at.values() for value in values
     )
     return num_arms * num_seeds * (1 + shared)
+
+
+def _stage_ids(builder: Builder, all_arms: Sequence[Arm], setting: Assignment, seeds: Sequence[int]) -> set[str]:
+    """The first stages that reporting trials start from; arms share the equal ones."""
+    found = (t for arm in all_arms for seed in seeds for t in builder.trials(arm, setting, seed, "reporting")[:-1])
+    return {trial.trial_id for trial in found}
 
 
 def _reporting_trials(

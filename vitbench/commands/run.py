@@ -16,6 +16,7 @@ from vitbench.commands.device import choose_device, choose_loaders, choose_worke
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
+from vitbench.data.pixel_floor import pixel_floor_percent
 from vitbench.engines.options import Options
 from vitbench.errors import InputError
 from vitbench.events import Event, Finished
@@ -63,31 +64,40 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         engine="workers" if workers > 1 else "local",
         keep=options.keep,
     )
-    code, left, outcomes = 0, options.limit, []
+    code, left, done = 0, options.limit, list[Ran]()
     with stoppable():
         for item in prepared:
             for seeds in _looks(item.experiment, options):
                 request = runner.Request(engine, workers, seeds, left)
-                outcome, num_run = _run_one(item, request, options, facts_of, console)
-                left = None if left is None else left - num_run
-                if exit_code(outcome) == 3 or _settled(item, options, outcome, console):
+                ran = _run_one(item, request, options, facts_of, console)
+                left = None if left is None else left - ran.num_run
+                if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
-            outcomes.append((item, outcome))
-            code = _worse(code, exit_code(outcome))
-    _summary(outcomes, options, console, code)
+            done.append(ran)
+            code = _worse(code, exit_code(ran.outcome))
+    _summary(done, options, console, code)
     return code
 
 
-def _run_one(
-    item: Prepared, request: runner.Request, options: RunOptions, facts_of: FactsOf, console: Console
-) -> tuple[runner.Outcome, int]:
-    """Run one experiment under the live view, writing its rows as it goes; the outcome and how many trials ran."""
+@dataclass(frozen=True)
+class Ran:
+    """An experiment after its run: what came of it, its rows, and how many trials were run for it."""
+
+    item: Prepared
+    outcome: runner.Outcome
+    rows: list[Row]
+    num_run: int
+
+
+def _run_one(item: Prepared, request: runner.Request, options: RunOptions, facts_of: FactsOf, console: Console) -> Ran:
+    """Run one experiment under the live view and write its rows, also where it is stopped."""
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
     if options.retry_failed:
         _set_failures_aside(item, options, facts_of)
     num_run = 0
-    with LiveView(console, item.experiment, quiet=options.quiet or options.as_json) as view:
+    before = current_rows(item.experiment, options, facts_of)
+    with LiveView(console, item.experiment, before, quiet=options.quiet or options.as_json) as view:
 
         def listen(event: Event) -> None:
             nonlocal num_run
@@ -97,10 +107,10 @@ def _run_one(
         try:
             outcome = runner.run(item.experiment, request, choose, facts_of, listen)
         finally:
-            found = current_rows(item.experiment, options.root, facts_of)
+            found = current_rows(item.experiment, options, facts_of)
             write_rows(folder, found)
     write_predictions(folder, found, Store(options.root))
-    return outcome, num_run
+    return Ran(item, outcome, found, num_run)
 
 
 def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
@@ -121,23 +131,31 @@ def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | 
     return [range(n) for n in looks if n <= most]
 
 
-def _settled(item: Prepared, options: RunOptions, outcome: runner.Outcome, console: Console) -> bool:
+def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
     """Is every claim decided (or untested) at this look? Says which are not."""
     if not options.until_settled:
         return True
-    verdicts = judged(item.experiment, rows(outcome.plan, outcome.records), options.root / item.run)
+    verdicts = judged(ran.item.experiment, ran.rows, options.root / ran.item.run)
     still = [verdict.claim for verdict in verdicts if verdict.state == "inconclusive"]
     n = max((verdict.n for verdict in verdicts), default=0)
     if not (options.quiet or options.as_json):
         open_ones = f"open: {', '.join(still)}" if still else "every claim is settled"
-        console.print(f"{item.run}, n = {n}: {open_ones}", highlight=False)
+        console.print(f"{ran.item.run}, n = {n}: {open_ones}", highlight=False)
     return not still
 
 
-def current_rows(experiment: Experiment, root: Path, facts_of: FactsOf) -> list[Row]:
-    """The rows of an experiment from the trials committed so far; nothing is run."""
-    plan, records = runner.look(experiment, Store(root), choose, facts_of)
-    return rows(plan, records)
+def current_rows(experiment: Experiment, options: RunOptions, facts_of: FactsOf) -> list[Row]:
+    """The rows of an experiment from the trials committed so far; nothing is run.
+
+    Where claims are judged, each row also says what logistic regression on its data's pixels reaches.
+    """
+    plan, records = runner.look(experiment, Store(options.root), choose, facts_of)
+    found = rows(plan, records)
+    if experiment.claims:
+        for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
+            floor = pixel_floor_percent(facts_of(name), name, options.data)
+            found = [{**row, "floor_percent": floor} if row["data"] == name else row for row in found]
+    return found
 
 
 def _set_failures_aside(item: Prepared, options: RunOptions, facts_of: FactsOf) -> None:
@@ -162,25 +180,25 @@ def _worse(a: int, b: int) -> int:
     return min(a, b, key=order.index)
 
 
-def _summary(outcomes: list[tuple[Prepared, runner.Outcome]], options: RunOptions, console: Console, code: int) -> None:
+def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) -> None:
     """Tables and what to type next, or one JSON object."""
     if options.as_json:
         out = [
             {
-                "run": item.run,
-                "folder": str(options.root / item.run),
-                "trials": len(outcome.plan.unique()),
-                "finished": len([i for i in outcome.plan.unique() if i in outcome.records]),
-                "missing": len(outcome.missing),
-                "complete": outcome.plan.complete and not outcome.missing,
-                "choices": {arm: dict(setting) for arm, setting in outcome.plan.choices.items()},
+                "run": ran.item.run,
+                "folder": str(options.root / ran.item.run),
+                "trials": len(ran.outcome.plan.unique()),
+                "finished": len([i for i in ran.outcome.plan.unique() if i in ran.outcome.records]),
+                "missing": len(ran.outcome.missing),
+                "complete": ran.outcome.plan.complete and not ran.outcome.missing,
+                "choices": {arm: dict(setting) for arm, setting in ran.outcome.plan.choices.items()},
             }
-            for item, outcome in outcomes
+            for ran in done
         ]
         print(json.dumps({"exit_code": code, "runs": out}, allow_nan=False))
         return
-    for item, outcome in outcomes:
-        found = rows(outcome.plan, outcome.records)
+    for ran in done:
+        item, outcome, found = ran.item, ran.outcome, ran.rows
         show_tables(item.experiment, found, console, quiet=options.quiet)
         if item.experiment.claims and found and not options.quiet:
             states = ", ".join(f"{v.claim} {v.state}" for v in judged(item.experiment, found, options.root / item.run))
@@ -190,6 +208,6 @@ def _summary(outcomes: list[tuple[Prepared, runner.Outcome]], options: RunOption
         if outcome.missing or outcome.stopped_by_limit:
             console.print(f"{item.run}: {len(outcome.missing)} trials missing; run the same command to go on")
     if not options.quiet:
-        names = " ".join(item.run for item, _ in outcomes)
+        names = " ".join(ran.item.run for ran in done)
         root = "" if options.root == Path("results") else f" --results {options.root}"
         console.print(f"Records: {options.root}. Next: [bold]vitbench report {names}{root}[/]", soft_wrap=True)

@@ -38,7 +38,9 @@ def scale_of(rows: Sequence[Row]) -> str:
 
 def facts_of(rows: Sequence[Row], folder: Path) -> Facts:
     """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
-    floor = DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else None
+    floor = (
+        DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else next((r.get("floor_percent") for r in rows), None)
+    )
     answers = read_answers(folder)
     return Facts(scale_of(rows), floor, answers.correct if answers else {})
 
