@@ -129,3 +129,18 @@ def test_a_suite_lists_experiments() -> None:
     assert suite.suite == ("one", "two")
     assert suite.seeds is not None
     assert suite.seeds.first() == (0, 1, 2)
+
+
+def test_a_claim_has_margins_of_its_own_on_digits() -> None:
+    claim = Claim.model_validate(
+        {
+            "id": "X-1", "form": "equivalence", "margin_points": 1.0, "margin_points_digits": 2.0,
+            "parts": [
+                {"id": "X-1a", "arms": ["a", "b"]},
+                {"id": "X-1b", "arms": ["a", "c"], "margin_points_digits": 3.0},
+            ],
+        }
+    )  # fmt: skip
+    assert [part.on("digits").margin_points for part in claim.part_claims()] == [2.0, 3.0]
+    assert [part.margin_points for part in claim.on("digits").part_claims()] == [2.0, 3.0]
+    assert claim.on("cifar10") == claim

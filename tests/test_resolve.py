@@ -138,3 +138,9 @@ def test_clashes_are_one_clear_line(given: dict[str, Any], message: str) -> None
     with pytest.raises(InputError, match=re.escape(message)) as error:
         made(**given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("patch", "target"), [(2, "mean_colour"), (4, "downsampled")])
+def test_a_down_sampled_target_of_one_cell_is_the_mean_colour(patch: int, target: str) -> None:
+    spec = made({"name": f"Mu/{patch}"}, epochs=2, objective={"name": "masked_patch", "target": "downsampled"})
+    assert spec.train.objective.target == target

@@ -225,8 +225,10 @@ def expand(
         grid = settings(experiment, extended)
         tuning = _tuning_trials(builder, all_arms, grid, tune.seeds)
         if any(t.trial_id not in records for t in tuning):
-            expected = len(tuning) + _num_reporting(experiment, len(all_arms), len(grid), len(reporting))
-            expected += len(_stage_ids(builder, all_arms, grid[0], reporting))
+            expected = len({trial.trial_id for trial in tuning}) + len(
+                _stage_ids(builder, all_arms, grid[0], reporting)
+            )
+            expected += _num_reporting(experiment, len(all_arms), len(grid), len(reporting))
             return Plan(tuple(tuning), all_arms, {}, grid, (), False, expected)
         chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, choose) for arm in all_arms}
         if extended == tune.extend or not _at_edge(chosen.values(), grid, tune.grid):

@@ -131,6 +131,9 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
         update["objective"] = ObjectiveSpec()
     else:
         update |= {"smoothing": 0.0, "mixup": 0.0}
+        if train.objective.target == "downsampled" and (model.patch_size or 0) < 4:
+            # One cell a patch: the mean colour itself, so that arms of the two targets are refused as equal.
+            update["objective"] = train.objective.model_copy(update={"target": "mean_colour"})
     return train.model_copy(update=update)
 
 
