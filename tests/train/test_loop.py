@@ -158,9 +158,11 @@ def trained_on(one: Any, images: Any, train: np.ndarray, val: np.ndarray) -> Tra
 
 
 def test_the_curve_is_read_ten_times_and_at_the_end() -> None:
-    assert sorted(reading_steps(50)) == list(range(5, 51, 5))
-    assert sorted(reading_steps(3)) == [1, 2, 3]
-    assert max(reading_steps(47)) == 47
+    assert sorted(reading_steps(50, 5000, 100)) == list(range(5, 51, 5))
+    assert sorted(reading_steps(3, 5000, 0)) == [1, 2, 3]
+    assert max(reading_steps(47, 5000, 100)) == 47
+    assert sorted(reading_steps(100, 6400, 3200)) == [25, 50, 75, 90, 100]
+    assert sorted(reading_steps(100, 6400, 50_000)) == [50, 90, 100]
     (member,) = trained([spec(steps=20)], [0])
     assert [point.step for point in member.curve] == list(range(2, 21, 2))
     assert all(point.val_top1_percent is not None for point in member.curve)

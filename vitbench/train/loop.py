@@ -34,8 +34,8 @@ from vitbench.train.schedule import learning_rates
 from vitbench.train.source import ImageSource, Members, members
 from vitbench.train.stack import Stack
 
-NUM_READINGS = 10
-"""Readings of a training curve, evenly spaced; the last one is at the last step."""
+NUM_READINGS, FEWEST_READINGS, READ_SHARE = 10, 2, 2
+"""Readings of a training curve; fewer where they would pass over 2 validation images for every training image."""
 
 Tick = Callable[[int, float, float | None], None]
 """Called with (step, images per second of one member, last loss read)."""
@@ -63,9 +63,13 @@ class Trained:
     seconds: float = 0.0
 
 
-def reading_steps(num_steps: int) -> set[int]:
-    """The steps (1-based) after which the curve is read."""
-    return {-(-num_steps * k // NUM_READINGS) for k in range(1, NUM_READINGS + 1)}
+def reading_steps(num_steps: int, num_images: int, num_val: int) -> set[int]:
+    """The steps (1-based) after which the curve is read: evenly spaced to the last one, and at nine tenths.
+
+    `num_images` are seen in training, `num_val` at each reading: a short training does not mostly validate.
+    """
+    count = max(FEWEST_READINGS, min(NUM_READINGS, READ_SHARE * num_images // max(1, num_val)))
+    return {-(-num_steps * k // count) for k in range(1, count + 1)} | {-(-num_steps * 9 // 10)}
 
 
 class Trainer:
@@ -209,7 +213,8 @@ def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
     """Train to the last step and return every member; a diverged one is frozen at its step, the others go on."""
     num_steps = trainer.train.steps
     assert num_steps is not None
-    readings, last_read, started = reading_steps(num_steps), 0, time.monotonic()
+    num_images, num_val = num_steps * trainer.train.batch_size, len(trainer.used[0].val)
+    readings, last_read, started = reading_steps(num_steps, num_images, num_val), 0, time.monotonic()
     out = [Trained(used, {}, {}) for used in trainer.used]
     best = trainer.stack.flat.clone()
     loss: float | None = None
