@@ -163,20 +163,20 @@ def test_the_curve_is_read_ten_times_and_at_the_end() -> None:
     assert max(reading_steps(47, 5000, 100)) == 47
     assert sorted(reading_steps(100, 6400, 3200)) == [25, 50, 75, 90, 100]
     assert sorted(reading_steps(100, 6400, 50_000)) == [50, 90, 100]
-    (member,) = trained([spec(steps=20)], [0])
-    assert [point.step for point in member.curve] == list(range(2, 21, 2))
+    (member,) = trained([spec(steps=40)], [0])
+    assert [point.step for point in member.curve] == list(range(4, 41, 4))
     assert all(point.val_top1_percent is not None for point in member.curve)
     assert member.best_val == max(point.val_top1_percent or 0 for point in member.curve)
 
 
 def test_the_loss_of_a_reading_is_the_mean_since_the_last() -> None:
-    stack, losses = trainer([spec(steps=20)], [0]), []
-    for step in range(20):
+    stack, losses = trainer([spec(steps=40)], [0]), []
+    for step in range(40):
         stack.loss_sum.zero_()
         stack.step(step)
         losses.append(stack.loss_sum.item())
-    curve = trained([spec(steps=20)], [0])[0].curve
-    np.testing.assert_allclose([p.train_loss for p in curve], np.reshape(losses, (10, 2)).mean(1), rtol=1e-5)
+    curve = trained([spec(steps=40)], [0])[0].curve
+    np.testing.assert_allclose([p.train_loss for p in curve], np.reshape(losses, (10, 4)).mean(1), rtol=1e-5)
     assert losses[-1] < losses[0]
 
 
