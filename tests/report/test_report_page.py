@@ -16,9 +16,10 @@ from golden_report import rebuild
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row
 
 from vitbench.experiment import Experiment
-from vitbench.report.claims import facts_of, glyph, region_text, verdicts_of
+from vitbench.report.claims import facts_of, glyph, region_text
 from vitbench.report.page import report, scoreboard
 from vitbench.stats import judge_all
+from vitbench.stats.scoreboard import judge_all
 
 EVIL = "<script>alert(1)</script>"
 
@@ -184,7 +185,7 @@ def test_a_claim_on_a_metric_that_was_not_measured_costs_no_other_verdict() -> N
     missing = experiment.claims[0].model_copy(update={"id": "X", "metric": "few_shot_5_percent"})
     both = experiment.model_copy(update={"claims": (missing, experiment.claims[0])})
     rows = class_token_rows()
-    first, second = verdicts_of(both, rows, facts_of(rows, Path("nowhere")))
+    first, second = judge_all(both, rows, facts_of(rows, Path("nowhere")))
     assert first.state == "untested"
     assert "few_shot_5_percent" in first.reason
     assert second.state == "supported"
@@ -192,7 +193,7 @@ def test_a_claim_on_a_metric_that_was_not_measured_costs_no_other_verdict() -> N
 
 def test_a_drawing_keeps_the_order_of_its_numbers() -> None:
     rows = class_token_rows()
-    first, second = verdicts_of(class_token_experiment(), rows, facts_of(rows, Path("nowhere")))
+    first, second = judge_all(class_token_experiment(), rows, facts_of(rows, Path("nowhere")))
     mark = glyph(first)
     assert mark is not None
     assert mark.paper is not None

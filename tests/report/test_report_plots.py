@@ -21,12 +21,12 @@ from sample_rows import (
 )
 
 from vitbench.experiment import Experiment
-from vitbench.report.claims import verdicts_of
 from vitbench.report.plots import CAPTIONS, caption, equivalence_margin, paper_effects, plots_for, save, svg
 from vitbench.report.rows import quantity, series_of
 from vitbench.report.scale_plots import by_family, compute_unit, crossings, frontier, knob_of, points_by
 from vitbench.report.style import COLOURS, arm_looks, folded, lanes, looks, spread_out
 from vitbench.stats.outcome import Facts
+from vitbench.stats.scoreboard import judge_all
 
 CASES = {
     "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves"]),
@@ -161,7 +161,7 @@ def test_arms_at_one_setting_stand_side_by_side() -> None:
 
 def test_a_located_crossing_stands_in_the_plot_with_its_interval() -> None:
     experiment, rows = scale_experiment(), scale_rows()
-    verdicts = verdicts_of(experiment, rows, Facts())
+    verdicts = judge_all(experiment, rows, Facts())
     (place,) = crossings(experiment, verdicts)
     assert place.value is not None
     assert 0.2 * 50_000 < place.value < 0.6 * 50_000  # drawn to cross at 37% of 50,000

@@ -82,9 +82,10 @@ def _equal(a: Path, b: Path) -> bool:
 
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of, verdicts_of
+    from vitbench.report.claims import facts_of
+    from vitbench.stats.scoreboard import judge_all
 
-    return verdicts_of(experiment, found, facts_of(found, folder))
+    return judge_all(experiment, found, facts_of(found, folder))
 
 
 def verdict(claim: str | None, root: Path, names: Sequence[str], console: Console, check: bool, as_json: bool) -> int:

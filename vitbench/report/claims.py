@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.errors import InputError
-from vitbench.experiment import Claim, Experiment
 from vitbench.report.rows import quantity
 from vitbench.report.side import read_answers
 from vitbench.stats.outcome import Facts, Verdict
-from vitbench.stats.scoreboard import judge_all, single_claims, with_q
 from vitbench.stats.table import Row
-from vitbench.stats.verdict import judge
 
 DIGITS_FLOOR_PERCENT = 90.0
 """Test top-1 that a sane model reaches on scikit-learn's digits. Source: our sketches, 91 to 96%."""
@@ -43,22 +39,6 @@ def facts_of(rows: Sequence[Row], folder: Path) -> Facts:
     )
     answers = read_answers(folder)
     return Facts(scale_of(rows), floor, answers.correct if answers else {})
-
-
-def verdicts_of(experiment: Experiment, rows: Sequence[Row], facts: Facts) -> list[Verdict]:
-    """A verdict per claim, or per part where a claim's parts are judged one by one."""
-    try:
-        return judge_all(experiment, rows, facts)
-    except InputError:
-        # One claim that these rows cannot answer (a metric not measured, say) must not cost the report the others.
-        return with_q([_judged(claim, experiment, rows, facts) for claim in single_claims(experiment.claims)])
-
-
-def _judged(claim: Claim, experiment: Experiment, rows: Sequence[Row], facts: Facts) -> Verdict:
-    try:
-        return judge(claim, experiment, rows, facts)
-    except InputError as error:
-        return Verdict(claim.id, claim.form, "untested", claim.statement, reason=str(error), scale=facts.scale)
 
 
 def effect_text(verdict: Verdict) -> str:

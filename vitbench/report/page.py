@@ -32,7 +32,6 @@ from vitbench.report.claims import (
     outlook_text,
     region_text,
     scale_of,
-    verdicts_of,
 )
 from vitbench.report.formats import Table, printable, to_csv, to_latex, to_markdown
 from vitbench.report.inline import inline_svg
@@ -42,7 +41,7 @@ from vitbench.report.rows import arm_order, metric_label, score, setting_label, 
 from vitbench.report.side import read_answers, side_table
 from vitbench.report.tables import p_cell, result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.stats.outcome import Verdict
-from vitbench.stats.scoreboard import with_q
+from vitbench.stats.scoreboard import judge_all, with_q
 from vitbench.stats.table import Row
 from vitbench.store import read_lines
 
@@ -75,7 +74,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path) -> None:
     """Writes `table.{md,csv,tex}`, `plots/` and `index.html` of one run into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tables, side = tables_for(experiment, rows), side_table(experiment, rows, read_answers(folder))
-    verdicts = verdicts_of(experiment, rows, facts_of(rows, folder))
+    verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     _write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
     _write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
     slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
@@ -202,7 +201,7 @@ def scoreboard(root: Path, runs: Sequence[Path]) -> None:
             {"name": folder.name, "page": f"{quote(folder.name)}/index.html", "question": experiment.question}
         )
         data = ", ".join(data_names(rows))
-        found += [(folder, verdict, data) for verdict in verdicts_of(experiment, rows, facts_of(rows, folder))]
+        found += [(folder, verdict, data) for verdict in judge_all(experiment, rows, facts_of(rows, folder))]
     judged = with_q([verdict for _, verdict, _ in found])
     lines = [
         Line(said(verdict), folder.name, _page_of(folder), data)
