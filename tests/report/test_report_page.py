@@ -19,7 +19,6 @@ from vitbench.experiment import Experiment
 from vitbench.report.claims import facts_of, glyph, region_text
 from vitbench.report.page import report, scoreboard
 from vitbench.stats import judge_all
-from vitbench.stats.scoreboard import judge_all
 
 EVIL = "<script>alert(1)</script>"
 
