@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from vitbench.commands.arguments import (
+    AsName,
+    Data,
+    DataDir,
+    Download,
+    Json,
+    Name,
+    Names,
+    Results,
+    SeedsOption,
+    Sets,
+    console,
+    data_options_of,
+)
+from vitbench.commands.arguments import asked as asked_of
+from vitbench.commands.tools import tools
 from vitbench.errors import VitbenchError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from vitbench.commands.prepare import Asked
-    from vitbench.data import DataOptions
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
@@ -29,43 +39,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Name = Annotated[str, typer.Argument(help="An experiment or suite by name, or a YAML file.")]
-Names = Annotated[list[str] | None, typer.Argument(help="Runs or experiments; none: all of the results folder.")]
-Data = Annotated[
-    str | None,
-    typer.Option("--data", help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...", metavar="NAME"),
-]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Where named data sets lie (default: ./data or $VITBENCH_DATA_DIR).")
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Reporting seeds: 5, 0-4 or 0,3,7.", metavar="SEEDS")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a spec field, e.g. train.epochs=5; repeatable.", metavar="KEY=VALUE"),
-]
-Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
-AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _asked(name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None) -> Asked:
-    from vitbench.commands.prepare import Asked
-
-    return Asked(name, data, seeds, tuple(sets or ()), as_name)
-
-
-def _data_options(data_dir: Path | None, download: bool = False) -> DataOptions:
-    from vitbench.commands.prepare import data_options
-
-    return data_options(data_dir, download)
 
 
 @app.command()
@@ -98,12 +71,12 @@ def run(
     max_seeds: Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")] = None,
 ) -> None:
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
-    asked, console = _asked(name, data, seeds, sets, as_name), _console()
-    options = _data_options(data_dir, download)
+    asked, terminal = asked_of(name, data, seeds, sets, as_name), console()
+    options = data_options_of(data_dir, download)
     if dry_run:
         from vitbench.commands.listing import plan as show_plan
 
-        raise typer.Exit(show_plan(asked, options, results, None, console, as_json))
+        raise typer.Exit(show_plan(asked, options, results, None, terminal, as_json))
     from vitbench.commands.prepare import command_of
     from vitbench.commands.run import RunOptions
     from vitbench.commands.run import run as run_command
@@ -127,7 +100,7 @@ def run(
         until_settled=until_settled,
         max_seeds=max_seeds,
     )
-    raise typer.Exit(run_command(asked, how, console))
+    raise typer.Exit(run_command(asked, how, terminal))
 
 
 @app.command()
@@ -146,8 +119,8 @@ def plan(
     """Show what would run: arms, settings, seeds, parameters, FLOPs, what is done, and an estimate of the time."""
     from vitbench.commands.listing import plan as show_plan
 
-    asked = _asked(name, data, seeds, sets)
-    raise typer.Exit(show_plan(asked, _data_options(data_dir), results, diff, _console(), as_json))
+    asked = asked_of(name, data, seeds, sets)
+    raise typer.Exit(show_plan(asked, data_options_of(data_dir), results, diff, console(), as_json))
 
 
 @app.command("list")
@@ -155,7 +128,7 @@ def list_(as_json: Json = False) -> None:
     """List the experiments, with their question and cost."""
     from vitbench.commands.listing import list_experiments
 
-    raise typer.Exit(list_experiments(_console(), as_json))
+    raise typer.Exit(list_experiments(console(), as_json))
 
 
 @app.command()
@@ -170,7 +143,7 @@ def show(
     """Show one experiment resolved: the baseline whole, every other arm as a diff against it."""
     from vitbench.commands.listing import show as show_experiment
 
-    raise typer.Exit(show_experiment(_asked(name, data, seeds, sets), _data_options(data_dir), _console(), as_json))
+    raise typer.Exit(show_experiment(asked_of(name, data, seeds, sets), data_options_of(data_dir), console(), as_json))
 
 
 @app.command()
@@ -180,7 +153,7 @@ def status(
     """Show done, running, failed and missing trials of every run."""
     from vitbench.commands.listing import status as show_status
 
-    raise typer.Exit(show_status(names or [], results, _data_options(data_dir), _console(), as_json))
+    raise typer.Exit(show_status(names or [], results, data_options_of(data_dir), console(), as_json))
 
 
 @app.command()
@@ -192,7 +165,7 @@ def report(
     """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
     from vitbench.commands.report import report as write_report
 
-    raise typer.Exit(write_report(names or [], results, _console(), check))
+    raise typer.Exit(write_report(names or [], results, console(), check))
 
 
 @app.command()
@@ -208,7 +181,7 @@ def verdict(
     """Say of every claim whether it is supported, contradicted, inconclusive or untested, and why."""
     from vitbench.commands.report import verdict as show_verdict
 
-    raise typer.Exit(show_verdict(claim, results, run or [], _console(), check, as_json))
+    raise typer.Exit(show_verdict(claim, results, run or [], console(), check, as_json))
 
 
 @app.command()
@@ -222,30 +195,10 @@ def compare(
     """Compare two arms, paired by seed, with what differs between them."""
     from vitbench.commands.report import compare as show_comparison
 
-    raise typer.Exit(show_comparison(a, b, results, metric, mixed, _console()))
+    raise typer.Exit(show_comparison(a, b, results, metric, mixed, console()))
 
 
-@app.command()
-def export(
-    trial: Annotated[str, typer.Argument(help="A trial id, or the beginning of one.")],
-    to: Annotated[Path, typer.Option("--to", help="A new folder.", metavar="DIR")],
-    results: Results = Path("results"),
-    data_dir: DataDir = None,
-) -> None:
-    """Write a trial's weights as a folder that timm loads, with equal logits; what timm cannot hold is refused."""
-    from vitbench.commands.weights import export as export_trial
-
-    raise typer.Exit(export_trial(trial, to, results, _data_options(data_dir), _console()))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of experiment files, for editors."""
-    import json
-
-    from vitbench.schema import schema as experiment_schema
-
-    print(json.dumps(experiment_schema(), indent=2))
+app.add_typer(tools)
 
 
 def _version(asked: bool) -> None:

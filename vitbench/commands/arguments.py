@@ -1,0 +1,54 @@
+"""Arguments and options that several commands share, and what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitbench.commands.prepare import Asked
+    from vitbench.data import DataOptions
+
+Name = Annotated[str, typer.Argument(help="An experiment or suite by name, or a YAML file.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Runs or experiments; none: all of the results folder.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...", metavar="NAME"),
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where named data sets lie (default: ./data or $VITBENCH_DATA_DIR).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Reporting seeds: 5, 0-4 or 0,3,7.", metavar="SEEDS")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a spec field, e.g. train.epochs=5; repeatable.", metavar="KEY=VALUE"),
+]
+Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
+
+
+def console() -> Console:
+    """The terminal, or whatever stdout is."""
+    from rich.console import Console
+
+    return Console()
+
+
+def asked(name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None) -> Asked:
+    """What a command was asked for."""
+    from vitbench.commands.prepare import Asked
+
+    return Asked(name, data, seeds, tuple(sets or ()), as_name)
+
+
+def data_options_of(data_dir: Path | None, download: bool = False) -> DataOptions:
+    """Where images lie, as the command line says it."""
+    from vitbench.commands.prepare import data_options
+
+    return data_options(data_dir, download)
