@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from vitbench.spec import Frozen, Items
 
@@ -13,43 +13,55 @@ ALGORITHM_VERSION = 1
 """Raised by hand when a number or a default changes; part of every trial_id."""
 
 Status = Literal["ok", "diverged", "failed"]
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
 class CurvePoint(Frozen):
     """One reading of the training curve."""
 
-    step: int
+    step: NonNegativeInt
     train_loss: float
-    val_top1_percent: float | None = None
+    val_top1_percent: Percent | None = None
     val_loss: float | None = None
 
 
 class Result(Frozen):
-    """The deterministic part: bit-equal for the same device, versions and threads."""
+    """The deterministic part: bit-equal for the same device, versions and threads.
 
-    test_top1_percent: float | None = None
-    test_top1_best_val_percent: float | None = None
-    val_top1_percent: float | None = None
+    A number outside its range (a percentage above 100, a loss that is not finite, a count below 0) is refused, where a
+    record is made and where one is read.
+    """
+
+    test_top1_percent: Percent | None = None
+    test_top1_best_val_percent: Percent | None = None
+    val_top1_percent: Percent | None = None
     test_loss: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict, description="few_shot_5_percent, linear_probe_percent, ...")
     curve: Items[CurvePoint] = ()
-    num_params: int = 0
-    forward_flops: int = 0
-    train_flops: float = 0.0
-    num_images: int = 0
-    num_steps: int = 0
-    num_train_images: int = 0
-    num_test_images: int = 0
+    num_params: NonNegativeInt = 0
+    forward_flops: NonNegativeInt = 0
+    train_flops: NonNegativeFloat = 0.0
+    num_images: NonNegativeInt = 0
+    num_steps: NonNegativeInt = 0
+    num_train_images: NonNegativeInt = 0
+    num_test_images: NonNegativeInt = 0
     predictions_sha256: str | None = None
     weights_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _metrics_in_range(self) -> Result:
+        for name, value in self.metrics.items():
+            if name.endswith("_percent") and not 0.0 <= value <= 100.0:
+                raise ValueError(f"metrics.{name} is {value:g}, which is no percentage")
+        return self
 
 
 class Run(Frozen):
     """The part that differs from one machine or attempt to the next."""
 
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    images_per_second: float = 0.0
+    train_seconds: NonNegativeFloat = 0.0
+    eval_seconds: NonNegativeFloat = 0.0
+    images_per_second: NonNegativeFloat = 0.0
     peak_memory_mib: float | None = None
     attempt: PositiveInt = 1
     device: str = "cpu"

@@ -32,7 +32,7 @@ DATASETS: dict[str, Source] = {
 }
 """What may stand in `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 2
+FACTS_VERSION = 3
 """Raised when the same files come to give other facts; part of every cached entry's name."""
 
 

@@ -36,7 +36,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # damaged pickles end in a dozen kinds of error, a memory error among them
         raise InputError(f"{path}: not a batch file of CIFAR ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a batch file of CIFAR (holds a {type(content).__name__})")
@@ -46,11 +46,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _split(paths: tuple[Path, ...], label_key: str) -> Split:
     batches = [_read(path) for path in paths]
     for path, batch in zip(paths, batches, strict=True):
-        if np.shape(batch.get("data", ())) != (len(batch.get(label_key, ())), 3072):
-            raise InputError(f"{path}: needs `data` of shape [n, 3072] and `{label_key}` of length n")
-    planes = np.concatenate([batch["data"] for batch in batches]).astype(np.uint8, copy=False)
-    labels = np.concatenate([np.asarray(batch[label_key], dtype=np.int64) for batch in batches])
-    return Split(labels, np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
+        data, labels = batch.get("data"), batch.get(label_key)
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+            raise InputError(f"{path}: needs `data`, bytes of shape [n, 3072]")
+        if not isinstance(labels, list) or len(labels) != len(data) or any(type(label) is not int for label in labels):
+            raise InputError(f"{path}: needs `{label_key}`, a list of {len(data)} whole numbers")
+    planes = np.concatenate([batch["data"] for batch in batches])
+    targets = np.concatenate([np.asarray(batch[label_key], dtype=np.int64) for batch in batches])
+    return Split(targets, np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
 
 
 def _locate(name: str, options: DataOptions, folder: str, names: tuple[str, ...], dataset: str) -> Files:
@@ -65,7 +68,10 @@ def _load(name: str, files: Files, label_key: str, names_key: str) -> Raw:
         raw = PARQUET.load(str(files[0].parent), files)
         return Raw(_decoded(raw.train), _decoded(raw.test) if raw.test else None, raw.class_names)
     *train, test, meta = files
-    return Raw(_split(tuple(train), label_key), _split((test,), label_key), tuple(_read(meta)[names_key]))
+    names = _read(meta).get(names_key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{meta}: needs `{names_key}`, a list of class names")
+    return Raw(_split(tuple(train), label_key), _split((test,), label_key), tuple(names))
 
 
 def _decoded(split: Split) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from vitbench.errors import InputError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+MAX_BYTES = 200_000_000
+"""Four times the largest file of MNIST; a gzip file that unpacks to more is taken for a bomb."""
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -25,9 +28,12 @@ FASHION_CLASSES = (
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """The array of one IDX file of unsigned bytes; InputError where the file is cut short or is no IDX file."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: more than {MAX_BYTES:,} bytes once unpacked")
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
         raise InputError(f"{path}: not an IDX file of bytes (starts with {data[:8]!r})")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])

@@ -47,6 +47,7 @@ class Facts:
     """What is known of a data set without training on it.
 
     `img_size` is None where sizes differ or are not square; `class_counts` counts the training images.
+    `num_test_in_train`: test images that are, by content, also training images; None where that was not looked at.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Facts:
     fingerprint: str
     fingerprint_note: str
     pixels_publishable: bool
+    num_test_in_train: int | None = None
 
 
 class FileStore(Protocol):

@@ -65,6 +65,7 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
         fingerprint=identity,
         fingerprint_note=BY_NAME if by_name else "",
         pixels_publishable=source.pixels_publishable,
+        num_test_in_train=None if by_name else int(np.isin(test_digests, train_digests).sum()),
     )
     return ImageData(facts, train.with_channels(shape.in_chans), test.with_channels(shape.in_chans))
 

@@ -25,8 +25,12 @@ def _split(path: Path) -> Split:
     try:
         content = loadmat(path)
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].astype(np.int64).ravel()
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise InputError(f"{path}: not a MATLAB file with X and y ({error})") from error
+    except Exception as error:  # scipy raises what it likes on damaged files
+        raise InputError(f"{path}: not a MATLAB file with X and y ({' '.join(str(error).split())})") from error
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) != len(labels):
+        raise InputError(
+            f"{path}: X is {images.dtype} {images.shape} with {len(labels)} labels; bytes [n, 32, 32, 3] are needed"
+        )
     return Split(np.where(labels == 10, 0, labels), np.ascontiguousarray(images))
 
 
