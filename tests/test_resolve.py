@@ -11,7 +11,7 @@ from made_plans import facts_of
 from vitbench.cost import train_flops
 from vitbench.errors import InputError
 from vitbench.resolve import MIN_STEPS, default_patch, resolve
-from vitbench.spec import TrialSpec
+from vitbench.spec import EvaluateSpec, TrialSpec
 
 
 def made(model: dict[str, Any] | None = None, *, data: dict[str, Any] | None = None, **train: Any) -> TrialSpec:
@@ -81,6 +81,22 @@ def test_training_fields_without_effect() -> None:
     assert made(epochs=2, objective=idle) == made(epochs=2)
     assert made(epochs=2, augment="medium").train.mixup == 0.2
     assert made(epochs=2).train.mixup == 0.0
+
+
+def test_how_probes_are_made_counts_where_there_are_some() -> None:
+    def resolved(**evaluate: Any) -> EvaluateSpec:
+        spec = TrialSpec.model_validate({"data": {"name": "fake"}, "train": {"epochs": 2}, "evaluate": evaluate})
+        return resolve(spec, facts_of("fake")).evaluate
+
+    assert resolved(few_shot_l2=10.0, few_shot_draws=9, few_shot_classes="held_out") == EvaluateSpec()
+    assert resolved(few_shot_l2=10.0, knn=5, few_shot_classes="held_out").few_shot_classes == "held_out"
+    assert resolved(few_shot_l2=10.0, knn=5) == EvaluateSpec(knn=5)
+    assert resolved(few_shot_l2=10.0, few_shot=[5]).few_shot_l2 == 10.0
+
+
+def test_a_stage_without_labels_has_no_head_to_choose() -> None:
+    masked = {"objective": {"name": "masked_patch"}, "epochs": 2}
+    assert made({"name": "Mu/2", "head": "mlp_tanh"}, **masked) == made({"name": "Mu/2"}, **masked)
 
 
 def test_resolving_twice_changes_nothing() -> None:

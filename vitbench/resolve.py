@@ -34,8 +34,22 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    labelled = train.objective.name == "classify"  # Probes need labels, and a stage without them has none to probe.
-    return TrialSpec(model=model, data=data, train=train, evaluate=spec.evaluate if labelled else EvaluateSpec())
+    if train.objective.name == "classify":
+        return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
+    # A stage without labels has no classes to tell apart, and none to probe.
+    model = model.model_copy(update={"head": ModelSpec().head})
+    return TrialSpec(model=model, data=data, train=train)
+
+
+def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
+    """How probes are made says nothing where there are none."""
+    if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+        return EvaluateSpec()
+    if evaluate.few_shot:
+        return evaluate
+    defaults = EvaluateSpec()
+    idle = {"few_shot_draws": defaults.few_shot_draws, "few_shot_l2": defaults.few_shot_l2}
+    return evaluate.model_copy(update=idle)
 
 
 def _data(data: DataSpec, facts: Facts) -> DataSpec:
