@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vitbench.arms import level_name
 from vitbench.problems import Loc, Locate, show
 from vitbench.spec_paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, spec_problems, value_problems
 
@@ -105,14 +106,17 @@ def _is_word(level: Any) -> bool:
 
 
 def _level_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Levels that stand twice in one factor or grid (two arms of one name), and grids without a level."""
+    """Levels of one name in one factor or grid (two arms would be taken for one), and grids without a level."""
     problems = []
     for loc, _, levels in (*_axes(raw, "factors"), *_axes(raw, "tune")):
-        seen: set[str] = set()
+        seen: dict[str, Any] = {}
         for i, level in enumerate(levels):
-            if repr(level) in seen:
-                problems.append(f"{where((*loc, i))}: the level {show(level)} stands twice")
-            seen.add(repr(level))
+            name = level_name(level)
+            if name in seen:
+                same = show(level) == show(seen[name])
+                what = "stands twice" if same else f"and {show(seen[name])} would both be called {name}"
+                problems.append(f"{where((*loc, i))}: the level {show(level)} {what}")
+            seen.setdefault(name, level)
     problems += [f"{where(loc)}: no levels" for loc, _, levels in _axes(raw, "tune") if not levels]
     if raw.get("tune") is not None and not list(_axes(raw, "tune")):
         problems.append(f"{where(('tune',))}: names nothing to tune, e.g. train.lr: [1e-3, 3e-3, 1e-2]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -17,6 +18,8 @@ Form = Literal[
     "share_of_gain", "statistic", "crossover", "frontier_ratio", "descriptive",
 ]  # fmt: skip
 Axis = Literal["log2_images", "log2_train_flops", "log2_grid_side", "log2_params", "depth", "layer_fraction"]
+MAX_TRIALS = 10_000
+"""More than this is a slip of the pen (or an attack): no experiment of the paper needs a fifth of it."""
 CROSSED_FORMS = ("difference", "statistic", "interaction", "slope")
 
 
@@ -152,6 +155,10 @@ class Seeds(Frozen):
             return self.chosen
         return tuple(range(self.num if self.num is not None else self.looks[0] if self.looks else 5))
 
+    def most(self) -> int:
+        """How many reporting seeds there may be in the end."""
+        return len(self.chosen) if self.chosen is not None else max(self.looks or (self.num or 5,))
+
 
 class ReportSpec(Frozen):
     """What is reported, and at which shared settings beside each arm's own best."""
@@ -207,7 +214,27 @@ class Experiment(Frozen):
         for path, levels in self.factors.items():
             if not levels:
                 raise ValueError(f"factor {path} has no levels")
+        most = self.most_trials()
+        if most > MAX_TRIALS:
+            raise ValueError(f"up to {most:,} trials ({self._sizes()}); at most {MAX_TRIALS:,} are planned at once")
         return self
+
+    def most_trials(self) -> int:
+        """How many trials there may be, from the sizes alone: nothing is expanded, `exclude` is not counted off."""
+        arms, settings = self._num_arms(), self._num_settings()
+        shared = sum(settings if v == "grid" else 1 for values in self.report.also_at.values() for v in values)
+        reporting = self.seeds.most()
+        tuning = settings * self.tune.seeds if self.tune else 0
+        return max(1, len(self.stages)) * arms * (tuning + reporting * (1 + shared))
+
+    def _num_arms(self) -> int:
+        return max(1, len(self.arms)) * math.prod(len(levels) for levels in self.factors.values())
+
+    def _num_settings(self) -> int:
+        return math.prod(len(v) + 2 * self.tune.extend for v in self.tune.grid.values()) if self.tune else 1
+
+    def _sizes(self) -> str:
+        return f"{self._num_arms():,} arms, {self._num_settings():,} settings"
 
 
 class Suite(Frozen):

@@ -31,6 +31,7 @@ AXES = ("pos_embed_x", "pos_embed_y", "rel_pos_h", "rel_pos_w")
 """Tables along one axis of the grid, interpolated along it."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 """torch's names of a header's types."""
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 MAX_HEADER_BYTES = 100_000_000
 
 
@@ -121,12 +122,23 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
                 raise ValueError("its header is too long")
             entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
-        last = max(entry["data_offsets"][1] for entry in entries.values())
+        last = max(_end(entry) for entry in entries.values())
         if path.stat().st_size != 8 + length + last:
             raise ValueError("its length is not what its header says")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not readable as safetensors weights ({error})") from error
     return entries, 8 + length
+
+
+def _end(entry: Mapping[str, Any]) -> int:
+    """Where a tensor's values end. Raises ValueError where type, shape and place do not go together."""
+    (begin, end), dtype, shape = entry["data_offsets"], entry["dtype"], entry["shape"]
+    whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+    if not whole or begin > end or not isinstance(dtype, str):
+        raise ValueError("a tensor's entry is damaged")
+    if dtype in BYTES and math.prod(shape) * BYTES[dtype] != end - begin:
+        raise ValueError("a tensor's shape is not that of its values")
+    return int(end)
 
 
 def misfit(given: Shapes, own: Shapes) -> str | None:

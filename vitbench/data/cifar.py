@@ -37,7 +37,7 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
     except Exception as error:  # damaged pickles end in a dozen kinds of error, a memory error among them
-        raise InputError(f"{path}: not a batch file of CIFAR ({error})") from error
+        raise InputError(f"{path}: not a batch file of CIFAR ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a batch file of CIFAR (holds a {type(content).__name__})")
     return content
