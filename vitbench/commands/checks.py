@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vitbench.arms import find_arms
 from vitbench.commands.prepare import Prepared
+from vitbench.committed import read_records
+from vitbench.data import Facts
 from vitbench.diff import check_arms
-from vitbench.errors import InputError
+from vitbench.errors import InputError, ResultsError
 from vitbench.experiment import ArmRef, Claim, Experiment
 from vitbench.plan import Builder, FactsOf, settings
+from vitbench.record import ALGORITHM_VERSION
 from vitbench.stats.verdict import claim_problem
 
 
@@ -33,6 +38,48 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
         problems.extend(found)
     if problems:
         raise InputError("\n".join(problems))
+    _warn_of_overlap(prepared, facts_of)
+
+
+def overlap_line(facts: Facts) -> str | None:
+    """How many test images are trained on, in words; None where none is (or nobody looked)."""
+    if not facts.num_test_in_train:
+        return None
+    share = 100 * facts.num_test_in_train / facts.num_test
+    return (
+        f"{facts.name}: {facts.num_test_in_train} of {facts.num_test} test images ({share:.1f}%) are training images "
+        "as well, byte for byte; accuracies on them are too high, in every arm alike"
+    )
+
+
+def _warn_of_overlap(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
+    """One line on stderr for each data set whose test images are also trained on; the user decides."""
+    names: dict[str, None] = {}
+    for item in prepared:
+        builder, setting = Builder(item.experiment, facts_of), settings(item.experiment)[0]
+        for arm in builder.arms.values():
+            names |= dict.fromkeys(spec.data.name for _, spec, _ in builder.stages(arm, setting))
+    for line in filter(None, map(overlap_line, map(facts_of, names))):
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def check_origin(folder: Path, facts_of: FactsOf) -> None:
+    """Nothing, where a run's records are of this version of the code and of the images as they are now.
+
+    Raises ResultsError else: its table would be replaced by one of other numbers.
+    """
+    path = folder / "records.jsonl"
+    advice = "--as NAME starts a run of its own beside it"
+    for row in read_records(path) if path.is_file() else ():
+        version = row.get("algorithm_version", ALGORITHM_VERSION)
+        if version != ALGORITHM_VERSION:
+            raise ResultsError(f"{folder}: made by algorithm version {version}, this is {ALGORITHM_VERSION}; {advice}")
+        try:
+            now = facts_of(str(row.get("data"))).fingerprint
+        except InputError:  # a data set that this experiment no longer reads
+            continue
+        if row.get("data_fingerprint", now) != now:
+            raise ResultsError(f"{folder}: {row['data']} holds other images now than those of its records; {advice}")
 
 
 def _problems(check: Callable[[], object]) -> dict[str, None]:

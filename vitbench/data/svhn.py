@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vitbench.data.images import DataOptions, Split
+from vitbench.data.matlab import read_arrays
 from vitbench.data.source import Download, Files, Raw, Source, locate_files
 from vitbench.errors import InputError
 
@@ -20,18 +21,18 @@ def _locate(name: str, options: DataOptions) -> Files:
 
 def _split(path: Path) -> Split:
     """The files call the digit 0 class 10; here it is class 0."""
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(path)
-        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].astype(np.int64).ravel()
-    except Exception as error:  # scipy raises what it likes on damaged files
-        raise InputError(f"{path}: not a MATLAB file with X and y ({' '.join(str(error).split())})") from error
+        content = read_arrays(path.read_bytes())
+        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a MATLAB file with X and y ({error})") from error
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: y is {labels.dtype}; whole numbers are needed")
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) != len(labels):
         raise InputError(
             f"{path}: X is {images.dtype} {images.shape} with {len(labels)} labels; bytes [n, 32, 32, 3] are needed"
         )
-    return Split(np.where(labels == 10, 0, labels), np.ascontiguousarray(images))
+    return Split(np.where(labels == 10, 0, labels).astype(np.int64), np.ascontiguousarray(images))
 
 
 def _load(name: str, files: Files) -> Raw:
