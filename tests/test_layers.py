@@ -15,7 +15,7 @@ import vitbench
 PACKAGE = Path(vitbench.__file__).parent
 
 LAYERS: dict[str, str] = {
-    "0": "errors seeding interrupts",
+    "0": "errors seeding interrupts faults",
     "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events",
     "2": "cost init_from parameters shapes variants data store plan resolve diff collect",
     "3a": "model train analysis",
@@ -49,7 +49,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "5": ("typer rich yaml", "torch"),
 }
 """Packages of others that a layer may import: at the top of a module, and only inside functions."""
-LOADS_TORCH = {"vitbench.engines.attempt", "vitbench.engines.local", "vitbench.engines.fused"}
+LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine")}
 """Modules of layer 4a that are themselves imported late, so that they may load torch at their top."""
 
 

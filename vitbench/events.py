@@ -66,9 +66,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something the user should know; shown once."""
+    """Something the user should know; shown once. `given_up` is the trial that this run leaves missing, if any."""
 
     message: str
+    given_up: str | None = None
 
 
 Event = Planned | Started | Progress | Finished | Warned

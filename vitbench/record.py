@@ -67,6 +67,8 @@ class Run(Frozen):
     device: str = "cpu"
     engine: str = "local"
     threads: int = 1
+    micro_batches: PositiveInt | None = Field(None, description="Of a step, where memory did not hold the spec's")
+    resumed_at_step: NonNegativeInt | None = Field(None, description="Of the checkpoint that the last attempt had")
     host: str = ""
     commit: str | None = None
     dirty: bool | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.collect import metric_value
 from vitbench.cost import train_flops
 from vitbench.engines.options import Options
-from vitbench.events import Finished, Listener, Planned
+from vitbench.events import Event, Finished, Listener, Planned, Warned
 from vitbench.experiment import Experiment
 from vitbench.plan import Chooser, FactsOf, Plan, Trial, expand
 from vitbench.record import Record
@@ -49,10 +50,17 @@ def flops_of(trial: Trial) -> float:
 
 
 def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: FactsOf, listen: Listener) -> Outcome:
-    """Run what is missing and return everything; finished trials are never run again."""
+    """Run what is missing and return everything; finished trials are never run again, lost ones not in this run."""
     store = Store(request.options.root)
     records: dict[str, Record] = {}
+    given_up: set[str] = set()
     num_run = 0
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Warned) and event.given_up:
+            given_up.add(event.given_up)
+        listen(event)
+
     while True:
         plan = expand(experiment, records, choose, facts_of, request.seeds)
         unique = plan.unique()
@@ -67,15 +75,19 @@ def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: Fac
         if left is not None and left <= 0:
             return Outcome(plan, records, stopped_by_limit=True)
         before = len(records)
-        for trial_id in _engine(_ordered(missing)[:left], request, listen):
-            record = store.read(trial_id)
-            assert record is not None, "an engine reports committed trials only"
-            records[trial_id] = record
-            num_run += 1
-            listen(finished_event(unique[trial_id], record, experiment.report.metric))
+        wanted = _ordered([trial for trial in missing if trial.trial_id not in given_up])[:left]
+        with closing(_engine(wanted, request, hear)) as committed:
+            for trial_id in committed:
+                record = store.read(trial_id)
+                assert record is not None, "an engine reports committed trials only"
+                records[trial_id] = record
+                num_run += 1
+                listen(finished_event(unique[trial_id], record, experiment.report.metric))
+        busy = any(_is_busy(store, trial) for trial in wanted if trial.trial_id not in records)
+        # Read after looking who is busy: what another process commits in between is found.
         records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
         if len(records) == before:
-            if not any(_is_busy(store, trial) for trial in missing):
+            if not busy:
                 return Outcome(plan, records)  # Lost for good: left missing, and said so by the caller.
             time.sleep(WAIT_SECONDS)
 
@@ -96,7 +108,7 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
     return sorted(missing, key=lambda trial: (depth(trial), -flops_of(trial)))
 
 
-def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Iterator[str]:
+def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Generator[str, None, None]:
     """The chosen engine at work; engines are imported late, since they load torch."""
     if request.num_workers > 1:
         from vitbench.engines import workers

@@ -11,16 +11,21 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
 from vitbench.errors import NoSpaceError, ResultsError
+from vitbench.faults import fault
 from vitbench.record import Record
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
+PIECE_BYTES = 1 << 14
 
 
 class Store:
@@ -80,8 +85,10 @@ class Store:
             for name, content in files.items():
                 replace_durably(folder / name, content)
         aside = attempt / "record.json"
-        write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
+        write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n", "record")
+        fault("record.before_link")
         if _link(aside, folder / "record.json"):
+            fault("record.after_link")
             return True
         first = self.read(record.trial_id)
         assert first is not None
@@ -137,12 +144,17 @@ def make_folder(path: Path) -> None:
         raise disk_error(path, error) from error
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write and flush to the disk; on a full disk the partial file is removed. Raises NoSpaceError."""
+def write_durably(path: Path, content: bytes, what: str = "file") -> None:
+    """Write and flush to the disk; on a full disk the partial file is removed. Raises NoSpaceError.
+
+    `what` names the fault points: a test may end the process after any PIECE_BYTES.
+    """
+    view = memoryview(content)
     try:
-        with path.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
+        with path.open("wb", buffering=0) as handle:
+            for start in range(0, len(content), PIECE_BYTES):
+                _write_all(handle, view[start : start + PIECE_BYTES])
+                fault(f"{what}.mid_write")
             os.fsync(handle.fileno())
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -150,14 +162,35 @@ def write_durably(path: Path, content: bytes) -> None:
         raise disk_error(path, error) from error
 
 
-def replace_durably(path: Path, content: bytes) -> None:
+def _write_all(handle: FileIO, piece: memoryview) -> None:
+    """Write the whole piece: the kernel may take a part of it, and says only at the next call why."""
+    while piece:
+        piece = piece[handle.write(piece) :]
+
+
+def replace_durably(path: Path, content: bytes, what: str = "file") -> None:
     """Replace a derived file in one step: the old one or the new one is there, never a part."""
     make_folder(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write_durably(aside, content)
-    with _writing(path):
+    write_durably(aside, content, what)
+    fault(f"{what}.before_rename")
+    try:
         os.replace(aside, path)
         sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise disk_error(path, error) from error
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises NoSpaceError where the disk has less free than `num_bytes`, which are about to be written to it."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise NoSpaceError(
+            f"{folder}: {free / 2**20:.0f} MiB free, {num_bytes / 2**20:.0f} MiB needed for checkpoints; "
+            "finished trials are safe, and with space the same command goes on"
+        )
 
 
 def sync_folder(folder: Path) -> None:
@@ -194,7 +227,7 @@ def _link(source: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+        if error.errno not in NO_LINKS:
             raise disk_error(target, error) from error
         return _create(target, source.read_bytes())
     with _writing(target):
@@ -203,13 +236,19 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def _create(target: Path, content: bytes) -> bool:
-    """As `_link`, on file systems without hard links: an exclusive lock file decides who renames."""
-    try:
-        with _writing(target):
-            os.close(os.open(target.with_name(f".{target.name}.claim"), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    replace_durably(target, content)
+    """As `_link`, on file systems without hard links: who holds a kernel lock looks and renames.
+
+    The lock dies with its holder, so that a process killed in between keeps nobody from committing.
+    """
+    path = target.with_name(f".{target.name}.claim")
+    with _writing(path):
+        handle = path.open("w")
+    with handle:
+        with contextlib.suppress(OSError):  # Neither links nor locks: two that look at the same instant may both win.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if target.exists():
+            return False
+        replace_durably(target, content, "claim")
     return True
 
 

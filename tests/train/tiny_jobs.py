@@ -9,8 +9,9 @@ import torch
 from vitbench.data import DataOptions, facts
 from vitbench.resolve import resolve
 from vitbench.spec import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.train.course import Trained, train_stack
 from vitbench.train.images import Images, load_images
-from vitbench.train.loop import Job, Trained, Trainer, train_stack
+from vitbench.train.loop import Job, Trainer
 
 CPU = torch.device("cpu")
 VIT: dict[str, Any] = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}

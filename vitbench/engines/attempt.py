@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import gc
 import hashlib
 import io
-import platform
-import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from vitbench import cost
-from vitbench.engines.options import Emit, Options
+from vitbench.engines.machine import checkout, device_name, peak_memory_mib, versions
+from vitbench.engines.options import Emit, Options, why_not_halve
 from vitbench.errors import InputError, ResultsError, VitbenchError
-from vitbench.events import Progress, Started
+from vitbench.events import Progress, Started, Warned
 from vitbench.init_from import find, start_sha256
 from vitbench.model import build
 from vitbench.plan import Trial, trial_id
 from vitbench.record import Record, Result, Run, Status
-from vitbench.store import Store
-from vitbench.train.checkpoint import pack, read_weights, weights_sha256
+from vitbench.spec import TrialSpec
+from vitbench.store import Store, require_space
+from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, pack, read_weights, weights_sha256
+from vitbench.train.course import Saves, Trained, train_stack
 from vitbench.train.evaluate import Evaluation, probes
 from vitbench.train.images import open_source
-from vitbench.train.loop import Job, Trained, Trainer, train_stack
+from vitbench.train.loop import Job, Trainer
 from vitbench.train.stream import lost_loader
 
 PREDICTIONS = "predictions.npz"
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
+"""What torch's other errors for want of memory say; these are RuntimeErrors."""
 
 
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
@@ -66,25 +64,94 @@ class Outcome:
     files: Mapping[str, bytes] = field(default_factory=dict)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    micro_batches: int | None = None
+    resumed_at_step: int | None = None
 
 
 def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
-    """Train a stack and commit a record for each of its trials; an exception of ours becomes a `failed` record."""
-    store = Store(options.root)
+    """Train a stack, from its checkpoints where it has some, and commit a record for each of its trials.
+
+    An exception of ours becomes a `failed` record. Raises MemoryError where memory ran out (or a process was lost), as
+    that is no outcome of a trial; one trial with `options.oom` "halve" is tried with smaller micro-batches first.
+    """
+    micro_batches = None
+    while True:
+        try:
+            return _execute(trials, options, emit, micro_batches)
+        except OUT_OF_MEMORY as error:
+            micro_batches = _more_micro_batches(trials, options, micro_batches)
+            if micro_batches is None:
+                raise
+            why = str(error)
+        free_memory()  # Only here, where no traceback holds on to the tensors.
+        emit(Warned(f"out of memory on trial {trials[0].trial_id} ({why}); again in {micro_batches} micro-batches"))
+
+
+def _more_micro_batches(trials: Sequence[Trial], options: Options, now: int | None) -> int | None:
+    """Twice as many micro-batches as now; None where that was not asked for or changes what is computed."""
+    train = trials[0].spec.train
+    more = 2 * (now or train.grad_accum)
+    alone = len(trials) == 1  # A stack is split by its engine.
+    may = options.oom == "halve" and alone and more <= train.batch_size and why_not_halve(trials[0].spec) is None
+    return more if may else None
+
+
+def free_memory() -> None:
+    """Hands back what nothing refers to."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _execute(trials: Sequence[Trial], options: Options, emit: Emit, micro_batches: int | None) -> None:
+    """As `execute`; members whose checkpoints are at different steps are trained in groups of equal step."""
+    groups: dict[int, list[_Member]] = {}
+    for trial in trials:
+        place = _checkpoints(trial, options)
+        start, passed_over = place.latest()
+        for why in passed_over:
+            since = f"going on from step {start.standing.step}" if start else "starting anew"
+            emit(Warned(f"trial {trial.trial_id}: checkpoint {why}; {since}"))
+        groups.setdefault(start.standing.step if start else 0, []).append(_Member(trial, place, start))
+    for members in groups.values():
+        _attempt(members, options, emit, micro_batches)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A trial of a stack, where its checkpoints lie, and the one that it goes on from."""
+
+    trial: Trial
+    place: Checkpoints
+    start: Snapshot | None
+
+
+def _checkpoints(trial: Trial, options: Options) -> Checkpoints:
+    """Bit-equality is promised for the same versions, device and threads: a checkpoint of others is not used."""
+    made_by = {"torch": torch.__version__, "device": options.device.partition(":")[0], "threads": str(options.threads)}
+    return Checkpoints(Store(options.root).weights(trial.trial_id).parent, trial.trial_id, made_by)
+
+
+def _attempt(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> None:
+    """Train members that stand at one step, and commit their records."""
+    store, trials = Store(options.root), [member.trial for member in members]
     attempts = [store.begin_attempt(trial.trial_id) for trial in trials]
     started = datetime.now(UTC)
     for trial in trials:
         emit(started_event(trial))
     try:
-        outcomes = _orphans(trials, store) or _train(trials, options, emit)
-    except (VitbenchError, *OUT_OF_MEMORY):
+        outcomes = _orphans(trials, store) or _train(members, options, emit, micro_batches)
+    except VitbenchError:
         raise
     except Exception as error:  # any fault of ours is a record, and the sweep goes on
+        if isinstance(error, OUT_OF_MEMORY) or _says_out_of_memory(error):
+            raise MemoryError(f"{error}".splitlines()[0] if f"{error}" else type(error).__name__) from error
         if lost_loader(error):
             raise MemoryError(f"a process that reads images was lost: {error}") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         outcomes = [Outcome(Result(), "failed", reason)] * len(trials)
-    for trial, outcome, attempt in zip(trials, outcomes, attempts, strict=True):
+    for member, outcome, attempt in zip(members, outcomes, attempts, strict=True):
+        trial = member.trial
         record = Record(
             trial_id=trial.trial_id,
             status=outcome.status,
@@ -98,6 +165,12 @@ def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
         )
         keeps = options.keep == "all" or trial.role == "stage" or (options.keep == "final" and trial.role != "tuning")
         store.commit(record, attempt, {n: c for n, c in outcome.files.items() if keeps or n == PREDICTIONS})
+        member.place.clear()
+
+
+def _says_out_of_memory(error: Exception) -> bool:
+    """Is it torch's plain RuntimeError for want of memory?"""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
 
 
 def _run(outcome: Outcome, attempt: int, options: Options, started: datetime) -> Run:
@@ -108,11 +181,13 @@ def _run(outcome: Outcome, attempt: int, options: Options, started: datetime) ->
         train_seconds=round(seconds, 3),
         eval_seconds=round(outcome.eval_seconds, 3),
         images_per_second=round(outcome.result.num_images / seconds, 1) if seconds else 0.0,
-        peak_memory_mib=_peak_memory_mib(torch.device(options.device)),
+        peak_memory_mib=peak_memory_mib(torch.device(options.device)),
         attempt=attempt,
         device=device_name(options.device),
         engine=options.engine,
         threads=options.threads,
+        micro_batches=outcome.micro_batches,
+        resumed_at_step=outcome.resumed_at_step,
         host=socket.gethostname(),
         commit=commit,
         dirty=dirty,
@@ -130,14 +205,16 @@ def started_event(trial: Trial) -> Started:
     return Started(trial.trial_id, trial.arm, dict(trial.setting), trial.seed, trial.role, train.steps, flops)
 
 
-def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcome]:
+def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[Outcome]:
     """Results, status, files and seconds of a stack."""
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
+    trials = [member.trial for member in members]
     store, spec = Store(options.root), trials[0].spec
+    require_space(members[0].place.folder.parent, NUM_KEPT * len(trials) * _checkpoint_bytes(spec))
     set_precision(spec.train.precision)
     images = open_source(spec, options.data, device)
-    jobs = [Job(t.spec, t.seed, _start(t, store)) for t in trials]
+    jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, store)) for t in trials]
     trainer = Trainer(jobs, images, device)
     assert spec.train.steps is not None
     num_steps = spec.train.steps
@@ -146,14 +223,33 @@ def _train(trials: Sequence[Trial], options: Options, emit: Emit) -> list[Outcom
         for trial in trials:
             emit(Progress(trial.trial_id, step, num_steps, speed, loss))
 
-    trained = train_stack(trainer, tick)
+    saves = Saves([m.place for m in members], [m.start for m in members], options.checkpoint_seconds)
+    trained = train_stack(trainer, tick, saves)
     began = time.monotonic()
     out = _outcomes(trainer, trained)
     seconds = (time.monotonic() - began) / len(trials)
+    start = members[0].start
     return [
-        replace(outcome, train_seconds=member.seconds, eval_seconds=seconds)
+        replace(
+            outcome,
+            train_seconds=member.seconds,
+            eval_seconds=seconds,
+            micro_batches=micro_batches,
+            resumed_at_step=start.standing.step if start else None,
+        )
         for outcome, member in zip(out, trained, strict=True)
     ]
+
+
+def _checkpoint_bytes(spec: TrialSpec) -> int:
+    """Weights, the best weights and up to two moments, in fp32."""
+    return 4 * 4 * cost.num_params(spec.model, spec.train.objective)
+
+
+def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:
+    if micro_batches is None:
+        return spec
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"grad_accum": micro_batches})})
 
 
 def _start(trial: Trial, store: Store) -> dict[str, torch.Tensor] | None:
@@ -272,45 +368,3 @@ def predictions(answer: Evaluation, trainer: Trainer, e: int) -> bytes:
         confidence=answer.confidence.astype(np.float16),
     )
     return buffer.getvalue()
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak memory of the process on the CPU, of the allocator on a GPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def device_name(device: str) -> str:
-    """The device in words: a GPU's name, or the processor's."""
-    if device.startswith("cuda"):
-        return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
-    return f"{device} ({platform.machine()})"
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "numpy", "vitbench", "pillow", "scikit-learn"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@functools.cache
-def checkout() -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the checkout that this code runs from; (None, None) where it is no checkout."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    if git("ls-files", "--error-unmatch", __file__) is None:
-        return None, None
-    return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain"))

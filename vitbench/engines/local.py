@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
-from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked
-from vitbench.engines.options import Emit, Options
-from vitbench.events import Warned
+from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked, free_memory
+from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
 from vitbench.plan import Trial
 
 
-def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Iterator[str]:
+def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:
     """The ids of trials as they are committed; a trial that another process is at work on is passed over."""
     for trial in trials:
-        try:
-            ran = execute_locked(trial, options, emit)
-        except OUT_OF_MEMORY as error:
-            emit(Warned(f"out of memory on trial {trial.trial_id}; left missing ({error})"))
-            continue
-        if ran:
+        if _tried(trial, options, emit):
             yield trial.trial_id
+
+
+def _tried(trial: Trial, options: Options, emit: Emit) -> bool:
+    """Was the trial committed? One that memory runs out on, or that loses a process, is tried again."""
+    for loss in range(1, MAX_LOSSES + 1):
+        try:
+            return execute_locked(trial, options, emit)
+        except OUT_OF_MEMORY as error:
+            what = f"out of memory on trial {trial.trial_id} ({error})"
+        free_memory()
+        emit(lost(what, trial, loss))
+    return False

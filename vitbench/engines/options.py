@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.data import DataOptions
-from vitbench.events import Event
+from vitbench.events import Event, Warned
+from vitbench.plan import Trial
+from vitbench.spec import TrialSpec
 
 Emit = Callable[[Event], None]
+
+MAX_LOSSES = 3
+"""A trial that was lost this often (killed, out of memory) is left missing; losses are never records."""
+HINT = "it may need a smaller train.batch_size, more train.grad_accum, fewer trials at once (-j 1) or --oom halve"
 
 
 @dataclass(frozen=True)
@@ -22,3 +28,23 @@ class Options:
     threads: int = 1
     engine: str = "local"
     keep: str = "final"
+    checkpoint_seconds: float = 60.0
+    oom: str = "fail"
+
+
+def why_not_halve(spec: TrialSpec) -> str | None:
+    """Why smaller micro-batches would compute something else, beyond rounding; None where they would not."""
+    if spec.model.norm_layer == "batch":
+        return "BatchNorm's statistics are those of a micro-batch"
+    if spec.train.mixup:
+        return "MixUp mixes images of one micro-batch"
+    if spec.model.drop_rate or spec.model.drop_path_rate:
+        return "dropout draws micro-batch by micro-batch"
+    return None
+
+
+def lost(what: str, trial: Trial, times: int) -> Warned:
+    """What is said when a trial is lost for the `times`-th time."""
+    if times < MAX_LOSSES:
+        return Warned(f"{what}; trying again")
+    return Warned(f"{what} for the third time; left missing: {HINT}", given_up=trial.trial_id)

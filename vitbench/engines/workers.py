@@ -10,19 +10,20 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from vitbench.engines.options import Emit, Options
+from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
 from vitbench.errors import VitbenchError
-from vitbench.events import Warned
+from vitbench.interrupts import Interrupted, Terminated, ask, obey_parent
 from vitbench.plan import Trial
 
-MAX_LOSSES = 3
-"""A trial whose worker was lost this often (killed, out of memory) is left missing; losses are never records."""
+GRACE_SECONDS = 30.0
+"""What workers have, all together, to finish their steps and save them when the run is stopped."""
 
 OUT_OF_MEMORY_EXIT = 137
 """As a shell reports a process that the kernel killed."""
@@ -43,41 +44,50 @@ class Worker:
         with suppress(OSError):  # A worker that died idle: its pipe says so when it is listened to.
             self.connection.send(trial)
 
-    def stop(self) -> None:
-        with suppress(OSError):
-            self.connection.close()
-        self.process.terminate()
-        self.process.join(timeout=5)
+    def stop(self, until: float) -> None:
+        """See the process to its end: of its own accord until then, killed after that."""
+        self.process.join(timeout=max(0.0, until - time.monotonic()))
         if self.process.is_alive():
             self.process.kill()
+            self.process.join()
+        with suppress(OSError):
+            self.connection.close()
 
 
 def _serve(connection: Connection, options: Options) -> None:
-    """A worker's life: trials in, events and outcomes out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A worker's life: trials in, events and outcomes out, until the pipe closes or the parent says to stop."""
+    try:
+        obey_parent()
+        _work(connection, options)
+    except (Terminated, Interrupted) as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+
+
+def _work(connection: Connection, options: Options) -> None:
     from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked
 
     def say(kind: str, content: Any) -> None:
-        """Send; where nobody listens any more, end: that the parent is gone is no fault of the trial."""
+        """Send; where nobody listens any more, stop: that the parent is gone is no fault of the trial."""
         try:
             connection.send((kind, content))
-        except OSError as error:
-            raise SystemExit from error
+        except OSError:
+            ask(Terminated())
 
-    with suppress(EOFError, OSError):
-        while True:
+    while True:
+        try:
             trial = connection.recv()
-            try:
-                ran = execute_locked(trial, options, lambda event: say("event", event))
-                say("done" if ran else "busy", trial.trial_id)
-            except VitbenchError as error:
-                say("error", error)
-            except OUT_OF_MEMORY as error:
-                raise SystemExit(OUT_OF_MEMORY_EXIT) from error
+        except (EOFError, OSError):
+            return
+        try:
+            ran = execute_locked(trial, options, lambda event: say("event", event))
+            say("done" if ran else "busy", trial.trial_id)
+        except VitbenchError as error:
+            say("error", error)
+        except OUT_OF_MEMORY as error:
+            raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
-def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int) -> Iterator[str]:
+def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int) -> Generator[str, None, None]:
     """The ids of trials as they are committed. A trial waits for the stage that it starts from."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -85,11 +95,15 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int)
         context.set_forkserver_preload(["vitbench.engines.attempt"])
     pool = _Pool(trials, options, emit)
     try:
-        pool.workers = [Worker(context, options) for _ in range(min(num_workers, len(trials)))]
+        for _ in range(min(num_workers, len(trials))):
+            pool.workers.append(Worker(context, options))
         yield from pool.work(context)
     finally:
         for worker in pool.workers:
-            worker.stop()
+            worker.process.terminate()  # Finishes its step, saves it and ends.
+        until = time.monotonic() + GRACE_SECONDS
+        for worker in pool.workers:
+            worker.stop(until)
 
 
 class _Pool:
@@ -156,7 +170,6 @@ class _Pool:
         what = f"worker lost (exit {code}{why}) on trial {trial.trial_id}"
         if self.losses[trial.trial_id] < MAX_LOSSES:
             self.waiting.insert(0, trial)
-            self.emit(Warned(f"{what}; trying again"))
         else:
             self.unfinished.discard(trial.trial_id)
-            self.emit(Warned(f"{what} for the third time; left missing"))
+        self.emit(lost(what, trial, self.losses[trial.trial_id]))

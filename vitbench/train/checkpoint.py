@@ -1,14 +1,31 @@
-"""Weights on disk: safetensors only, so that reading them can run no code."""
+"""Weights and checkpoints on disk: safetensors only, so that reading them can run no code.
+
+A checkpoint is `step-<n>.safetensors` of one trial: tensors, and all else as JSON in the file's own metadata. Beside it
+stands `step-<n>.sha256`, written last and readable by `sha256sum -c`; without one that fits, there is no checkpoint.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from vitbench.errors import InputError
+from vitbench.faults import fault
+from vitbench.record import CurvePoint
+from vitbench.spec import Frozen, Items
+from vitbench.store import replace_durably
+
+FORMAT = 1
+NUM_KEPT = 2
+METADATA = "vitbench"
 
 
 def pack(state: dict[str, Tensor]) -> bytes:
@@ -32,3 +49,99 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented family
         raise InputError(f"{path}: not readable as safetensors weights ({error})") from error
+
+
+class Standing(Frozen):
+    """Where a training stands between two steps, but for its tensors; steps are counted from 1, 0 is the start.
+
+    `made_by` is what bit-equality is promised for: versions, device, threads. `seconds` were spent so far.
+    """
+
+    format: int = FORMAT
+    trial_id: str
+    made_by: dict[str, str]
+    step: int
+    last_read: int = 0
+    best_val: float = -1.0
+    diverged_at: int | None = None
+    seconds: float = 0.0
+    curve: Items[CurvePoint] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the training of one trial goes on from; everything random is a function of (seed, epoch, index)."""
+
+    standing: Standing
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one trial, in its folder; the last two are kept, should the last one not be readable."""
+
+    folder: Path
+    trial_id: str
+    made_by: Mapping[str, str]
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Make a snapshot durable; the ones before stay until it is. Raises NoSpaceError, ResultsError."""
+        path = self.folder / f"step-{snapshot.standing.step:09d}.safetensors"
+        content = save(snapshot.tensors, metadata={METADATA: snapshot.standing.model_dump_json()})
+        replace_durably(path, content, "checkpoint")
+        fault("checkpoint.before_sidecar")
+        line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
+        replace_durably(path.with_suffix(".sha256"), line.encode(), "sidecar")
+        fault("checkpoint.before_trim")
+        for old in self._paths()[NUM_KEPT:]:
+            _remove(old)
+            _remove(old.with_suffix(".sha256"))
+
+    def latest(self) -> tuple[Snapshot | None, list[str]]:
+        """The newest snapshot that is whole and of this trial on such a machine; and why newer ones were passed over.
+
+        One without a sidecar was never finished, which is no news.
+        """
+        passed_over = []
+        for path in self._paths():
+            try:
+                return self._read(path), passed_over
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                passed_over.append(f"{path.name} {error}")
+        return None, passed_over
+
+    def clear(self) -> None:
+        """Remove every checkpoint, and what killed attempts left of some."""
+        for pattern in ("step-*", ".step-*"):
+            for path in self.folder.glob(pattern):
+                _remove(path)
+
+    def _paths(self) -> list[Path]:
+        """Checkpoint files, newest first; the step alone says which is newer, no clock does."""
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+    def _read(self, path: Path) -> Snapshot:
+        """A checkpoint. Raises FileNotFoundError without a sidecar, ValueError in words where it cannot be used."""
+        said = path.with_suffix(".sha256").read_bytes()[:64]
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest().encode() != said:
+            raise ValueError("does not fit its checksum")
+        try:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            standing = Standing.model_validate_json(header["__metadata__"][METADATA])
+            tensors = load(content)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError("is no checkpoint of this version") from error
+        if standing.trial_id != self.trial_id:
+            raise ValueError(f"is of trial {standing.trial_id}")
+        if differing := sorted(k for k, v in self.made_by.items() if standing.made_by.get(k) != v):
+            was = ", ".join(f"{key} {standing.made_by.get(key)}" for key in differing)
+            raise ValueError(f"was made with {was}")
+        return Snapshot(standing, tensors)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()

@@ -1,4 +1,4 @@
-"""The training loop: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
+"""A step of training: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
 
 E stacked trials, B batch, C channels, H image side, N patches, K classes.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vitbench.model import build, initialise, load_weights
-from vitbench.record import CurvePoint
 from vitbench.seeding import derive_seed
 from vitbench.spec import TrialSpec
 from vitbench.train.augment import Augment
@@ -34,12 +32,6 @@ from vitbench.train.schedule import learning_rates
 from vitbench.train.source import ImageSource, Members, members
 from vitbench.train.stack import Stack
 
-NUM_READINGS, FEWEST_READINGS, READ_SHARE = 10, 2, 2
-"""Readings of a training curve; fewer where they would pass over 2 validation images for every training image."""
-
-Tick = Callable[[int, float, float | None], None]
-"""Called with (step, images per second of one member, last loss read)."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -48,28 +40,6 @@ class Job:
     spec: TrialSpec
     seed: int
     parent: dict[str, Tensor] | None = None
-
-
-@dataclass
-class Trained:
-    """One member after training; `diverged_at` is the first step whose loss was not finite."""
-
-    members: Members
-    state: dict[str, Tensor]
-    best_state: dict[str, Tensor]
-    curve: list[CurvePoint] = field(default_factory=list)
-    best_val: float = -1.0
-    diverged_at: int | None = None
-    seconds: float = 0.0
-
-
-def reading_steps(num_steps: int, num_images: int, num_val: int) -> set[int]:
-    """The steps (1-based) after which the curve is read: evenly spaced to the last one, and at nine tenths.
-
-    `num_images` are seen in training, `num_val` at each reading: a short training does not mostly validate.
-    """
-    count = max(FEWEST_READINGS, min(NUM_READINGS, READ_SHARE * num_images // max(1, num_val)))
-    return {-(-num_steps * k // count) for k in range(1, count + 1)} | {-(-num_steps * 9 // 10)}
 
 
 class Trainer:
@@ -207,54 +177,6 @@ class Trainer:
             labels = np.searchsorted(used.classes, self.images.test_labels[used.test])
             out.append(evaluate(logits, labels))
         return out
-
-
-def train_stack(trainer: Trainer, tick: Tick) -> list[Trained]:
-    """Train to the last step and return every member; a diverged one is frozen at its step, the others go on."""
-    num_steps = trainer.train.steps
-    assert num_steps is not None
-    num_images, num_val = num_steps * trainer.train.batch_size, len(trainer.used[0].val)
-    readings, last_read, started = reading_steps(num_steps, num_images, num_val), 0, time.monotonic()
-    out = [Trained(used, {}, {}) for used in trainer.used]
-    best = trainer.stack.flat.clone()
-    loss: float | None = None
-    spoken = started
-    for step in range(num_steps):
-        trainer.step(step)
-        now = time.monotonic()
-        if step + 1 in readings:
-            loss = _read(trainer, out, best, step + 1, step + 1 - last_read)
-            last_read = step + 1
-            if all(member.diverged_at is not None for member in out):
-                break
-        if step + 1 in readings or now - spoken > 0.5:
-            spoken = now
-            tick(step + 1, (step + 1) * trainer.train.batch_size / max(1e-9, now - started), loss)
-    trainer.feed.close()
-    seconds = time.monotonic() - started
-    for e, member in enumerate(out):
-        member.state, member.best_state = trainer.stack.state(e), trainer.stack.state(e, best)
-        member.seconds = seconds / len(out)
-    return out
-
-
-def _read(trainer: Trainer, out: list[Trained], best: Tensor, step: int, since: int) -> float:
-    """Append a curve point to every live member, keep the best weights; the mean training loss of the first."""
-    losses: list[float] = (trainer.loss_sum / since).tolist()
-    trainer.loss_sum.zero_()
-    bad = trainer.bad_step.tolist()
-    for e, (top1, val_loss, finite) in enumerate(trainer.validate()):
-        member = out[e]
-        if member.diverged_at is not None:
-            continue
-        if bad[e] >= 0 or not finite:
-            member.diverged_at = bad[e] + 1 if bad[e] >= 0 else step
-            continue
-        member.curve.append(CurvePoint(step=step, train_loss=losses[e], val_top1_percent=top1, val_loss=val_loss))
-        if top1 is not None and top1 > member.best_val:
-            member.best_val = top1
-            best[e] = trainer.stack.flat[e]
-    return losses[0]
 
 
 def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
