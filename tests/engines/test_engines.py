@@ -164,10 +164,10 @@ def faulty(monkeypatch: pytest.MonkeyPatch, error: BaseException, seed: int) -> 
     """Training of one seed raises."""
     train = attempt.train_stack
 
-    def broken(trainer: Any, tick: Any) -> Any:
+    def broken(trainer: Any, *rest: Any) -> Any:
         if trainer.jobs[0].seed == seed:
             raise error
-        return train(trainer, tick)
+        return train(trainer, *rest)
 
     monkeypatch.setattr(attempt, "train_stack", broken)
 
