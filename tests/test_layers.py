@@ -16,13 +16,13 @@ PACKAGE = Path(vitbench.__file__).parent
 
 LAYERS: dict[str, str] = {
     "0": "errors seeding interrupts faults",
-    "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events",
-    "2": "cost init_from parameters shapes variants data store plan resolve diff collect",
+    "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events committed",
+    "2": "cost init_from parameters shapes variants data store plan resolve diff collect journal",
     "3a": "model train analysis",
     "3b": "stats",
     "4a": "engines runner",
     "4b": "report",
-    "4c": "export inspection bench doctor track",
+    "4c": "export inspection bench doctor clean track",
     "5": "commands cli",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -46,7 +46,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "4a": ("numpy", "torch"),
     "4b": ("numpy pandas matplotlib jinja2 markupsafe tabulate rich", ""),
     "4c": ("numpy rich", "torch timm torchvision PIL matplotlib safetensors"),
-    "5": ("typer rich yaml", "torch"),
+    "5": ("typer rich yaml", "torch pynvml"),
 }
 """Packages of others that a layer may import: at the top of a module, and only inside functions."""
 LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine")}

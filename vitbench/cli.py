@@ -69,6 +69,10 @@ def run(
         bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")
     ] = False,
     max_seeds: Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Also copy trials to tensorboard, wandb, mlflow or trackio.", metavar="TRACKER"),
+    ] = None,
 ) -> None:
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
     asked, terminal = asked_of(name, data, seeds, sets, as_name), console()
@@ -99,6 +103,7 @@ def run(
         command=command_of(asked, results),
         until_settled=until_settled,
         max_seeds=max_seeds,
+        track=track,
     )
     raise typer.Exit(run_command(asked, how, terminal))
 
@@ -160,12 +165,20 @@ def status(
 def report(
     names: Names = None,
     results: Results = Path("results"),
+    formats: Annotated[str, typer.Option("--format", help="Any of md, html, tex, csv.")] = "md,html,tex,csv",
+    open_page: Annotated[bool, typer.Option("--open", help="Open the scoreboard in a browser.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Show samples of any data, not to be published.")] = False,
+    data_dir: DataDir = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 where a table is stale.")] = False,
 ) -> None:
     """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
+    from vitbench.commands.report import Wanted, check_tables
     from vitbench.commands.report import report as write_report
 
-    raise typer.Exit(write_report(names or [], results, console(), check))
+    if check:
+        raise typer.Exit(check_tables(names or [], results, console()))
+    wanted = Wanted(formats, open_page, images, data_options_of(data_dir))
+    raise typer.Exit(write_report(names or [], results, console(), wanted))
 
 
 @app.command()

@@ -1,9 +1,11 @@
-"""What a run says while it goes on; the runner emits these, the live view and the plain log read them."""
+"""What a run says while it goes on; the runner emits these, the live view, the plain log, the journal that other shells
+watch and the trackers listen."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vitbench.record import Status
@@ -12,15 +14,35 @@ Role = Literal["stage", "tuning", "reporting"]
 
 
 @dataclass(frozen=True)
+class Work:
+    """Trials that cost alike: of one arm, with the same training FLOPs each in the same number of steps."""
+
+    arm: str
+    train_flops: float
+    num_steps: int
+    num_trials: int
+
+
+@dataclass(frozen=True)
+class Began:
+    """An experiment of a command began: the `number`th of `num_runs`; `ahead` is the work of those after it."""
+
+    run: str
+    number: int
+    num_runs: int
+    ahead: tuple[Work, ...]
+
+
+@dataclass(frozen=True)
 class Planned:
-    """The trials knowable now (a later round may add more)."""
+    """The trials knowable now, and the work that is done and left, trials that later rounds may add included."""
 
     experiment: str
     num_trials: int
     num_done: int
-    train_flops: float
-    train_flops_done: float
     num_expected: int
+    done: tuple[Work, ...]
+    left: tuple[Work, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,7 @@ class Finished:
     metric: float | None
     val_top1_percent: float | None
     train_flops: float
+    num_steps: int
     train_seconds: float
 
 
@@ -72,5 +95,35 @@ class Warned:
     given_up: str | None = None
 
 
-Event = Planned | Started | Progress | Finished | Warned
+@dataclass(frozen=True)
+class Ended:
+    """The command came to its end."""
+
+    exit_code: int
+
+
+Event = Began | Planned | Started | Progress | Finished | Warned | Ended
 Listener = Callable[[Event], None]
+
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Began, Planned, Started, Progress, Finished, Warned, Ended)
+}
+_WORK = ("ahead", "done", "left")
+
+
+def to_line(event: Event, at: float) -> str:
+    """An event as one line of JSON, `at` seconds since 1970."""
+    return json.dumps({"at": at, "event": type(event).__name__, **asdict(event)})
+
+
+def from_line(line: str) -> tuple[float, Event]:
+    """(time, event) of a line of `to_line`; ValueError where it is none, a torn one for instance."""
+    try:
+        fields = json.loads(line)
+        at, kind = float(fields.pop("at")), _KINDS[fields.pop("event")]
+        for key in _WORK:
+            if key in fields:
+                fields[key] = tuple(Work(**work) for work in fields[key])
+        return at, kind(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an event: {line[:80]}") from error

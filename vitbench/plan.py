@@ -68,7 +68,8 @@ class Plan:
     grid: tuple[Assignment, ...] = ()
     unfit: tuple[str, ...] = ()
     complete: bool = True
-    num_expected: int = 0
+    later: tuple[Trial, ...] = ()
+    """Stand-ins for the trials that later rounds may add, at most: arms and sizes are right, the ids are not."""
 
     def unique(self) -> dict[str, Trial]:
         """Trials by id, in order; equal trials of several arms or roles once."""
@@ -76,6 +77,11 @@ class Plan:
         for trial in self.trials:
             out.setdefault(trial.trial_id, trial)
         return out
+
+    @property
+    def num_expected(self) -> int:
+        """How many trials there will be at most, equal ones counted once."""
+        return len(self.unique()) + len(self.later)
 
 
 def trial_id(
@@ -219,24 +225,20 @@ def expand(
     tune = experiment.tune
     if tune is None:
         trials = [t for arm in all_arms for seed in reporting for t in builder.trials(arm, {}, seed, "reporting")]
-        return Plan(tuple(trials), all_arms, {arm.name: {} for arm in all_arms}, ({},), (), True, len(trials))
+        return Plan(tuple(trials), all_arms, {arm.name: {} for arm in all_arms}, ({},))
     tuning: list[Trial] = []
     for extended in range(tune.extend + 1):
         grid = settings(experiment, extended)
         tuning = _tuning_trials(builder, all_arms, grid, tune.seeds)
         if any(t.trial_id not in records for t in tuning):
-            expected = len({trial.trial_id for trial in tuning}) + len(
-                _stage_ids(builder, all_arms, grid[0], reporting)
-            )
-            expected += _num_reporting(experiment, len(all_arms), len(grid), len(reporting))
-            return Plan(tuple(tuning), all_arms, {}, grid, (), False, expected)
+            return Plan(tuple(tuning), all_arms, {}, grid, (), False, _later(builder, all_arms, grid, reporting))
         chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, choose) for arm in all_arms}
         if extended == tune.extend or not _at_edge(chosen.values(), grid, tune.grid):
             break
     choices = {name: grid[index] for name, index in chosen.items() if index is not None}
     unfit = tuple(name for name, index in chosen.items() if index is None)
     reports = _reporting_trials(builder, choices, reporting, experiment, grid)
-    return Plan((*tuning, *reports), all_arms, choices, grid, unfit, True, len(tuning) + len(reports))
+    return Plan((*tuning, *reports), all_arms, choices, grid, unfit)
 
 
 def _tuning_trials(
@@ -282,18 +284,30 @@ def _at_edge(chosen: Any, grid: Sequence[Assignment], tuned: Mapping[str, Sequen
     return False
 
 
-def _num_reporting(experiment: Experiment, num_arms: int, num_settings: int, num_seeds: int) -> int:
-    """The most reporting trials that may come: at each arm's choice and at every shared setting."""
-    shared = sum(
-        num_settings if value == "grid" else 1 for values in experiment.report.also_at.values() for value in values
-    )
-    return num_arms * num_seeds * (1 + shared)
+def _later(
+    builder: Builder, all_arms: Sequence[Arm], grid: Sequence[Assignment], seeds: Sequence[int]
+) -> tuple[Trial, ...]:
+    """The reporting trials that may come, at the first setting: each arm's own, and as many again for every shared
+    setting that is not its own; first stages once where arms share them."""
+    stages: dict[str, Trial] = {}
+    last: list[Trial] = []
+    for arm in all_arms:
+        copies = 1 + _num_shared(builder.experiment, arm, len(grid))
+        for seed in seeds:
+            *before, trial = builder.trials(arm, grid[0], seed, "reporting")
+            stages |= {stage.trial_id: stage for stage in before}
+            last += [trial] * copies
+    return (*stages.values(), *last)
 
 
-def _stage_ids(builder: Builder, all_arms: Sequence[Arm], setting: Assignment, seeds: Sequence[int]) -> set[str]:
-    """The first stages that reporting trials start from; arms share the equal ones."""
-    found = (t for arm in all_arms for seed in seeds for t in builder.trials(arm, setting, seed, "reporting")[:-1])
-    return {trial.trial_id for trial in found}
+def _num_shared(experiment: Experiment, arm: Arm, num_settings: int) -> int:
+    """Settings of `report.also_at` at which the arm is reported beside its own choice, at most."""
+    counts = 0
+    for value in (value for values in experiment.report.also_at.values() for value in values):
+        match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
+        is_own = match is not None and find_arms(experiment, match[1])[0].name == arm.name
+        counts += num_settings - 1 if value == "grid" else 0 if is_own else 1
+    return counts
 
 
 def _reporting_trials(

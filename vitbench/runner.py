@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.collect import metric_value
 from vitbench.cost import train_flops
 from vitbench.engines.options import Options
-from vitbench.events import Event, Finished, Listener, Planned, Warned
+from vitbench.events import Event, Finished, Listener, Planned, Warned, Work
 from vitbench.experiment import Experiment
 from vitbench.plan import Chooser, FactsOf, Plan, Trial, expand
 from vitbench.record import Record
@@ -66,7 +67,7 @@ def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: Fac
         unique = plan.unique()
         records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
         missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
-        listen(_planned(experiment, plan, records))
+        listen(planned(experiment, plan, records))
         if not missing:
             if plan.complete:
                 return Outcome(plan, records)
@@ -99,13 +100,20 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
-    """Longest first, so that no core is left alone at the end; a stage before what starts from it."""
+    """Longest first, so that no core is left alone at the end; a stage before what starts from it.
+
+    Before all, the first trial of each arm and size: what cannot run fails early, and what time they take is known.
+    """
     by_id: dict[str | None, Trial] = {trial.trial_id: trial for trial in missing}
 
     def depth(trial: Trial) -> int:
         return 1 + depth(by_id[trial.parent]) if trial.parent in by_id else 0
 
-    return sorted(missing, key=lambda trial: (depth(trial), -flops_of(trial)))
+    first: dict[tuple[str, float], str] = {}
+    for trial in missing:
+        first.setdefault((trial.arm, flops_of(trial)), trial.trial_id)
+    scouts = set(first.values())
+    return sorted(missing, key=lambda trial: (depth(trial), trial.trial_id not in scouts, -flops_of(trial)))
 
 
 def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Generator[str, None, None]:
@@ -119,18 +127,25 @@ def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Gene
     return local.run(trials, request.options, listen)
 
 
-def _planned(experiment: Experiment, plan: Plan, records: dict[str, Record]) -> Planned:
+def planned(experiment: Experiment, plan: Plan, records: Mapping[str, Record]) -> Planned:
+    """What is said of a plan: its trials, and the work that is done and left."""
     unique = plan.unique()
-    flops = {trial_id: flops_of(trial) for trial_id, trial in unique.items()}
-    done = [trial_id for trial_id in unique if trial_id in records]
+    done = [trial for trial_id, trial in unique.items() if trial_id in records]
+    left = [trial for trial_id, trial in unique.items() if trial_id not in records]
     return Planned(
         experiment=experiment.name,
         num_trials=len(unique),
         num_done=len(done),
-        train_flops=sum(flops.values()),
-        train_flops_done=sum(flops[trial_id] for trial_id in done),
-        num_expected=max(plan.num_expected, len(unique)),
+        num_expected=plan.num_expected,
+        done=work_of(done),
+        left=work_of((*left, *plan.later)),
     )
+
+
+def work_of(trials: Iterable[Trial]) -> tuple[Work, ...]:
+    """The trials counted by what they cost."""
+    counts = Counter((trial.arm, flops_of(trial), trial.spec.train.steps or 0) for trial in trials)
+    return tuple(Work(*kind, num_trials) for kind, num_trials in counts.items())
 
 
 def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
@@ -147,6 +162,7 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
         metric=metric_value(record, metric) if ok else None,
         val_top1_percent=record.result.val_top1_percent if ok else None,
         train_flops=flops_of(trial),
+        num_steps=trial.spec.train.steps or 0,
         train_seconds=record.run.train_seconds,
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows
 
-from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
+from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned, Work
+from vitbench.report import pace
 from vitbench.report.live import LiveView, summary
 from vitbench.report.progress import RunState, duration
 
@@ -36,13 +39,17 @@ def finished(seed: int, flops: float = FLOPS, status: str = "ok", arm: str = "to
     reason = None if ok else "loss is not finite"
     score = 90.0 + seed if ok else None
     return Finished(
-        f"{arm}{seed}", arm, {"train.lr": 0.004}, seed, "reporting", status, reason, score, score, flops, 4.5
+        f"{arm}{seed}", arm, {"train.lr": 0.004}, seed, "reporting", status, reason, score, score, flops, 400, 4.5
     )
+
+
+def work(num_trials: int, flops: float = FLOPS, arm: str = "token") -> Work:
+    return Work(arm, flops, 400, num_trials)
 
 
 def lines_of(events: list[tuple[float, Event]], quiet: bool = False) -> list[str]:
     out, clock = io.StringIO(), Clock()
-    with LiveView(Console(file=out, width=40), class_token_experiment(), quiet=quiet, clock=clock) as view:
+    with LiveView(Console(file=out, width=40), RunState(class_token_experiment()), quiet, clock=clock) as view:
         for at, event in events:
             clock.now = at
             view(event)
@@ -50,7 +57,7 @@ def lines_of(events: list[tuple[float, Event]], quiet: bool = False) -> list[str
 
 
 EVENTS: list[tuple[float, Event]] = [
-    (0.0, Planned("class_token_vs_gap", 4, 0, 4 * FLOPS, 0.0, 6)),
+    (0.0, Planned("class_token_vs_gap", 4, 0, 6, (), (work(6),))),
     (0.0, started(0)),
     (2.0, Progress("token0", 200, 400, 5400.0, 0.81)),
     (5.0, finished(0)),
@@ -64,7 +71,7 @@ EVENTS: list[tuple[float, Event]] = [
 
 def test_plain_lines_without_a_terminal() -> None:
     assert lines_of(EVENTS) == [
-        "class_token_vs_gap: 4 trials, about 6 in all, 0 done",
+        "class_token_vs_gap: 4 trials, at most 6 in all, 0 done",
         "[1/6] token, lr 0.004, seed 0: 90.00, 4.5 s; about 25 s left",
         "warning: at the edge",
         "token, lr 0.004, seed 1: step 200/400, 50 images/s, loss 0.700; about 2 min 00 s left",
@@ -84,7 +91,7 @@ def test_a_terminal_shows_progress_arms_and_folded_warnings(monkeypatch: pytest.
     out = io.StringIO()
     console = Console(file=out, width=100, height=30, force_terminal=True)
     clock = Clock()
-    with LiveView(console, class_token_experiment(), class_token_rows(), clock=clock) as view:
+    with LiveView(console, RunState(class_token_experiment(), class_token_rows()), clock=clock) as view:
         for at, event in EVENTS[:-1]:
             clock.now = at
             view(event)
@@ -98,34 +105,99 @@ def test_a_terminal_shows_progress_arms_and_folded_warnings(monkeypatch: pytest.
     assert not re.search(r"\x1b\[(3[0-8]|9\d|38;)", text)
 
 
-def simulated(order: list[float], speed: float, overhead: float) -> Iterator[tuple[float, float]]:
-    """(true seconds left, told seconds left) after each finished trial of the given FLOPs."""
-    state, now = RunState(class_token_experiment()), 0.0
-    state.apply(Planned("e", len(order), 0, sum(order), 0.0, len(order)), now)
-    ends = []
-    for flops in order:
-        now += flops / speed + overhead
-        ends.append(now)
-    now = 0.0
-    for seed, flops in enumerate(order):
-        state.apply(started(seed, flops), now)
-        now = ends[seed]
-        state.apply(finished(seed, flops), now)
+SPEEDS = {"huge": 4e10, "large": 2e10, "plain": 1.2e10, "tiny": 0.5e10}
+"""FLOPs a second of four arms: the smaller the model, the more seconds a FLOP takes."""
+SIZES = {"huge": 2e11, "large": 1e11, "plain": 6e10, "tiny": 4e10}
+
+
+def told(order: Sequence[tuple[str, int]], num_slots: int) -> list[tuple[float, float, float]]:
+    """(share of the time that is over, true seconds left, told seconds left) after each trial of a made-up run."""
+    noise = np.random.default_rng(0).lognormal(0, 0.1, len(order))
+    lengths = [SIZES[arm] / SPEEDS[arm] * x + 0.5 for (arm, _), x in zip(order, noise, strict=True)]
+    free, events = [0.0] * num_slots, []
+    for (arm, seed), seconds in zip(order, lengths, strict=True):
+        begin = heapq.heappop(free)
+        heapq.heappush(free, begin + seconds)
+        events += [(begin, started(seed, SIZES[arm], arm)), (begin + seconds, finished(seed, SIZES[arm], arm=arm))]
+        readings = ((k / 10, Progress(f"{arm}{seed}", 40 * k, 400, 1.0, None)) for k in range(1, 10))
+        events += [(begin + share * seconds, reading) for share, reading in readings]
+    state, end, out = RunState(class_token_experiment()), max(free), []
+    seeds = len(order) // len(SIZES)
+    state.apply(Planned("e", len(order), 0, len(order), (), tuple(work(seeds, SIZES[a], a) for a in SIZES)), 0.0)
+    for now, event in sorted(events, key=lambda pair: pair[0]):
+        state.apply(event, now)
         left = state.seconds_left(now)
-        if state.share_done >= 0.1 and seed < len(order) - 1:
-            assert left is not None
-            yield ends[-1] - now, left
+        if isinstance(event, Finished) and left is not None:
+            out.append((now / end, end - now, left))
+    return out
 
 
-def test_time_left_is_right_within_a_fifth_after_the_first_tenth() -> None:
-    longest_first = [4e11] * 10 + [2e11] * 10 + [1e11] * 20
-    for true, told in list(simulated(longest_first, 2e10, 0.5))[:-4]:
-        assert told == pytest.approx(true, rel=0.2)
+def worst(readings: list[tuple[float, float, float]]) -> float:
+    """The largest relative error between the first and the last tenth of the time."""
+    return max(abs(left / true - 1) for share, true, left in readings if 0.1 <= share <= 0.9)
+
+
+INTERLEAVED = [(arm, seed) for seed in range(20) for arm in SIZES]
+LONGEST_FIRST = [(arm, seed) for arm in SIZES for seed in range(20)]
+SCOUTS_FIRST = sorted(LONGEST_FIRST, key=lambda trial: trial[1] > 0)
+"""As the runner orders them: one of each arm, then the longest."""
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 5])
+@pytest.mark.parametrize("order", [SCOUTS_FIRST, INTERLEAVED])
+def test_time_left_is_right_within_a_fifth_after_the_first_tenth(order: list[tuple[str, int]], num_slots: int) -> None:
+    readings = told(order, num_slots)
+    assert len(readings) > 60
+    assert worst(readings) < 0.2
+
+
+def test_arms_that_were_not_seen_yet_count_at_the_seconds_per_flop_of_the_others() -> None:
+    before, after = told(LONGEST_FIRST, 2)[15], told(LONGEST_FIRST, 2)[70]
+    assert before[2] < 0.5 * before[1], "nothing yet says that small models are slower"
+    assert after[2] == pytest.approx(after[1], rel=0.2)
+
+
+def test_flops_alone_mislead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PRIOR_TRIALS", 1e9)
+    assert worst(told(INTERLEAVED, 2)) > 0.3
+
+
+def test_records_of_earlier_sessions_teach_what_arms_cost() -> None:
+    """The session's own trials are of one arm; the other arm took four times as long a FLOP in an earlier one."""
+    rows = [
+        {**row, "run": {"train_seconds": 4.0 if row["arm"] == "token" else 16.0}, "result": {**row["result"],
+         "train_flops": FLOPS, "num_steps": 400}} for row in class_token_rows()
+    ]  # fmt: skip
+    state = RunState(class_token_experiment(), rows)
+    state.apply(Planned("e", 20, 0, 20, (), (work(10), work(10, arm="avg"))), 0.0)
+    for seed in range(10):
+        state.apply(started(seed), 10.0 * seed)
+        state.apply(finished(seed), 10.0 * seed + 10.0)
+    assert state.seconds_left(100.0) == pytest.approx(400.0, rel=0.3)
+
+
+def test_a_suite_says_what_its_other_experiments_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), Clock()
+    with LiveView(Console(file=out), RunState(class_token_experiment()), clock=clock) as view:
+        view(Began("class_token_vs_gap", 2, 3, (work(6),)))
+        for at, event in EVENTS[:4]:
+            clock.now = at
+            view(event)
+    assert out.getvalue().splitlines() == [
+        "class_token_vs_gap (2 of 3): 4 trials, at most 6 in all, 0 done",
+        "[1/6] token, lr 0.004, seed 0: 90.00, 4.5 s; about 25 s left (55 s for the suite)",
+    ]
+
+
+def test_a_gauge_has_its_line() -> None:
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(LiveView(console, RunState(class_token_experiment()), gauge=lambda: "H200: 1.0 of 9.0 GiB").render())
+    assert "H200: 1.0 of 9.0 GiB" in console.export_text()
 
 
 def test_earlier_trials_are_not_counted_as_this_sessions_speed() -> None:
     state = RunState(class_token_experiment())
-    state.apply(Planned("e", 10, 5, 10 * FLOPS, 5 * FLOPS, 10), 0.0)
+    state.apply(Planned("e", 10, 5, 10, (work(5),), (work(5),)), 0.0)
     state.apply(started(5), 0.0)
     assert state.seconds_left(1.0) is None
     state.apply(finished(5), 10.0)
@@ -159,7 +231,15 @@ def test_the_summary_fits_a_screen_and_says_what_comes_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(45, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.7, "1 min 00 s")]
+    ("seconds", "text"),
+    [
+        (45, "45 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+        (59.7, "1 min 00 s"),
+        (9e5, "10 days"),
+        (1e11, "3,171 years"),
+    ],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,21 +11,26 @@ from rich.console import Console
 
 from vitbench import runner
 from vitbench.collect import Row, rows, write_predictions, write_rows
-from vitbench.commands.checks import check_all
+from vitbench.commands.checks import check_all, check_origin
 from vitbench.commands.device import choose_device, choose_loaders, choose_workers
+from vitbench.commands.gauge import gauge_of
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
 from vitbench.data.pixel_floor import pixel_floor_percent
 from vitbench.engines.options import Options
 from vitbench.errors import InputError
-from vitbench.events import Event, Finished
+from vitbench.events import Began, Event, Finished, Work
 from vitbench.experiment import Experiment
 from vitbench.interrupts import stoppable
+from vitbench.journal import Journal
 from vitbench.plan import FactsOf
 from vitbench.report.live import LiveView
+from vitbench.report.pace import Pace
+from vitbench.report.progress import RunState
 from vitbench.stats.select import choose
 from vitbench.store import Store, make_folder, replace_durably
+from vitbench.track import tracker
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,29 @@ class RunOptions:
     command: str = ""
     until_settled: bool = False
     max_seeds: int | None = None
+    track: str | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the experiments of one command share: how to run, what they learn of the time, and who listens."""
+
+    options: RunOptions
+    facts_of: FactsOf
+    console: Console
+    journal: Journal
+    gauge: Callable[[], str] | None
+    pace: Pace
 
 
 def run(asked: Asked, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite; the exit code."""
     prepared = prepare(asked)
     facts_of = facts_source(options.data)
-    check_all(prepared, facts_of)
     device = choose_device(options.device)
+    check_all(prepared, facts_of)
+    for item in prepared:
+        check_origin(options.root / item.run, facts_of)
     workers = choose_workers(options.jobs, device, options.threads)
     make_folder(options.root)
     engine = Options(
@@ -64,17 +84,20 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         engine="workers" if workers > 1 else "local",
         keep=options.keep,
     )
+    if options.track is not None:
+        tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable():
-        for item in prepared:
+    with stoppable(), Journal(options.root) as journal:
+        session = Session(options, facts_of, console, journal, gauge_of(device), Pace())
+        for item, began in zip(prepared, _beginnings(prepared, Store(options.root), facts_of), strict=True):
             for seeds in _looks(item.experiment, options):
                 request = runner.Request(engine, workers, seeds, left)
-                ran = _run_one(item, request, options, facts_of, console)
+                ran = _run_one(item, request, began, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
             done.append(ran)
-            code = _worse(code, exit_code(ran.outcome))
+            journal.exit_code = code = _worse(code, exit_code(ran.outcome))
     _summary(done, options, console, code)
     return code
 
@@ -89,21 +112,40 @@ class Ran:
     num_run: int
 
 
-def _run_one(item: Prepared, request: runner.Request, options: RunOptions, facts_of: FactsOf, console: Console) -> Ran:
+def _beginnings(prepared: Sequence[Prepared], store: Store, facts_of: FactsOf) -> list[Began]:
+    """What is said as each experiment begins, with the work of those after it; trials that they share count once."""
+    seen: set[str] = set()
+    work: list[tuple[Work, ...]] = []
+    for item in prepared if len(prepared) > 1 else ():
+        plan, records = runner.look(item.experiment, store, choose, facts_of)
+        new = [t for i, t in plan.unique().items() if i not in records and i not in seen]
+        work.append(runner.work_of((*new, *plan.later)))
+        seen |= plan.unique().keys()
+    return [
+        Began(item.run, number, len(prepared), tuple(part for parts in work[number:] for part in parts))
+        for number, item in enumerate(prepared, 1)
+    ]
+
+
+def _run_one(item: Prepared, request: runner.Request, began: Began, session: Session) -> Ran:
     """Run one experiment under the live view and write its rows, also where it is stopped."""
+    options, facts_of = session.options, session.facts_of
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
     if options.retry_failed:
         _set_failures_aside(item, options, facts_of)
     num_run = 0
-    before = current_rows(item.experiment, options, facts_of)
-    with LiveView(console, item.experiment, before, quiet=options.quiet or options.as_json) as view:
+    state = RunState(item.experiment, current_rows(item.experiment, options, facts_of), session.pace)
+    with LiveView(session.console, state, options.quiet or options.as_json, session.gauge) as view:
+        track = tracker(options.track, options.root, view) if options.track else _ignore
 
         def listen(event: Event) -> None:
             nonlocal num_run
             num_run += isinstance(event, Finished)
-            view(event)
+            for listener in (view, session.journal, track):
+                listener(event)
 
+        listen(began)
         try:
             outcome = runner.run(item.experiment, request, choose, facts_of, listen)
         finally:
@@ -111,6 +153,10 @@ def _run_one(item: Prepared, request: runner.Request, options: RunOptions, facts
             write_rows(folder, found)
     write_predictions(folder, found, Store(options.root))
     return Ran(item, outcome, found, num_run)
+
+
+def _ignore(_: Event) -> None:
+    """Listens to nothing."""
 
 
 def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:

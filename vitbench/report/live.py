@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
+from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.experiment import Experiment
 from vitbench.report.formats import printable, to_rich
 from vitbench.report.progress import RunState, Tally, duration
@@ -32,22 +32,23 @@ CHROME_LINES = 14
 
 
 class LiveView:
-    """A listener of events and a context manager: `with LiveView(console, experiment) as view: run(..., listen=view)`.
+    """A listener of events and a context manager: `with LiveView(console, state) as view: run(..., listen=view)`.
 
     On a terminal it draws itself four times a second and leaves nothing behind; without one it prints a line a
-    finished trial; `quiet` prints warnings and lost trials only. Events may come from any thread.
+    finished trial; `quiet` prints warnings and lost trials only. Events may come from any thread. `gauge` says what
+    the device is doing, in a line.
     """
 
     def __init__(
         self,
         console: Console,
-        experiment: Experiment,
-        rows: Sequence[Row] = (),
+        state: RunState,
         quiet: bool = False,
+        gauge: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.state = RunState(experiment, rows)
-        self._console, self._quiet, self._clock = console, quiet, clock
+        self.state = state
+        self._console, self._quiet, self._gauge, self._clock = console, quiet, gauge, clock
         self._lock = threading.RLock()
         self._last_line = clock()
         drawn = console.is_terminal and not console.is_dumb_terminal and not quiet
@@ -64,10 +65,10 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, event: Event) -> None:
-        """Takes an event; prints its line where there is no live display."""
+    def __call__(self, event: Event, at: float | None = None) -> None:
+        """Takes an event, of now or of the time given on the view's clock; prints its line where nothing is drawn."""
         with self._lock:
-            now, num_planned = self._clock(), self.state.planned.num_trials
+            now, num_planned = self._clock() if at is None else at, self.state.planned.num_trials
             self.state.apply(event, now)
             line = None if self._live is not None else self._line(event, now, num_planned)
             if line is not None:
@@ -83,21 +84,23 @@ class LiveView:
             case Finished() if not self._quiet or event.status != "ok":
                 return f"[{state.num_done}/{state.num_expected}] {_outcome(event)}{self._left(now)}"
             case Planned() if not self._quiet and event.num_trials != num_planned:
-                return _plan_line(event)
+                return _plan_line(event, state.place)
             case Progress() if not self._quiet and now - self._last_line >= HEARTBEAT_SECONDS:
                 running = state.running.get(event.trial_id)
-                return f"{_trial(running[0])}: {_reading(event)}{self._left(now)}" if running else None
+                return f"{_trial(running.started)}: {_reading(event)}{self._left(now)}" if running else None
         return None
 
     def _left(self, now: float) -> str:
-        left = self.state.seconds_left(now)
-        return "" if left is None else f"; about {duration(left)} left"
+        left = _left_text(self.state, now)
+        return f"; {left}" if left else ""
 
     def render(self) -> RenderableType:
         """The display as it is now."""
         with self._lock:
             now = self._clock()
             parts = [_overall(self.state, now), _running_table(self.state), _arms_table(self.state, self._room())]
+            if self._gauge is not None:
+                parts.append(Text(self._gauge(), style="dim"))
             if self.state.warnings:
                 parts.append(_folded(self.state.warnings))
             return Group(*parts)
@@ -106,9 +109,22 @@ class LiveView:
         return max(3, self._console.height - CHROME_LINES)
 
 
-def _plan_line(event: Planned) -> str:
-    more = f", about {event.num_expected} in all" if event.num_expected > event.num_trials else ""
-    return f"{event.experiment}: {event.num_trials} trials{more}, {event.num_done} done"
+def _plan_line(event: Planned, place: Began | None) -> str:
+    more = f", at most {event.num_expected} in all" if event.num_expected > event.num_trials else ""
+    return f"{event.experiment}{_place_text(place)}: {event.num_trials} trials{more}, {event.num_done} done"
+
+
+def _place_text(place: Began | None) -> str:
+    return f" ({place.number} of {place.num_runs})" if place and place.num_runs > 1 else ""
+
+
+def _left_text(state: RunState, now: float) -> str:
+    """`about 4 min 10 s left`, with the suite's where more experiments follow; nothing while it is not known."""
+    left, suite = state.seconds_left(now), state.suite_seconds_left(now)
+    if left is None or suite is None:
+        return ""
+    follows = state.place is not None and bool(state.place.ahead)
+    return f"about {duration(left)} left" + (f" ({duration(suite)} for the suite)" if follows else "")
 
 
 def _trial(event: Started | Finished) -> str:
@@ -134,11 +150,10 @@ def _reading(event: Progress) -> str:
 
 
 def _overall(state: RunState, now: float) -> RenderableType:
-    left = state.seconds_left(now)
     line = RichTable.grid(padding=(0, 1))
-    times = f"{duration(state.elapsed(now))}, " + ("estimating" if left is None else f"about {duration(left)} left")
+    times = f"{duration(state.pace.elapsed(now))}, {_left_text(state, now) or 'estimating'}"
     line.add_row(
-        Text(printable(state.experiment.name), style="bold"),
+        Text(printable(state.experiment.name + _place_text(state.place)), style="bold"),
         ProgressBar(total=1.0, completed=state.share_done, width=24),
         Text(f"{state.num_done}/{state.num_expected} trials, {times}"),
     )
@@ -148,7 +163,8 @@ def _overall(state: RunState, now: float) -> RenderableType:
 def _running_table(state: RunState) -> RenderableType:
     table = _plain_table(("Running", "left"), ("Step", "right"), ("Images/s", "right"), ("Loss", "right"))
     shown = list(state.running.values())[:MOST_RUNNING]
-    for started, progress in shown:
+    for running in shown:
+        started, progress = running.started, running.progress
         step = f"{progress.step if progress else 0}/{started.num_steps}"
         speed = f"{progress.images_per_second:.0f}" if progress else "-"
         loss = progress.loss if progress else None

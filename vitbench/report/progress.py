@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
+from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.experiment import Experiment
+from vitbench.report.pace import Kind, Pace, counted
 from vitbench.report.rows import Setting, arm_order, score, setting_key, setting_of
 from vitbench.stats.table import Row
 
 Cell = tuple[str, Setting]
 """An arm at a setting."""
-
-LEAST_SHARE = 0.005
-"""No time left is told before this share of the work is done in this session: one batch says nothing."""
 
 
 @dataclass
@@ -32,44 +31,80 @@ class Tally:
             self.scores[seed] = value
 
 
+@dataclass(frozen=True)
+class Running:
+    """A trial at work: when it began (on the view's clock), and its last reading."""
+
+    started: Started
+    since: float
+    progress: Progress | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it costs like."""
+        return self.started.arm, self.started.train_flops, self.started.num_steps
+
+    @property
+    def share(self) -> float:
+        """The share of its steps that is done."""
+        return self.progress.step / max(1, self.progress.num_steps) if self.progress else 0.0
+
+
 class RunState:
     """A run's events folded into what a view shows. Times come in as arguments (seconds of one clock)."""
 
-    def __init__(self, experiment: Experiment, rows: Sequence[Row] = ()) -> None:
-        """`rows`: records of earlier runs, so that a resumed run's table starts where the last one ended."""
+    def __init__(self, experiment: Experiment, rows: Sequence[Row] = (), pace: Pace | None = None) -> None:
+        """`rows`: records of earlier runs, so that a resumed run's table starts where the last one ended, and its
+        estimate of the time with what their trials took. `pace`: what the suite's earlier experiments taught."""
         self.experiment = experiment
-        self.planned = Planned(experiment.name, 0, 0, 0.0, 0.0, 0)
-        self.running: dict[str, tuple[Started, Progress | None]] = {}
+        self.place: Began | None = None
+        self.planned = Planned(experiment.name, 0, 0, 0, (), ())
+        self.running: dict[str, Running] = {}
         self.reporting: dict[Cell, Tally] = {}
         self.tuning: dict[str, dict[Setting, Tally]] = {arm: {} for arm in arm_order(experiment)}
         self.warnings: dict[str, int] = {}
-        self._started_at: float | None = None
-        self._session_flops = 0.0
-        self._since_plan = (0, 0.0)
+        self.pace = pace or Pace()
+        self._done: Counter[Kind] = Counter()
+        self._left: Counter[Kind] = Counter()
+        self._num_since_plan = 0
         for row in rows:
             metric = "val_top1_percent" if row["role"] == "tuning" else experiment.report.metric
             self._count(row["arm"], setting_of(row), row["role"], int(row["seed"]), score(row, metric))
+            self._learn(row)
+
+    def _learn(self, row: Row) -> None:
+        """What an earlier trial took, as far as its record says it."""
+        result, run = row.get("result") or {}, row.get("run") or {}
+        seconds = run.get("train_seconds", 0.0) + run.get("eval_seconds", 0.0)
+        if seconds and result.get("train_flops"):
+            self.pace.recall((row["arm"], result["train_flops"], result.get("num_steps", 0)), seconds)
 
     def apply(self, event: Event, now: float) -> None:
         """Takes one event into account."""
         match event:
+            case Began():
+                self.place = event
             case Planned():
-                self.planned, self._since_plan = event, (0, 0.0)
+                self.planned, self._num_since_plan = event, 0
+                self._done, self._left = counted(event.done), counted(event.left)
             case Started():
-                self._started_at = now if self._started_at is None else self._started_at
-                self.running[event.trial_id] = (event, None)
+                self.running[event.trial_id] = Running(event, now)
+                self.pace.start(now, len(self.running))
             case Progress() if event.trial_id in self.running:
-                self.running[event.trial_id] = (self.running[event.trial_id][0], event)
+                began = self.running[event.trial_id]
+                self.running[event.trial_id] = Running(began.started, began.since, event)
             case Finished():
-                self._finish(event)
+                self._finish(event, now)
             case Warned():
                 self.warnings[event.message] = self.warnings.get(event.message, 0) + 1
 
-    def _finish(self, event: Finished) -> None:
-        self.running.pop(event.trial_id, None)
-        num, flops = self._since_plan
-        self._since_plan = (num + 1, flops + event.train_flops)
-        self._session_flops += event.train_flops
+    def _finish(self, event: Finished, now: float) -> None:
+        kind = event.arm, event.train_flops, event.num_steps
+        began = self.running.pop(event.trial_id, None)
+        self.pace.finish(kind, now - began.since if began is not None and event.status != "failed" else None)
+        self._num_since_plan += 1
+        self._done[kind] += 1
+        self._left[kind] -= 1
         value = event.val_top1_percent if event.role == "tuning" else event.metric
         self._count(event.arm, setting_key(event.setting), event.role, event.seed, value)
 
@@ -82,46 +117,42 @@ class RunState:
     @property
     def num_done(self) -> int:
         """Trials with a record."""
-        return self.planned.num_done + self._since_plan[0]
+        return self.planned.num_done + self._num_since_plan
 
     @property
     def num_expected(self) -> int:
         """Trials in all, those of later rounds included."""
-        return max(self.planned.num_expected, self.planned.num_trials, self.num_done)
-
-    @property
-    def expected_flops(self) -> float:
-        """Training FLOPs in all; trials of later rounds count as the mean of those that are known."""
-        return self.planned.train_flops * self.num_expected / max(1, self.planned.num_trials)
+        return max(self.planned.num_expected, self.num_done)
 
     @property
     def share_done(self) -> float:
-        """Share of the training FLOPs that is done, running trials included; 1.0 where nothing is to do."""
-        total = self.expected_flops
-        done = self.planned.train_flops_done + self._since_plan[1] + self._running_flops()
-        return min(1.0, done / total) if total else 1.0
+        """Share of the experiment's work that is done, running trials included; 1.0 where nothing is to do."""
+        under_way = sum(self.pace.total({trial.kind: trial.share}) for trial in self.running.values())
+        done = self.pace.total(self._done)
+        total = done + self.pace.total(self._left)
+        return min(1.0, (done + under_way) / total) if total else 1.0
 
-    def _running_flops(self) -> float:
-        return sum(s.train_flops * p.step / max(1, p.num_steps) for s, p in self.running.values() if p is not None)
-
-    def elapsed(self, now: float) -> float:
-        """Seconds since the first trial of this session began."""
-        return 0.0 if self._started_at is None else now - self._started_at
+    def _under_way(self) -> list[tuple[Kind, float]]:
+        return [(trial.kind, trial.share) for trial in self.running.values()]
 
     def seconds_left(self, now: float) -> float | None:
-        """Time left at this session's speed in training FLOPs per second; None while that is not known."""
-        done = self._session_flops + self._running_flops()
-        elapsed = self.elapsed(now)
-        if elapsed <= 0 or done < LEAST_SHARE * self.expected_flops or not done:
-            return None
-        return (1.0 - self.share_done) * self.expected_flops * elapsed / done
+        """Time left for this experiment; None while the speed is not known."""
+        return self.pace.left(self._left, self._under_way(), now)
+
+    def suite_seconds_left(self, now: float) -> float | None:
+        """Time left for this experiment and those after it; None while the speed is not known."""
+        ahead = counted(self.place.ahead) if self.place else Counter[Kind]()
+        return self.pace.left(self._left + ahead, self._under_way(), now)
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """`45 s`, `3 min 20 s`, `2 h 05 min`; long ones as `20 days`, `700 years`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 3 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    days = whole / 86400
+    return f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"
