@@ -63,6 +63,12 @@ def run(
     data_dir: DataDir = None,
     download: Download = False,
     keep: Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")] = "final",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Save a running trial this often; a stopped one is always saved.")
+    ] = 60.0,
+    oom: Annotated[
+        str, typer.Option(help="Out of memory: fail, or halve the micro-batch (never the batch) and go on.")
+    ] = "fail",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
     until_settled: Annotated[
@@ -104,6 +110,8 @@ def run(
         until_settled=until_settled,
         max_seeds=max_seeds,
         track=track,
+        checkpoint_seconds=checkpoint_seconds,
+        oom=oom,
     )
     raise typer.Exit(run_command(asked, how, terminal))
 

@@ -17,6 +17,7 @@ from vitbench.engines import attempt
 from vitbench.errors import ResultsError
 from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
 from vitbench.plan import Trial
+from vitbench.record import Record
 from vitbench.store import Store
 
 
@@ -272,14 +273,19 @@ def test_an_error_of_the_users_in_a_worker_ends_the_run_with_its_code(tmp_path: 
     assert multiprocessing.active_children() == []
 
 
-def test_a_stage_whose_weights_were_not_kept_is_said(tmp_path: Path) -> None:
+def test_a_stage_whose_weights_were_not_kept_is_trained_again(tmp_path: Path) -> None:
+    """Another experiment may have run it first, as a tuning trial."""
     ran = Ran(STAGED, tmp_path)
     child = next(trial for trial in ran.trials if trial.parent)
+    before = (ran.store.folder(child.trial_id) / "record.json").read_bytes()
     (ran.store.folder(child.trial_id) / "record.json").unlink()
     assert child.parent is not None
+    weights = ran.store.weights(child.parent).read_bytes()
     ran.store.weights(child.parent).unlink()
-    with pytest.raises(ResultsError, match=f"starts from {child.parent}, whose weights were not kept"):
-        Ran(STAGED, tmp_path)
+    again = Ran(STAGED, tmp_path)
+    assert f"starts from {child.parent}, whose weights were not kept" in again.heard(Warned)[0].message
+    assert ran.store.weights(child.parent).read_bytes() == weights
+    assert again.records[child.trial_id].result == Record.model_validate_json(before).result
 
 
 def test_every_record_is_read_once_in_a_run_that_finds_all_done(staged: Ran, monkeypatch: pytest.MonkeyPatch) -> None:

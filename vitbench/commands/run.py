@@ -18,13 +18,13 @@ from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_so
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
 from vitbench.data.pixel_floor import pixel_floor_percent
-from vitbench.engines.options import Options
+from vitbench.engines.options import Options, why_not_halve
 from vitbench.errors import InputError
 from vitbench.events import Began, Event, Finished, Work
 from vitbench.experiment import Experiment
 from vitbench.interrupts import stoppable
 from vitbench.journal import Journal
-from vitbench.plan import FactsOf
+from vitbench.plan import Builder, FactsOf, settings
 from vitbench.report.live import LiveView
 from vitbench.report.pace import Pace
 from vitbench.report.progress import RunState
@@ -52,6 +52,8 @@ class RunOptions:
     until_settled: bool = False
     max_seeds: int | None = None
     track: str | None = None
+    checkpoint_seconds: float = 60.0
+    oom: str = "fail"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     facts_of = facts_source(options.data)
     device = choose_device(options.device)
     check_all(prepared, facts_of)
+    _check_oom(prepared, options.oom, facts_of)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
     workers = choose_workers(options.jobs, device, options.threads)
@@ -83,6 +86,8 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         threads=options.threads,
         engine="workers" if workers > 1 else "local",
         keep=options.keep,
+        checkpoint_seconds=options.checkpoint_seconds,
+        oom=options.oom,
     )
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
@@ -100,6 +105,18 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
             journal.exit_code = code = _worse(code, exit_code(ran.outcome))
     _summary(done, options, console, code)
     return code
+
+
+def _check_oom(prepared: Sequence[Prepared], oom: str, facts_of: FactsOf) -> None:
+    """Raises InputError where smaller micro-batches are allowed but would change what an arm computes."""
+    if oom not in ("fail", "halve"):
+        raise InputError(f"--oom {oom}: allowed are fail, halve")
+    for item in prepared if oom == "halve" else ():
+        builder, setting = Builder(item.experiment, facts_of), settings(item.experiment)[0]
+        for arm in builder.arms.values():
+            for _, spec, _ in builder.stages(arm, setting):
+                if why := why_not_halve(spec):
+                    raise InputError(f"--oom halve: {item.experiment.name}, arm {arm.name}: {why}; leave it out")
 
 
 @dataclass(frozen=True)

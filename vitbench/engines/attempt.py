@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import io
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import numpy as np
 import torch
 
 from vitbench import cost
 from vitbench.engines.machine import checkout, device_name, peak_memory_mib, versions
 from vitbench.engines.options import Emit, Options, why_not_halve
+from vitbench.engines.outcome import PREDICTIONS, WEIGHTS, Outcome, outcomes
 from vitbench.errors import InputError, ResultsError, VitbenchError
 from vitbench.events import Progress, Started, Warned
 from vitbench.init_from import find, start_sha256
-from vitbench.model import build
 from vitbench.plan import Trial, trial_id
-from vitbench.record import Record, Result, Run, Status
+from vitbench.record import Record, Result, Run
 from vitbench.spec import TrialSpec
-from vitbench.store import Store, require_space
-from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, pack, read_weights, weights_sha256
-from vitbench.train.course import Saves, Trained, train_stack
-from vitbench.train.evaluate import Evaluation, probes
+from vitbench.store import Store, replace_durably, require_space
+from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
+from vitbench.train.course import Saves, train_stack
 from vitbench.train.images import open_source
 from vitbench.train.loop import Job, Trainer
 from vitbench.train.stream import lost_loader
 
-PREDICTIONS = "predictions.npz"
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 """What torch's other errors for want of memory say; these are RuntimeErrors."""
@@ -52,20 +47,6 @@ def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
         if store.read(trial.trial_id) is None:
             execute([trial], options, emit)
         return True
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a try came to: the deterministic part, the files beside it, and the time it took."""
-
-    result: Result
-    status: Status
-    reason: str | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    micro_batches: int | None = None
-    resumed_at_step: int | None = None
 
 
 def execute(trials: Sequence[Trial], options: Options, emit: Emit) -> None:
@@ -210,11 +191,13 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     trials = [member.trial for member in members]
-    store, spec = Store(options.root), trials[0].spec
+    spec = trials[0].spec
     require_space(members[0].place.folder.parent, NUM_KEPT * len(trials) * _checkpoint_bytes(spec))
-    set_precision(spec.train.precision)
     images = open_source(spec, options.data, device)
-    jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, store)) for t in trials]
+    if images.fingerprint != trials[0].data_fingerprint:
+        raise InputError(f"{spec.data.name}: changed since it was planned; give the same command again")
+    jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit)) for t in trials]
+    set_precision(spec.train.precision)  # Not before the stage that the trial starts from may have been trained.
     trainer = Trainer(jobs, images, device)
     assert spec.train.steps is not None
     num_steps = spec.train.steps
@@ -226,7 +209,7 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     saves = Saves([m.place for m in members], [m.start for m in members], options.checkpoint_seconds)
     trained = train_stack(trainer, tick, saves)
     began = time.monotonic()
-    out = _outcomes(trainer, trained)
+    out = outcomes(trainer, trained)
     seconds = (time.monotonic() - began) / len(trials)
     start = members[0].start
     return [
@@ -252,18 +235,15 @@ def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:
     return spec.model_copy(update={"train": spec.train.model_copy(update={"grad_accum": micro_batches})})
 
 
-def _start(trial: Trial, store: Store) -> dict[str, torch.Tensor] | None:
+def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor] | None:
     """The weights that a trial starts from: its first stage's, those of `init_from`, or None.
 
-    Raises ResultsError where the stage's were not kept, InputError where the file is not the one that was planned.
+    Raises ResultsError where the stage's cannot be had, InputError where the file is not the one that was planned.
     """
     if trial.parent is not None:
-        path = store.weights(trial.parent)
+        path = Store(options.root).weights(trial.parent)
         if not path.is_file():
-            raise ResultsError(
-                f"trial {trial.trial_id} starts from {trial.parent}, whose weights were not kept; "
-                f"move {store.folder(trial.parent)} away, and the same command trains it again"
-            )
+            _regrow(trial, options, emit)
         return read_weights(path)
     start = trial.spec.model.init_from
     if start is None:
@@ -271,6 +251,28 @@ def _start(trial: Trial, store: Store) -> dict[str, torch.Tensor] | None:
     if trial_id(trial.spec, trial.seed, trial.data_fingerprint, None, start_sha256(trial.spec)) != trial.trial_id:
         raise InputError(f"model.init_from: {start} has changed since it was planned; give the same command again")
     return read_weights(find(start))
+
+
+def _regrow(child: Trial, options: Options, emit: Emit) -> None:
+    """Train the stage that `child` starts from again, for weights that were not kept: another experiment, in which it
+    is a tuning trial, may have run it first. Its record stays; ResultsError where other weights come out.
+    """
+    store, identity = Store(options.root), child.parent
+    assert identity is not None
+    record = store.read(identity)
+    assert record is not None
+    emit(Warned(f"trial {child.trial_id} starts from {identity}, whose weights were not kept: training it again"))
+    spec = TrialSpec.model_validate(record.spec)
+    trial = Trial(identity, "", {}, {}, record.seed, "stage", spec, record.data_fingerprint, record.parent)
+    place = _checkpoints(trial, options)
+    (again,) = _train([_Member(trial, place, place.latest()[0])], options, lambda event: None, None)
+    if again.result.weights_sha256 != record.result.weights_sha256:
+        raise ResultsError(
+            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; trained again here, it came "
+            f"to others than on record: move {store.folder(identity)} away, and the same command goes on"
+        )
+    replace_durably(store.weights(identity), again.files[WEIGHTS])
+    place.clear()
 
 
 def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:
@@ -287,84 +289,3 @@ def set_precision(precision: str) -> None:
     """fp32 means fp32: tf32 only where the spec says so."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
-def _outcomes(trainer: Trainer, trained: list[Trained]) -> list[Outcome]:
-    """Test data are read here, once, for the last weights and for the best by validation."""
-    classifies = trainer.classifies
-    last = trainer.test() if classifies else [None] * len(trained)
-    best = None
-    if classifies:
-        flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
-        best = trainer.test(flat)
-    out = []
-    for e, member in enumerate(trained):
-        answer = last[e]
-        if member.diverged_at is None and answer is not None and not answer.finite:
-            member.diverged_at = trainer.train.steps
-        if member.diverged_at is not None:
-            reason = f"loss or logits not finite at step {member.diverged_at}"
-            out.append(Outcome(_result(trainer, e, member, None, None), "diverged", reason))
-            continue
-        chosen = best[e] if best is not None and member.best_val >= 0 else answer
-        files = {"checkpoints/final.safetensors": pack(member.state)}
-        if answer is not None:
-            files[PREDICTIONS] = predictions(answer, trainer, e)
-        out.append(Outcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
-    return out
-
-
-def _flat(trainer: Trainer, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([state[name].reshape(-1) for name in trainer.stack.shapes])
-
-
-def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None) -> Result:
-    """The deterministic part of one member's record."""
-    job, spec = trainer.jobs[e], trainer.jobs[e].spec
-    steps = spec.train.steps or 0
-    num_images = steps * spec.train.batch_size
-    ok = member.diverged_at is None
-    last_point = member.curve[-1] if member.curve and ok else None
-    metrics: dict[str, float] = {}
-    if ok and trainer.used[e].train.size:
-        module = build(spec.model, spec.train.objective)
-        module.load_state_dict(member.state)
-        module.to(trainer.device)
-        metrics = probes(module, trainer.images, member.members, spec.evaluate, job.seed)
-    return Result(
-        test_top1_percent=answer.top1_percent if answer else None,
-        test_top1_best_val_percent=best.top1_percent if best else None,
-        val_top1_percent=last_point.val_top1_percent if last_point else None,
-        test_loss=answer.loss if answer else None,
-        metrics=metrics,
-        curve=tuple(member.curve),
-        num_params=cost.num_params(spec.model, spec.train.objective),
-        forward_flops=cost.forward_flops(spec.model, spec.train.objective),
-        train_flops=cost.train_flops(spec.model, spec.train.objective, num_images),
-        num_images=num_images,
-        num_steps=steps,
-        num_train_images=len(member.members.train),
-        num_test_images=len(member.members.test),
-        predictions_sha256=_predictions_sha256(answer) if answer else None,
-        weights_sha256=weights_sha256(member.state) if ok else None,
-    )
-
-
-def _predictions_sha256(answer: Evaluation) -> str:
-    return hashlib.sha256(answer.predicted.astype("<i8").tobytes()).hexdigest()
-
-
-def predictions(answer: Evaluation, trainer: Trainer, e: int) -> bytes:
-    """An .npz of the test images' indices, labels, predicted classes and confidences (no pickles)."""
-    used = trainer.used[e]
-    small = np.uint8 if len(used.classes) <= 256 else np.uint16
-    labels = np.searchsorted(used.classes, trainer.images.test_labels[used.test])
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        index=used.test.astype(np.uint32),
-        label=labels.astype(small),
-        predicted=answer.predicted.astype(small),
-        confidence=answer.confidence.astype(np.float16),
-    )
-    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""What a trained stack comes to: the deterministic part of each member's record, and the files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from vitbench import cost
+from vitbench.model import build
+from vitbench.record import Result, Status
+from vitbench.train.checkpoint import pack, weights_sha256
+from vitbench.train.course import Trained
+from vitbench.train.evaluate import Evaluation, probes
+from vitbench.train.loop import Trainer
+
+PREDICTIONS = "predictions.npz"
+WEIGHTS = "checkpoints/final.safetensors"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a try came to: the deterministic part, the files beside it, and the time it took."""
+
+    result: Result
+    status: Status
+    reason: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    micro_batches: int | None = None
+    resumed_at_step: int | None = None
+
+
+def outcomes(trainer: Trainer, trained: list[Trained]) -> list[Outcome]:
+    """Test data are read here, once, for the last weights and for the best by validation."""
+    classifies = trainer.classifies
+    last = trainer.test() if classifies else [None] * len(trained)
+    best = None
+    if classifies:
+        flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
+        best = trainer.test(flat)
+    out = []
+    for e, member in enumerate(trained):
+        answer = last[e]
+        if member.diverged_at is None and answer is not None and not answer.finite:
+            member.diverged_at = trainer.train.steps
+        if member.diverged_at is not None:
+            reason = f"loss or logits not finite at step {member.diverged_at}"
+            out.append(Outcome(_result(trainer, e, member, None, None), "diverged", reason))
+            continue
+        chosen = best[e] if best is not None and member.best_val >= 0 else answer
+        files = {WEIGHTS: pack(member.state)}
+        if answer is not None:
+            files[PREDICTIONS] = predictions(answer, trainer, e)
+        out.append(Outcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
+    return out
+
+
+def _flat(trainer: Trainer, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([state[name].reshape(-1) for name in trainer.stack.shapes])
+
+
+def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None) -> Result:
+    """The deterministic part of one member's record."""
+    job, spec = trainer.jobs[e], trainer.jobs[e].spec
+    steps = spec.train.steps or 0
+    num_images = steps * spec.train.batch_size
+    ok = member.diverged_at is None
+    last_point = member.curve[-1] if member.curve and ok else None
+    metrics: dict[str, float] = {}
+    if ok and trainer.used[e].train.size:
+        module = build(spec.model, spec.train.objective)
+        module.load_state_dict(member.state)
+        module.to(trainer.device)
+        metrics = probes(module, trainer.images, member.members, spec.evaluate, job.seed)
+    return Result(
+        test_top1_percent=answer.top1_percent if answer else None,
+        test_top1_best_val_percent=best.top1_percent if best else None,
+        val_top1_percent=last_point.val_top1_percent if last_point else None,
+        test_loss=answer.loss if answer else None,
+        metrics=metrics,
+        curve=tuple(member.curve),
+        num_params=cost.num_params(spec.model, spec.train.objective),
+        forward_flops=cost.forward_flops(spec.model, spec.train.objective),
+        train_flops=cost.train_flops(spec.model, spec.train.objective, num_images),
+        num_images=num_images,
+        num_steps=steps,
+        num_train_images=len(member.members.train),
+        num_test_images=len(member.members.test),
+        predictions_sha256=_predictions_sha256(answer) if answer else None,
+        weights_sha256=weights_sha256(member.state) if ok else None,
+    )
+
+
+def _predictions_sha256(answer: Evaluation) -> str:
+    return hashlib.sha256(answer.predicted.astype("<i8").tobytes()).hexdigest()
+
+
+def predictions(answer: Evaluation, trainer: Trainer, e: int) -> bytes:
+    """An .npz of the test images' indices, labels, predicted classes and confidences (no pickles)."""
+    used = trainer.used[e]
+    small = np.uint8 if len(used.classes) <= 256 else np.uint16
+    labels = np.searchsorted(used.classes, trainer.images.test_labels[used.test])
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        index=used.test.astype(np.uint32),
+        label=labels.astype(small),
+        predicted=answer.predicted.astype(small),
+        confidence=answer.confidence.astype(np.float16),
+    )
+    return buffer.getvalue()
