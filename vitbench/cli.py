@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vitbench.commands import completion
 from vitbench.commands.arguments import (
     AsName,
     Data,
@@ -120,7 +121,8 @@ def run(
 def plan(
     name: Name,
     diff: Annotated[
-        tuple[str, str] | None, typer.Option(help="List every way in which two arms differ.", metavar="A B")
+        tuple[str, str] | None,
+        typer.Option(help="List every way in which two arms differ.", metavar="A B", autocompletion=completion.arms),
     ] = None,
     data: Data = None,
     seeds: SeedsOption = None,
@@ -191,8 +193,13 @@ def report(
 
 @app.command()
 def verdict(
-    claim: Annotated[str | None, typer.Argument(help="A claim by id; none: all.")] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help="Only this run; repeatable.")] = None,
+    claim: Annotated[
+        str | None, typer.Argument(help="A claim by id; none: all.", autocompletion=completion.claims)
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Only this run; repeatable.", autocompletion=completion.runs),
+    ] = None,
     results: Results = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Exit 4 where a claim is contradicted, or not what its file expects.")
@@ -207,9 +214,13 @@ def verdict(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="RUN:ARM, or a records file as FILE.jsonl:ARM.")],
-    b: Annotated[str, typer.Argument(help="The same, to be taken from A.")],
-    metric: Annotated[str, typer.Option(help="What is compared.")] = "test_top1_percent",
+    a: Annotated[
+        str, typer.Argument(help="RUN:ARM, or a records file as FILE.jsonl:ARM.", autocompletion=completion.sides)
+    ],
+    b: Annotated[str, typer.Argument(help="The same, to be taken from A.", autocompletion=completion.sides)],
+    metric: Annotated[
+        str, typer.Option(help="What is compared.", autocompletion=completion.metrics)
+    ] = "test_top1_percent",
     mixed: Annotated[bool, typer.Option("--mixed", help="Also where data or code version differ.")] = False,
     results: Results = Path("results"),
 ) -> None:

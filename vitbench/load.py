@@ -14,6 +14,7 @@ from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment, Suite
 from vitbench.override import apply_suite, override
 from vitbench.problems import Loc, hint, key_path, show, translate
+from vitbench.shelf import available, folders
 from vitbench.spec import DURATIONS
 from vitbench.spec_paths import get_path, merge, set_path, validate_trial
 from vitbench.yaml_safe import KeyPath, read, read_text
@@ -27,29 +28,13 @@ SUFFIXES = (".yaml", ".yml")
 _LABELS = {"Run": "run", "Cost": "cost", "Came out": "came_out"}
 
 
-def _folders() -> list[Path]:
-    """Where names are looked up: the user's folder, then the one in the wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
-    shipped = package / "experiments"
-    return [Path("experiments"), shipped if shipped.is_dir() else package.parent / "experiments"]
-
-
-def available() -> dict[str, Path]:
-    """Every experiment that has a name, as {`paper/patch_size`: file}, sorted; the user's hide the shipped."""
-    found: dict[str, Path] = {}
-    for folder in reversed(_folders()):
-        for path in folder.rglob("*.yaml"):
-            found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    return dict(sorted(found.items()))
-
-
 def find(name: str, beside: Path | None = None) -> Path:
     """The file that `name` means: a path, then a name beside a suite, in ./experiments, in the package.
 
     `.yaml` may be left out. Raises InputError with the nearest names.
     """
     file = name if name.endswith(SUFFIXES) else f"{name}.yaml"
-    for folder in [Path(), *([beside] if beside else []), *_folders()]:
+    for folder in [Path(), *([beside] if beside else []), *folders()]:
         if _is_file(folder / file):
             return folder / file
     names = available()

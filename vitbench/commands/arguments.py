@@ -7,17 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitbench.commands import completion
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vitbench.commands.prepare import Asked
     from vitbench.data import DataOptions
 
-Name = Annotated[str, typer.Argument(help="An experiment or suite by name, or a YAML file.")]
-Names = Annotated[list[str] | None, typer.Argument(help="Runs or experiments; none: all of the results folder.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="An experiment or suite by name, or a YAML file.", autocompletion=completion.experiments),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Runs or experiments; none: all of the results folder.", autocompletion=completion.runs),
+]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...", metavar="NAME"),
+    typer.Option(
+        "--data",
+        help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...",
+        metavar="NAME",
+        autocompletion=completion.data,
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Where named data sets lie (default: ./data or $VITBENCH_DATA_DIR).")

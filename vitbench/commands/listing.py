@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from vitbench.data import NOMINAL, DataOptions
 from vitbench.diff import arm_difference, flatten
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
-from vitbench.plan import Builder, FactsOf, Plan, settings
+from vitbench.plan import Builder, FactsOf, Plan, Trial, settings
 from vitbench.record import Record
+from vitbench.report.pace import Pace, counted
+from vitbench.report.progress import duration
 from vitbench.stats.select import choose
 from vitbench.store import Store
 
@@ -75,7 +77,8 @@ def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mappin
     """The baseline whole, then each arm against it."""
     console.print(f"[bold]{experiment.name}[/]  {experiment.question}", highlight=False)
     if experiment.tune:
-        console.print(f"tuned on {experiment.tune.seeds} seeds: {dict(experiment.tune.grid)}; shown at {dict(setting)}")
+        tuned = f"tuned on {_count(experiment.tune.seeds, 'seed')}: {dict(experiment.tune.grid)}"
+        console.print(f"{tuned}; shown at {dict(setting)}")
     names = list(specs)
     baseline = flatten(specs[names[0]])
     console.print(f"[bold]{names[0]}[/] (baseline)")
@@ -100,29 +103,39 @@ def plan(
     check_all(prepared, facts_of)
     if diff is not None:
         return _diff(prepared, facts_of, diff, console)
-    out = [_plan_of(item, root, facts_of) for item in prepared]
+    seen: set[str] = set()
+    out = [_plan_of(item, root, facts_of, seen) for item in prepared]
     if as_json:
         print(json.dumps(out))
         return 0
     for item in out:
         _print_plan(item, console)
     if len(out) > 1:
-        total = sum(item["seconds_left"] for item in out)
-        console.print(f"[bold]together[/]: about {duration(total)} to go (trials that experiments share counted twice)")
+        num_trials = sum(item["trials_at_most"] - item["trials_shared"] for item in out)
+        total = sum(item["seconds_left"] - item["seconds_shared"] for item in out)
+        console.print(
+            f"[bold]together[/]: at most {num_trials} trials, those that experiments share counted once; "
+            f"about {duration(total)} to go",
+            highlight=False,
+        )
     return 0
 
 
-def _plan_of(item: Prepared, root: Path, facts_of: FactsOf) -> dict[str, Any]:
-    """The numbers of one experiment's plan."""
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> dict[str, Any]:
+    """The numbers of one experiment's plan; `seen` holds the trials of the suite's earlier ones, and is added to."""
     known, records = runner.look(item.experiment, Store(root), choose, facts_of)
     builder = Builder(item.experiment, facts_of)
     unique = known.unique()
     missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
-    later = max(0, known.num_expected - len(known.trials))
-    per_trial = sum(runner.flops_of(t) for t in unique.values()) / max(1, len(unique))
-    speed, measured = _speed(records)
+    left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
+    seconds = _seconds_by(known, records)
     workers = choose_workers(None, "cpu", 1)
-    flops_left = sum(runner.flops_of(t) for t in missing) + later * per_trial
+    num_shared = len(seen & unique.keys())
+    seen |= unique.keys()
     return {
         "run": item.run,
         "question": item.experiment.question,
@@ -133,9 +146,11 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf) -> dict[str, Any]:
         "trials_now": len(unique),
         "trials_at_most": known.num_expected,
         "done": len(records),
-        "train_flops_left": flops_left,
-        "seconds_left": flops_left / speed / workers,
-        "speed_measured": measured,
+        "trials_shared": num_shared,
+        "train_flops_left": sum(runner.flops_of(trial) for trial in left),
+        "seconds_left": seconds(left) / workers,
+        "seconds_shared": seconds(shared) / workers,
+        "speed_measured": bool(records),
         "nominal_data": _nominal_data(builder, known, facts_of),
         "workers": workers,
     }
@@ -163,11 +178,15 @@ def _arm_numbers(builder: Builder, arm: Arm, known: Plan) -> dict[str, Any]:
     }
 
 
-def _speed(records: Mapping[str, Record]) -> tuple[float, bool]:
-    """Training FLOPs a second of one trial, and whether it was measured here."""
-    flops = sum(r.result.train_flops for r in records.values() if r.run.train_seconds)
-    seconds = sum(r.run.train_seconds for r in records.values() if r.run.train_seconds)
-    return (flops / seconds, True) if seconds else (ASSUMED_FLOPS, False)
+def _seconds_by(known: Plan, records: Mapping[str, Record]) -> Callable[[Iterable[Trial]], float]:
+    """What trials will take, in seconds of one process: by the times of those that are done, else by ASSUMED_FLOPS."""
+    pace = Pace()
+    for trial_id, trial in known.unique().items():
+        if trial_id in records:
+            run, (work,) = records[trial_id].run, runner.work_of([trial])
+            pace.recall((work.arm, work.train_flops, work.num_steps), run.train_seconds + run.eval_seconds)
+    scale = 1.0 if records else 1.0 / ASSUMED_FLOPS
+    return lambda trials: scale * pace.total(counted(runner.work_of(trials)))
 
 
 def _print_plan(item: Mapping[str, Any], console: Console) -> None:
@@ -183,13 +202,10 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     arms_, grid = len(item["arms"]), len(item["settings"])
-    tuning = (
-        f"{arms_} arms x {grid} settings x {item['tuning_seeds']} tuning seeds, then " if item["tuning_seeds"] else ""
-    )
-    console.print(
-        f"{tuning}{arms_} arms x {len(item['reporting_seeds'])} seeds"
-        f": {item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
-    )
+    tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
+    reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
+    known = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
+    console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {known}")
     if item["nominal_data"]:
         console.print(f"data not found here: nominal sizes of {', '.join(item['nominal_data'])}")
     basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
@@ -197,16 +213,6 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
         f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): "
         f"about {duration(item['seconds_left'])} with {item['workers']} processes ({basis})"
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: `40 s`, `12 min`, `3.5 h`, `20 days`, `700 years`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    days = seconds / 86400
-    return f"{24 * days:.1f} h" if days < 3 else f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"
 
 
 def _diff(prepared: list[Prepared], facts_of: FactsOf, names: tuple[str, str], console: Console) -> int:

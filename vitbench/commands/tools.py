@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.commands.arguments import DataDir, Results, console, data_options_of
+from vitbench.commands.arguments import DataDir, Names, Results, console, data_options_of
 
 tools = typer.Typer()
 
@@ -33,3 +33,11 @@ def schema() -> None:
     from vitbench.schema import schema as experiment_schema
 
     print(json.dumps(experiment_schema(), indent=2))
+
+
+@tools.command()
+def watch(names: Names = None, results: Results = Path("results")) -> None:
+    """Show the live view of a run that goes on in another shell; Ctrl-C leaves the run alone."""
+    from vitbench.commands.watch import watch as watch_run
+
+    raise typer.Exit(watch_run(names or [], results, console()))

@@ -171,17 +171,24 @@ def _running_table(state: RunState) -> RenderableType:
         table.add_row(Text(printable(_trial(started))), step, speed, "-" if loss is None else f"{loss:.3f}")
     if len(state.running) > len(shown):
         table.add_row(f"and {len(state.running) - len(shown)} more", "", "", "")
-    return table if shown else Text("waiting for a trial to begin", style="dim")
+    if shown:
+        return table
+    idle = "waiting for a trial to begin" if state.num_done < state.num_expected else "every trial is done"
+    return Text(idle, style="dim")
 
 
 def _arms_table(state: RunState, room: int) -> RenderableType:
     metric = metric_label(state.experiment.report.metric)
-    table = _plain_table(("Arm", "left"), ("Setting", "left"), ("n", "right"), (metric, "right"), ("Tuning", "left"))
+    columns = [("Arm", "left"), ("Setting", "left"), ("n", "right"), (metric, "right"), ("Tuning", "left")]
+    if state.experiment.tune is None:
+        columns = [column for column in columns if column[0] not in ("Setting", "Tuning")]
+    table = _plain_table(*columns)
     lines = [line for arm in state.tuning for line in _arm_lines(state, arm)]
     for line in lines[:room]:
-        table.add_row(*(Text(printable(cell)) for cell in line))
+        cells = line if state.experiment.tune else (line[0], *line[2:4])
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     if len(lines) > room:
-        table.add_row(f"and {len(lines) - room} more", "", "", "", "")
+        table.add_row(f"and {len(lines) - room} more")
     return table
 
 

@@ -1,0 +1,113 @@
+"""What a shell offers after TAB. Read from files, with as few imports as each answer needs: a key waits for them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from vitbench.errors import VitbenchError
+from vitbench.shelf import available
+
+Offers = list[tuple[str, str]]
+"""(what is completed, a word on it)"""
+
+SCORES = ("test_top1_percent", "test_top1_best_val_percent", "val_top1_percent", "test_loss")
+
+
+def experiments(incomplete: str) -> Offers:
+    """Experiments by name, with the first line of their header; and YAML files where a path was begun."""
+    named = [(name, path) for name, path in available().items() if name.startswith(incomplete)]
+    return [(name, _first_words(path)) for name, path in named] or [(path, "") for path in _files(incomplete)]
+
+
+def _first_words(path: Path) -> str:
+    lines = (line for line in path.read_text().splitlines() if not line.startswith("# yaml-language-server"))
+    return next(lines, "").lstrip("# ")
+
+
+def _files(incomplete: str) -> Iterator[str]:
+    for path in Path(incomplete).parent.glob(f"{Path(incomplete).name}*" if incomplete[-1:] != "/" else "*"):
+        if path.is_dir() or path.suffix in (".yaml", ".yml"):
+            yield f"{path}/" if path.is_dir() else str(path)
+
+
+def data(incomplete: str) -> Offers:
+    """Data sets by name, the kinds that take a path with their colon."""
+    from vitbench.data.catalog import DATASETS
+
+    names = (name.partition(":")[0] + (":" if ":" in name else "") for name in DATASETS)
+    return _matching(names, incomplete)
+
+
+def arms(context: typer.Context, incomplete: str) -> Offers:
+    """Arms of the experiment that the command line names."""
+    from vitbench import load
+    from vitbench.arms import arms as arms_of
+    from vitbench.experiment import Suite
+
+    with contextlib.suppress(VitbenchError, OSError):
+        loaded = load.load(load.find(context.params.get("name") or _planned()))
+        if not isinstance(loaded, Suite):
+            return _matching((arm.name for arm in arms_of(loaded)), incomplete)
+    return []
+
+
+def _planned() -> str:
+    """The experiment after `plan`: with one of --diff's two arms, the parser gives up before it gets to it."""
+    words = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()
+    return next(iter(words[words.index("plan") + 1 :]), "") if "plan" in words else ""
+
+
+def runs(context: typer.Context, incomplete: str) -> Offers:
+    """Runs of the results folder that the command line names."""
+    return _matching((path.parent.name for path in _runs(context)), incomplete)
+
+
+def sides(context: typer.Context, incomplete: str) -> Offers:
+    """RUN:ARM, what `compare` takes: runs, and after the colon the arms that have records."""
+    run, colon, _ = incomplete.partition(":")
+    if not colon:
+        return [(f"{name}:", "") for name, _ in runs(context, incomplete)]
+    rows = _rows(_root(context) / run / "records.jsonl")
+    return _matching(dict.fromkeys(f"{run}:{row['arm']}" for row in rows), incomplete)
+
+
+def metrics(context: typer.Context, incomplete: str) -> Offers:
+    """Metrics that the runs' records hold."""
+    found = set(SCORES)
+    for path in _runs(context):
+        row = next(_rows(path.parent / "records.jsonl"), {})
+        found |= (row.get("result") or {}).get("metrics", {}).keys()
+    return _matching(sorted(found), incomplete)
+
+
+def claims(context: typer.Context, incomplete: str) -> Offers:
+    """Claims that the runs declare."""
+    found = {claim for path in _runs(context) for claim in re.findall(r"\bid: ([\w-]+)", path.read_text())}
+    return _matching(sorted(found), incomplete)
+
+
+def _root(context: typer.Context) -> Path:
+    return Path(context.params.get("results") or "results")
+
+
+def _runs(context: typer.Context) -> list[Path]:
+    return sorted(_root(context).glob("*/experiment.yaml"))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a records file, as far as they can be read."""
+    with contextlib.suppress(OSError, ValueError), path.open() as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _matching(names: Iterable[str], incomplete: str) -> Offers:
+    return [(name, "") for name in names if name.startswith(incomplete)]
