@@ -84,7 +84,7 @@ class Trainer:
         for batches, unit in self.feed(step):
             with self._precision():
                 loss = self._loss(batches, unit) * (unit.shape[1] / self.train.batch_size)
-            torch.autograd.backward(loss.sum())
+            self.stack.backward(loss)
             total += loss.detach()
         fresh = (self.bad_step < 0) & ~torch.isfinite(total)
         self.bad_step = torch.where(fresh, step, self.bad_step)
@@ -169,14 +169,13 @@ class Trainer:
         ]
 
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
-        """Test answers of every member; read once, after training."""
-        out = []
-        for e, used in enumerate(self.used):
-            index = np.broadcast_to(used.test, (len(self.jobs), len(used.test)))
-            logits = logits_of(self.stack, self.images, "test", np.ascontiguousarray(index), flat)[e]
-            labels = np.searchsorted(used.classes, self.images.test_labels[used.test])
-            out.append(evaluate(logits, labels))
-        return out
+        """Test answers of every member, in one pass; read once, after training. Members have the same classes."""
+        index = np.stack([used.test for used in self.used])
+        logits = logits_of(self.stack, self.images, "test", index, flat)
+        return [
+            evaluate(own, np.searchsorted(used.classes, self.images.test_labels[used.test]))
+            for own, used in zip(logits, self.used, strict=True)
+        ]
 
 
 def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:

@@ -16,9 +16,10 @@ Forward = Callable[..., Tensor]
 
 
 class Stack:
-    """E models as `flat [E, P]`; `params` are leaves that view it, and their gradients view `grad [E, P]`.
+    """E models as `flat [E, P]`; `params` are leaves that view it, and `backward` adds to `grad [E, P]`.
 
-    One flat tensor makes clipping and the optimizer a handful of operations, whatever the number of layers.
+    One flat tensor makes clipping and the optimizer a handful of operations, whatever the number of layers. A leaf has
+    a leading axis E where E > 1; the leaves of one model are its own, so that E = 1 costs no more than a plain loop.
     """
 
     def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
@@ -27,10 +28,7 @@ class Stack:
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.flat = torch.stack([_flatten(state, self.shapes) for state in states]).to(device)
         self.grad = torch.zeros_like(self.flat)
-        self.params = self._views(self.flat)
-        for (name, leaf), grad in zip(self.params.items(), self._views(self.grad).values(), strict=True):
-            self.params[name] = leaf.detach().requires_grad_()
-            self.params[name].grad = grad
+        self.params = {name: view.detach().requires_grad_() for name, view in self._leaves(self.flat).items()}
         self.buffers = {
             name: torch.stack([state.get(name, buffer).to(device) for state in states])
             for name, buffer in module.named_buffers()
@@ -44,6 +42,16 @@ class Stack:
             start += shape.numel()
         return views
 
+    def _leaves(self, flat: Tensor) -> dict[str, Tensor]:
+        """`_views`, without the leading axis where there is one model."""
+        views = self._views(flat)
+        return views if self.num_members > 1 else {name: view.squeeze(0) for name, view in views.items()}
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of the sum of `loss [E]` to `grad`."""
+        grads = torch.autograd.grad(loss.sum(), list(self.params.values()), allow_unused=True, materialize_grads=True)
+        self.grad += torch.cat([grad.reshape(self.num_members, -1) for grad in grads], dim=1)
+
     def decay_mask(self) -> Tensor:
         """`[P]`, 1 where weight decay applies: parameters of 2 or more dimensions that are no embeddings or tokens."""
         pieces = [torch.full((shape.numel(),), float(decays(name, shape))) for name, shape in self.shapes.items()]
@@ -52,12 +60,10 @@ class Stack:
     def forward(self, *inputs: Tensor, flat: Tensor | None = None, train: bool = False) -> Tensor:
         """Outputs `[E, B, ...]` of inputs `[E, B, ...]`, with the weights of `flat` (default: the current ones)."""
         self.module.train(train)
-        params = self.params if flat is None else self._views(flat)
+        params = self.params if flat is None else self._leaves(flat)
         if self.num_members == 1:
-            single = {name: p.squeeze(0) for name, p in params.items()}
             buffers = {name: b[0] for name, b in self.buffers.items()}
-            out: Tensor = functional_call(self.module, (single, buffers), tuple(x.squeeze(0) for x in inputs))
-            return out.unsqueeze(0)
+            return self._one(params, buffers, tuple(x.squeeze(0) for x in inputs)).unsqueeze(0)
         return torch.vmap(self._one, in_dims=0, randomness="different")(params, self.buffers, inputs)
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
