@@ -21,7 +21,7 @@ LAYERS: dict[str, str] = {
     "3a": "model train analysis",
     "3b": "stats",
     "4a": "engines runner",
-    "4b": "report",
+    "4b": "report records",
     "4c": "export inspection bench doctor clean track",
     "5": "commands cli",
 }

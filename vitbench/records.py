@@ -1,0 +1,64 @@
+"""Records as a pandas DataFrame, for questions that no report asks: `from vitbench import load_records`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vitbench.arms import level_name
+from vitbench.errors import InputError
+from vitbench.store import read_lines
+
+TRIAL = ("seed", "role", "chosen", "stage", "status", "reason", "data", "trial_id", "parent")
+COST = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_mib", "attempt", "device", "threads")
+NO_COLUMNS = ("curve", "metrics")
+"""What a result holds that is no single value: readings are rows with `curve=True`, metrics have their own columns."""
+
+
+def load_records(path: str | Path = "results", *, curve: bool = False) -> pd.DataFrame:
+    """A tidy frame, a row a trial of each run; with `curve`, a row a reading of each trial's training curve.
+
+    `path` is a results root, a run's folder or a records.jsonl. Columns: run and arm; the factors and tuned settings
+    under their spec paths (`model.global_pool`, `train.lr`); seed, role (`tuning`, `reporting`, `stage`), chosen (at
+    its arm's own choice?), status and the like; then the results and metrics, and what the trial cost; with `curve`
+    step, train_loss, val_top1_percent and val_loss instead. What a trial does not have (the accuracy of a diverged
+    one) is missing in pandas' way, so look at `status` and count before you average.
+    Raises InputError where there are no records, ResultsError where a file is torn.
+    """
+    found = [(name, row) for name, file in _files(Path(path)) for row in read_lines(file)]
+    lines = [line for name, row in found for line in (_readings(name, row) if curve else [_trial(name, row)])]
+    columns = dict.fromkeys(key for name, row in found for key in _identity(name, row))
+    others = dict.fromkeys(key for line in lines for key in line)
+    return pd.DataFrame(lines, columns=list(columns | others))
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    """(run, records file) of a root, a run or a file."""
+    if path.is_file():
+        return [(path.parent.name, path)]
+    files = [path / "records.jsonl"] if (path / "records.jsonl").is_file() else sorted(path.glob("*/records.jsonl"))
+    found = [(file.parent.name, file) for file in files if file.stat().st_size]
+    if not found:
+        raise InputError(f"{path}: no records here; a results folder, a run in it or a records.jsonl is needed")
+    return found
+
+
+def _identity(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Run, arm, and what was varied, by spec path; levels that are lists as words."""
+    varied = {**{path: value for path, value in row["levels"].items() if path != "arm"}, **row["setting"]}
+    words = {path: level_name(value) if isinstance(value, list) else value for path, value in varied.items()}
+    return {"run": run, "arm": row["arm"], **words}
+
+
+def _trial(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    result = {key: value for key, value in row["result"].items() if key not in NO_COLUMNS}
+    cost = {key: row["run"].get(key) for key in COST}
+    return {**_identity(run, row), **{key: row[key] for key in TRIAL}, **result, **row["result"]["metrics"], **cost}
+
+
+def _readings(run: str, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for point in row["result"]["curve"]:
+        yield {**_identity(run, row), **{key: row[key] for key in TRIAL}, **point}
