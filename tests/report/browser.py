@@ -85,8 +85,8 @@ class Browser:
             self._note(message)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives in the page."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What a JavaScript expression gives in the page; of a promise, what it comes to."""
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

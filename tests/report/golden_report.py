@@ -8,7 +8,8 @@ from pathlib import Path
 from sample_rows import class_token_experiment, class_token_rows, lost
 
 from vitbench.experiment import Experiment
-from vitbench.report.page import report, scoreboard
+from vitbench.report.board import scoreboard
+from vitbench.report.page import report
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN = "class_token_vs_gap"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,3 +253,13 @@ def shape_rows() -> list[dict[str, Any]]:
         for name, (changes, cost, mean) in SHAPES.items()
         for seed in range(3)
     ]
+
+
+def store_run(root: Path, experiment: Experiment, rows: list[dict[str, Any]]) -> Path:
+    """The folder of a run as the runner leaves it, less its report."""
+    folder = root / experiment.name
+    folder.mkdir(parents=True)
+    text = json.dumps(experiment.model_dump(mode="json", exclude_defaults=True))
+    (folder / "experiment.yaml").write_text(text)
+    (folder / "records.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    return folder

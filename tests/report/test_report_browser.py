@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
 from golden_report import rebuild
+from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, store_run
+
+from vitbench.report.board import scoreboard
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
 
 PAGES = ("index.html", "class_token_vs_gap/index.html")
+
+
+def _axe() -> Path | None:
+    """axe-core's script, out of the package that carries it; the package's own driver is not used."""
+    package = find_spec("axe_playwright_python")
+    path = Path(package.origin).parent / "axe.min.js" if package and package.origin else None
+    return path if path and path.is_file() else None
+
+
+AXE = _axe()
 LEAST_CONTRAST = 4.5
 """Source: WCAG 2.1, 1.4.3, text of ordinary size."""
 
@@ -35,7 +50,7 @@ FAINT = """(() => {
   };
   return [...document.body.querySelectorAll('*')]
     .filter(node => [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()))
-    .filter(node => contrast(node) < LEAST).map(node => node.textContent.trim());
+    .filter(node => node.localName !== 'title' && contrast(node) < LEAST).map(node => node.textContent.trim());
 })()""".replace("LEAST", str(LEAST_CONTRAST))
 
 PLANTED = """<!doctype html><meta http-equiv="Content-Security-Policy" content="script-src 'none'">
@@ -83,11 +98,67 @@ def test_what_these_tests_look_for_is_found_where_it_is_planted(browser: Browser
     assert [url.rpartition("/")[2] for url in browser.requests] == ["planted.html", "missing.png"]
 
 
-def test_clicks_lead_from_the_scoreboard_to_a_trial(browser: Browser, root: Path) -> None:
+def landed(browser: Browser) -> str:
+    """Name of the element that the address points to; empty where it takes no room, as in a folded part."""
+    return str(
+        browser.value(
+            "(t => t.getBoundingClientRect().height > 0 ? t.localName : '')(document.querySelector(':target'))"
+        )
+    )
+
+
+def test_clicks_lead_from_the_scoreboard_to_the_trials(browser: Browser, root: Path) -> None:
     browser.open(root / "index.html", 390, "light")
-    browser.value("document.querySelector('.claim .verdict a').click()")
+    browser.value("document.querySelector('.line td[data-head=Effect] a').click()")
     browser.wait("Page.loadEventFired")
-    assert browser.value("document.querySelector(':target').textContent").strip().startswith("inconclusive")
-    browser.value("document.querySelector('#verdicts ~ article a[href^=\"#trial-\"]').click()")
-    assert browser.value("document.querySelector(':target').localName") == "tr"
-    assert browser.value("document.querySelector(':target').getBoundingClientRect().height") > 0
+    assert landed(browser) == "tbody"
+    assert "avg-0.002-3" in browser.value("document.querySelector(':target').textContent")
+
+
+def test_clicks_lead_from_a_claim_and_from_a_dot_to_the_trials(browser: Browser, root: Path) -> None:
+    browser.open(root / "index.html", 1100, "light")
+    browser.value("document.querySelector('.line th a').click()")
+    browser.wait("Page.loadEventFired")
+    assert landed(browser) == "article"
+    browser.value("document.querySelector(':target a[href^=\"#arm-\"]').click()")
+    assert landed(browser) == "tbody"
+    dot = "document.querySelector('#plot-differences a')"
+    assert browser.value(f"{dot}.querySelector('title').textContent") == "seed 0: +1.39"
+    assert browser.value(f"{dot}.tabIndex") == -1
+    browser.value(f"{dot}.dispatchEvent(new MouseEvent('click', {{bubbles: true, cancelable: true}}))")
+    assert landed(browser) == "tr"
+    assert browser.value("document.querySelector(':target').id") == "trial-avg-0.002-0"
+
+
+def test_the_filter_leaves_the_verdicts_asked_for(browser: Browser, tmp_path: Path) -> None:
+    runs = [(class_token_experiment(), class_token_rows()), (position_experiment(), position_rows())]
+    scoreboard(tmp_path, [store_run(tmp_path, experiment, rows) for experiment, rows in runs])
+    browser.open(tmp_path / "index.html", 1100, "light")
+    seen = "[...document.querySelectorAll('.line')].filter(row => row.offsetHeight).map(row => row.className)"
+    states = Counter(browser.value(seen))
+    assert set(states) == {"line is-supported", "line is-inconclusive"}
+    for state in ("supported", "inconclusive"):
+        browser.value(f"document.getElementById('show-{state}').click()")
+        assert Counter(browser.value(seen)) == {f"line is-{state}": states[f"line is-{state}"]}
+
+
+@pytest.mark.skipif(AXE is None, reason="no axe-core here (the test extra brings axe-playwright-python)")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(browser: Browser, root: Path, name: str, theme: str) -> None:
+    assert AXE is not None
+    browser.open(root / name, 1100, theme)
+    browser.value(AXE.read_text(encoding="utf-8") + ";0")
+    browser.value("document.querySelectorAll('details').forEach(part => part.open = true)")
+    found = browser.value("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes[0].html.slice(0, 200)]))")
+    assert found == []
+
+
+@pytest.mark.skipif(AXE is None, reason="no axe-core here (the test extra brings axe-playwright-python)")
+def test_axe_finds_what_is_planted(browser: Browser, tmp_path: Path) -> None:
+    assert AXE is not None
+    (tmp_path / "planted.html").write_text(PLANTED)
+    browser.open(tmp_path / "planted.html", 390, "light")
+    browser.value(AXE.read_text(encoding="utf-8") + ";0")
+    found = browser.value("axe.run().then(r => r.violations.map(v => v.id))")
+    assert {"color-contrast", "html-has-lang", "document-title"} <= set(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_report import rebuild
-from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row
+from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row, store_run
 
 from vitbench.experiment import Experiment
+from vitbench.report.board import scoreboard
 from vitbench.report.claims import facts_of, glyph, region_text
-from vitbench.report.page import report, scoreboard
+from vitbench.report.page import report
 from vitbench.stats import judge_all
 
 EVIL = "<script>alert(1)</script>"
@@ -42,15 +42,6 @@ class Page(HTMLParser):
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.attributes if key == name]
-
-
-def store_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:
-    folder = root / experiment.name
-    folder.mkdir(parents=True)
-    text = json.dumps(experiment.model_dump(mode="json", exclude_defaults=True))
-    (folder / "experiment.yaml").write_text(text)
-    (folder / "records.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
-    return folder
 
 
 def write_run(root: Path, experiment: Experiment, rows: list[dict[str, object]]) -> Path:

@@ -7,20 +7,25 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from vitbench.collect import Row
 from vitbench.commands.prepare import read_run, runs, runs_named
+from vitbench.committed import read_records
 from vitbench.diff import flatten
 from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment
 from vitbench.spec import TrialSpec
 from vitbench.stats.outcome import Verdict
-from vitbench.store import read_lines
+
+if TYPE_CHECKING:
+    from vitbench.data import DataOptions
+    from vitbench.report.formats import Format
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -31,43 +36,77 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / "records.jsonl"
     if not path.is_file():
         raise InputError(f"{folder}: no records.jsonl; run the experiment first")
-    return read_lines(path)
+    return read_records(path)
 
 
-def report(names: Sequence[str], root: Path, console: Console, check: bool) -> int:
-    """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables.
-
-    With `check` nothing is written: exit code 4 where a table on the disk is not what its records give.
-    """
+def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -> int:
+    """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables."""
+    from vitbench.report.board import scoreboard
+    from vitbench.report.formats import to_rich
     from vitbench.report.page import report as write_report
-    from vitbench.report.page import scoreboard
+    from vitbench.report.pictures import add_samples
 
-    folders = runs_named(root, names)
-    if check:
-        return _check_tables(folders, console)
-    for folder in folders:
+    formats = formats_of(wanted.formats)
+    for folder in runs_named(root, names):
         experiment, found = read_run(folder), read_rows(folder)
         if not found:
             console.print(f"{folder.name}: no finished trials yet")
             continue
-        write_report(experiment, found, folder)
-        show_tables(experiment, found, console)
-        console.print(f"Tables, plots and page: {folder}", soft_wrap=True)
-    scoreboard(root, [folder for folder in runs(root) if (folder / "records.jsonl").is_file()])
-    console.print(f"Scoreboard: {root / 'index.html'}", soft_wrap=True)
+        note = add_samples(folder, found, wanted.data, wanted.images) if "html" in formats else ""
+        console.print(f"\n[bold]{folder.name}[/]: {escape(experiment.question)}", highlight=False)
+        for table in write_report(experiment, found, folder, formats):
+            console.print(to_rich(table, console.width))
+        for line in (note, f"Written: {folder}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True, end="\n" if line else "")
+    done = [folder for folder in runs(root) if (folder / "records.jsonl").is_file()]
+    console.print(to_rich(scoreboard(root, done, formats), console.width))
+    page = root / "index.html"
+    console.print(f"Scoreboard: {page}" if page.is_file() else f"Written: {root}", highlight=False, soft_wrap=True)
+    if wanted.open:
+        _open(page)
     return 0
 
 
-def _check_tables(folders: Sequence[Path], console: Console) -> int:
-    """Rebuild every run's report in a temporary folder and compare; 4 where one differs."""
+@dataclass(frozen=True)
+class Wanted:
+    """What `vitbench report` was asked for beside its runs."""
+
+    formats: str
+    open: bool
+    images: bool
+    data: DataOptions
+
+
+def formats_of(text: str) -> tuple[Format, ...]:
+    """The formats that `md,tex` means. Raises InputError."""
+    from vitbench.report.formats import ALL
+
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in ALL:
+            raise InputError(f"--format {text}: no format {word!r}.{nearest(word, ALL)} Allowed: {', '.join(ALL)}")
+    return tuple(name for name in ALL if name in words)
+
+
+def _open(page: Path) -> None:
+    """The page in the user's browser. Raises InputError where there is no page."""
+    import webbrowser
+
+    if not page.is_file():
+        raise InputError(f"{page}: no page to open; `vitbench report --format html` writes it")
+    webbrowser.open(page.resolve().as_uri())
+
+
+def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
+    """Rebuild every named run's tables in a temporary folder and compare; 4 where one differs."""
     from vitbench.report.page import report as write_report
 
-    stale = []
+    stale, folders = [], runs_named(root, names)
     for folder in folders:
         with tempfile.TemporaryDirectory() as scratch:
             fresh = Path(scratch) / folder.name
             shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
-            write_report(read_run(folder), read_rows(folder), fresh)
+            write_report(read_run(folder), read_rows(folder), fresh, ("md", "csv", "tex"))
             stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, fresh / name)]
     for line in stale:
         console.print(f"[red]not what the records give:[/] {line}", soft_wrap=True)
@@ -157,10 +196,10 @@ def _side(text: str, root: Path) -> list[dict[str, Any]]:
     for where, arm in ((text, ""), (text.rpartition(":")[0], text.rpartition(":")[2])):
         path = Path(where) if where.endswith(".jsonl") else root / where / "records.jsonl"
         if where and path.is_file():
-            found = [row for row in read_lines(path) if not arm or row["arm"] == arm]
+            found = [row for row in read_records(path) if not arm or row["arm"] == arm]
             if found:
                 return found
-            names = sorted({str(row["arm"]) for row in read_lines(path)})
+            names = sorted({str(row["arm"]) for row in read_records(path)})
             raise InputError(f"{text}: no arm {arm} in {path}.{nearest(arm, names)} Arms: {', '.join(names)}")
     raise InputError(f"{text}: no such run in {root} and no such records file; write RUN:ARM or FILE.jsonl:ARM")
 

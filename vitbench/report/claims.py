@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitbench.report.formats import Table
 from vitbench.report.rows import quantity
 from vitbench.report.side import read_answers
 from vitbench.stats.outcome import Facts, Verdict
 from vitbench.stats.table import Row
 
+HEADER = ("Claim", "Says", "Verdict", "Effect", "Paper", "n", "Claimed")
 DIGITS_FLOOR_PERCENT = 90.0
 """Test top-1 that a sane model reaches on scikit-learn's digits. Source: our sketches, 91 to 96%."""
 GLYPH_WIDTH = 200.0
@@ -64,11 +66,21 @@ def outlook_text(verdict: Verdict) -> str:
     parts = []
     if verdict.mde is not None:
         low, high = verdict.mde_range or (verdict.mde, verdict.mde)
-        parts.append(f"this design sees {verdict.mde:.2f} {verdict.unit} (80% range {low:.2f} to {high:.2f})")
+        what = "margin" if verdict.form == "equivalence" else "effect"
+        size = f"{verdict.mde:.2f} {verdict.unit} (80% range {low:.2f} to {high:.2f})"
+        parts.append(f"The smallest {what} that this design would settle: {size}.")
     if verdict.forecast:
         chances = ", ".join(f"{100 * coming.chance:.0f}% by n = {coming.n}" for coming in verdict.forecast)
-        parts.append(f"chance of a verdict {chances}")
-    return "; ".join(parts)
+        parts.append(f"Chance of a verdict with more seeds: {chances}.")
+    return " ".join(parts)
+
+
+def images_text(verdict: Verdict) -> str:
+    """The interval for other test images of the same kind; the verdict's own is for these images alone."""
+    found = verdict.images_interval
+    if found is None or found.low is None or found.high is None or found == verdict.interval:
+        return ""
+    return f"For other test images too: {found.low:+.2f} to {found.high:+.2f} ({100 * found.level:.0f}%)."
 
 
 def located_text(verdict: Verdict) -> str:
@@ -120,3 +132,43 @@ def glyph(verdict: Verdict) -> Glyph | None:
         paper=place(paper[0]) if paper else None,
         words=f"effect {effect_text(verdict)}, claimed {region_text(verdict)}",
     )
+
+
+@dataclass(frozen=True)
+class Said:
+    """A verdict with its words and its drawing."""
+
+    verdict: Verdict
+    effect: str
+    region: str
+    outlook: str
+    images: str
+    located: str
+    glyph: Glyph | None
+
+
+def said(verdict: Verdict) -> Said:
+    """The verdict with what a page says of it."""
+    words = effect_text(verdict), region_text(verdict), outlook_text(verdict), images_text(verdict)
+    return Said(verdict, *words, located_text(verdict), glyph(verdict))
+
+
+def verdict_table(verdicts: Sequence[Verdict], runs: Sequence[str] = ()) -> Table:
+    """One row a verdict; with `runs`, the run of each in a last column."""
+    rows = [
+        (
+            verdict.claim,
+            verdict.statement or "-",
+            verdict.state,
+            effect_text(verdict) or "-",
+            "-" if verdict.paper_effect is None else f"{verdict.paper_effect:+.2f}",
+            str(verdict.n),
+            region_text(verdict) or "-",
+        )
+        for verdict in verdicts
+    ]
+    notes = ("Effect with its interval, in the claim's unit (points, mostly); paper: what the claim's source found.",)
+    if not runs:
+        return Table("Verdicts", HEADER, tuple(rows), notes=notes, optional=frozenset(("Says", "Claimed")))
+    named = tuple((*row, run) for row, run in zip(rows, runs, strict=True))
+    return Table("Scoreboard", (*HEADER, "Run"), named, notes=notes, optional=frozenset(("Says", "Claimed", "Run")))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -12,14 +15,22 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from vitbench.report.rows import Behind
+
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "[": "{[}", "±": r"$\pm$", "≈": r"$\approx$",
 }  # fmt: skip
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: "\\" + mark for mark in "\\`*_[]|"}}
+Format = Literal["md", "html", "tex", "csv"]
+ALL: tuple[Format, ...] = ("md", "html", "tex", "csv")
 _GUTTER = 3
 """Characters between two columns in a terminal."""
+_SENTENCE = 45
+"""Characters above which a LaTeX cell is broken into lines."""
+_LATEX_WIDTH = 92
+"""Characters of a line in a LaTeX table: 345 points, the text of an `article`, in \\footnotesize."""
 _HEAD = 16
 """Characters to which a longer head is wrapped."""
 _NUMBER = re.compile(
@@ -38,6 +49,8 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     notes: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    behind: Mapping[tuple[int, int], Behind] = field(default_factory=dict)
+    """The trials that a cell (row, column) speaks of."""
 
     def is_number(self, column: int) -> bool:
         """Does the column hold numbers (set flush right)?"""
@@ -48,10 +61,15 @@ class Table:
         words = self.header[column].split() or [""]
         return max(len(text) for text in (*(row[column] for row in self.rows), *words))
 
-    def head(self, num_rows: int) -> Table:
+    def head(self, num_rows: int, what: str = "arms") -> Table:
         """The first rows; a note says how many more there are."""
         left = len(self.rows) - num_rows
-        return self if left <= 0 else replace(self, rows=self.rows[:num_rows], notes=(f"and {left} more arms",))
+        return self if left <= 0 else replace(self, rows=self.rows[:num_rows], notes=(f"and {left} more {what}",))
+
+
+def write(path: Path, text: str) -> None:
+    """Writes `text` with one kind of line end on every system."""
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def printable(text: str) -> str:
@@ -88,26 +106,75 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """The table as a LaTeX float with booktabs rules; needs `\\usepackage{booktabs}` only."""
-    rows = [
-        [
-            rf"\textbf{{{escape_latex(cell)}}}" if (i, k) in table.bold else escape_latex(cell)
-            for k, cell in enumerate(row)
-        ]
-        for i, row in enumerate(table.rows)
+    """The table as a LaTeX float with booktabs rules; needs `\\usepackage{booktabs}` only.
+
+    Optional columns other than sentences are left to the CSV. Where the others are wider than a page, they stand in
+    several blocks, each with the first column.
+    """
+    kept = [k for k, name in enumerate(table.header) if name not in table.optional or _is_sentence(table, k)]
+    widths = {k: 2 + (_SENTENCE // 2 if _is_sentence(table, k) else _whole(table, k)) for k in kept}
+    blocks = [_tabular(table, block) for block in _blocks(widths, _LATEX_WIDTH)]
+    caption = " ".join(escape_latex(note) for note in (table.title + ".", *table.notes))
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\label{{{label}}}",
+        r"\footnotesize\setlength{\tabcolsep}{4pt}",
+        "\n\n\\medskip\n".join(blocks),
+        r"\end{table}",
     ]
-    # Columns are named by number first: two may have one header, and pandas wants unique ones.
-    header = [escape_latex(name) for name in table.header]
-    style = pd.DataFrame(rows).style.hide(axis="index")
-    style = style.format_index(lambda column: header[int(str(column))], axis="columns")
-    return style.to_latex(
-        column_format="".join("r" if table.is_number(k) else "l" for k in range(len(table.header))),
-        hrules=True,
-        position="htbp",
-        position_float="centering",
-        caption=" ".join(escape_latex(note) for note in (table.title + ".", *table.notes)),
-        label=label,
-    )
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Table, kept: Sequence[int]) -> str:
+    """Some columns of the table."""
+    rows = [[_latex_head(table.header[k], table.is_number(k)) for k in kept]]
+    rows += [[_latex_cell(table, i, k) for k in kept] for i in range(len(table.rows))]
+    head, *body = (" & ".join(cells) + r" \\" for cells in rows)
+    opening = rf"\begin{{tabular}}{{{''.join(_latex_column(table, k) for k in kept)}}}"
+    return "\n".join([opening, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_cell(table: Table, i: int, k: int) -> str:
+    cell = escape_latex(table.rows[i][k])
+    return rf"\textbf{{{cell}}}" if (i, k) in table.bold else cell
+
+
+def _latex_head(name: str, number: bool) -> str:
+    """A head over as many lines as it takes, bottom-aligned with its column."""
+    lines = [escape_latex(line.strip()) for line in folded(name, _HEAD).split("\n")]
+    if len(lines) == 1:
+        return lines[0]
+    return rf"\begin{{tabular}}[b]{{@{{}}{'r' if number else 'l'}@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+def _is_sentence(table: Table, k: int) -> bool:
+    return max((len(row[k]) for row in table.rows), default=0) > _SENTENCE
+
+
+def _latex_column(table: Table, k: int) -> str:
+    """Numbers flush right, sentences broken into lines, else as wide as the widest cell."""
+    return "r" if table.is_number(k) else r"p{0.2\textwidth}" if _is_sentence(table, k) else "l"
+
+
+def folded(name: str, width: int) -> str:
+    """`name` in lines of at most `width` characters, broken after `+` or a space, else `_` or `-`, else anywhere."""
+    lines = [""]
+    for piece in _pieces(name, width, (r"[^+ ]*[+ ]?", r"[^_-]*[_-]?", f".{{1,{width}}}")):
+        if len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _pieces(text: str, width: int, patterns: Sequence[str]) -> Iterator[str]:
+    """`text` cut by the first pattern; what is still too long, by the next."""
+    for piece in re.findall(patterns[0], text):
+        if len(piece.rstrip()) > width:
+            yield from _pieces(piece, width, patterns[1:])
+        else:
+            yield piece
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -127,9 +194,10 @@ def to_rich(table: Table, width: int) -> Group:
     Where it is too wide, optional columns go first; the others stand in several blocks, each with the first column.
     """
     kept = list(range(len(table.header)))
-    while sum(_whole(table, k) + _GUTTER for k in kept) > width and table.header[kept[-1]] in table.optional:
-        kept.pop()
-    blocks = [_block(table, block) for block in _blocks(table, kept, width)]
+    optional = [k for k in kept if table.header[k] in table.optional]
+    while optional and sum(_whole(table, k) + _GUTTER for k in kept) > width:
+        kept.remove(optional.pop())
+    blocks = [_block(table, block) for block in _blocks({k: _whole(table, k) + _GUTTER for k in kept}, width)]
     notes = [Text(printable(note), style="dim") for note in table.notes]
     return Group(Text(printable(table.title), style="bold"), *blocks, *notes)
 
@@ -145,12 +213,12 @@ def _block(table: Table, kept: list[int]) -> RichTable:
     return out
 
 
-def _blocks(table: Table, kept: list[int], width: int) -> list[list[int]]:
-    """The kept columns in groups that fit, the first column at the head of each."""
-    first, *others = kept
+def _blocks(widths: Mapping[int, int], width: int) -> list[list[int]]:
+    """Columns {column: its width with a gutter} in groups that fit, the first column at the head of each."""
+    first, *others = widths
     blocks: list[list[int]] = [[first]]
     for k in others:
-        if sum(_whole(table, j) + _GUTTER for j in [*blocks[-1], k]) > width and len(blocks[-1]) > 1:
+        if sum(widths[j] for j in [*blocks[-1], k]) > width and len(blocks[-1]) > 1:
             blocks.append([first])
         blocks[-1].append(k)
     return blocks

@@ -1,10 +1,13 @@
-"""matplotlib's SVG made fit for a page: no styles (a strict content policy forbids them), ids of its own, a caption."""
+"""matplotlib's SVG made fit for a page: no styles (a strict content policy forbids them), ids of its own, links.
+
+A dot's link is drawn as `#trial-ID|words`: on the page it leads to the trial, and a browser shows the words over it.
+"""
 
 from __future__ import annotations
 
 import re
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 _KEPT = frozenset((
     "fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray",
@@ -12,22 +15,32 @@ _KEPT = frozenset((
 ))  # fmt: skip
 
 
-def inline_svg(svg: str, name: str, words: str) -> Markup:
-    """The drawing to be put into HTML; `name` prefixes its ids, `words` are read out in its place.
+_DOT = re.compile(r'<a xlink:href="(#trial-[^"|]*)\|([^"]*)"[^>]*>')
 
-    Colours stay as attributes, so that the page's style sheet can replace the neutral ones in its dark theme.
+
+def linked(svg: str, page: str, more: str = "") -> str:
+    """The drawing with its dots' links leading to trials on `page` (empty: the page that it stands on)."""
+    return _DOT.sub(rf'<a xlink:href="{page}\g<1>"{more}><title>\g<2></title>', svg)
+
+
+def inline_svg(svg: str, name: str) -> Markup:
+    """The drawing to be put into HTML, its ids prefixed by `name`; hidden from screen readers, which have the tables.
+
+    Colours stay as attributes, so that the page's style sheet can replace the neutral ones in its dark theme. The dots
+    are reached with a pointer alone: hundreds of them would bury the links of a keyboard's user.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r'style="([^"]*)"', _attributes, body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = re.sub(r'((?<!<a xlink:)href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = linked(body, "", ' tabindex="-1"')
     opening = re.match(r"<svg[^>]*>", body)
     assert opening is not None
     box = re.search(r'viewBox="[^"]*"', opening[0])
     assert box is not None
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img"'
-    return Markup(f'{head} aria-label="{escape(words)}">{body[opening.end() :].strip()}')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]}'
+    return Markup(f'{head} aria-hidden="true">{body[opening.end() :].strip()}')
 
 
 def _attributes(style: re.Match[str]) -> str:

@@ -10,13 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
-from vitbench.arms import find_arms, level_name
-from vitbench.errors import InputError
-from vitbench.experiment import ArmRef, Claim, Experiment
-from vitbench.report.formats import printable
+from vitbench.arms import level_name
+from vitbench.experiment import Experiment
+from vitbench.report.formats import folded, printable
+from vitbench.report.inline import linked
+from vitbench.report.paper import equivalence_margin, paper_effects
 from vitbench.report.rows import (
     Setting,
     arm_order,
+    dot_links,
     metric_label,
     own_best,
     scores_by_seed,
@@ -31,7 +33,6 @@ from vitbench.report.style import (
     arm_looks,
     dots,
     figure,
-    folded,
     interval_line,
     lanes,
     legend_below,
@@ -90,11 +91,15 @@ def caption(name: str) -> str:
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
-    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
+    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes.
+
+    In the files a dot's link leads to the page beside `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     drawings = {name: svg(made) for name, made in figures.items()}
     for name, made in figures.items():
-        (folder / f"{name}.svg").write_text(drawings[name], encoding="utf-8", newline="\n")
+        standalone = linked(drawings[name], "../index.html")
+        (folder / f"{name}.svg").write_text(standalone, encoding="utf-8", newline="\n")
         with plotting():
             made.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     return drawings
@@ -118,7 +123,8 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     for y, arm in enumerate(arms):
         scores = scores_by_seed((row for row in best if row["arm"] == arm.arm), experiment.report.metric)
         look = colours[arm.arm]
-        dots(axes, list(scores.values()), [y - 0.16] * len(scores), look.colour)
+        links = dot_links((row for row in best if row["arm"] == arm.arm), scores)
+        dots(axes, list(scores.values()), [y - 0.16] * len(scores), look.colour, links)
         interval_line(axes, arm.mean, y + 0.14, look.colour)
         lost = lost_label(arm)
         _beside(axes, y, f"{mean_cell(arm)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}"))
@@ -130,7 +136,8 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
     """Forest plot of arm minus baseline, paired by seed, with the claims' margin and the paper's numbers."""
     pairs = own_best_pairs(experiment, rows)
     baseline, *others = pairs.scores
-    others = [arm for arm in others if pairs.each(arm, baseline)]
+    others = [arm for arm in others if pairs.by_seed(arm, baseline)]
+    best = own_best(rows)
     if not others:
         return None
     margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
@@ -140,8 +147,9 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
     axes.axvline(0.0, color=MUTED, linewidth=1.0)
     for y, arm in enumerate(others):
-        each, colour = pairs.each(arm, baseline), colours[arm].colour
-        dots(axes, each, [y - 0.16] * len(each), colour)
+        each, colour = pairs.by_seed(arm, baseline), colours[arm].colour
+        links = dot_links((row for row in best if row["arm"] == arm), each, "+.2f")
+        dots(axes, list(each.values()), [y - 0.16] * len(each), colour, links)
         found = pairs.difference(arm, baseline)
         if margin is not None:
             interval_line(axes, pairs.difference(arm, baseline, 0.90), y + 0.14, colour, 4.5)
@@ -150,38 +158,6 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
             axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)
         _beside(axes, y, f"{difference_cell(found)}\nn = {found.n}")
     return made
-
-
-def equivalence_margin(experiment: Experiment) -> float | None:
-    """The widest margin of the experiment's equivalence claims, as judged on its data; None without one."""
-    data = str(experiment.base.get("data", {}).get("name", "digits"))
-    parts = [part for claim in experiment.claims for part in claim.on(data).part_claims()]
-    return max((p.margin_points for p in parts if p.form == "equivalence" and p.margin_points), default=None)
-
-
-def paper_effects(experiment: Experiment, baseline: str) -> dict[str, float]:
-    """{arm: the paper's effect against the baseline} from claims about one pair, each arm at its own best."""
-    effects: dict[str, float] = {}
-    for claim in experiment.claims:
-        for part in claim.part_claims():
-            pair, effect = _plain_pair(experiment, part), part.paper.effect_points
-            if pair is None or effect is None or baseline not in pair:
-                continue
-            arm, sign = (pair[0], 1.0) if pair[1] == baseline else (pair[1], -1.0)
-            effects.setdefault(arm, sign * effect)
-    return effects
-
-
-def _plain_pair(experiment: Experiment, claim: Claim) -> tuple[str, str] | None:
-    """The two arms of a difference or an equivalence of two arms, both at their own setting."""
-    pair: Sequence[ArmRef] = claim.arms
-    if claim.form not in ("difference", "equivalence") or claim.at or len(pair) != 2 or claim.metric:
-        return None
-    try:
-        (a, *more_a), (b, *more_b) = (find_arms(experiment, ref) for ref in pair)
-    except InputError:
-        return None
-    return None if more_a or more_b else (a.name, b.name)
 
 
 def tuning_plots(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Figure]:
@@ -228,7 +204,7 @@ def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]],
     """One arm's means and seeds, `right` points beside the settings so that the arms stand side by side."""
     place = shifted(axes, right)
     for x, point in line:
-        dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, right)
+        dots(axes, [x] * len(point.scores), list(point.scores.values()), look.colour, point.links, right)
         if point.mean is not None:
             _rings(axes, x, point.mean, point.chosen + point.at_edge, look, place)
     means = [(x, point.mean) for x, point in line if point.mean is not None]

@@ -12,6 +12,8 @@ from vitbench.stats.table import Row, metric_value
 
 Setting = tuple[tuple[str, Any], ...]
 """A tuned setting as sorted (path, value) pairs, so that it can be a key."""
+Behind = tuple[str, str, Setting]
+"""The trials behind a number: their arm, role and setting."""
 
 
 def arm_order(experiment: Experiment, rows: Iterable[Row] = ()) -> list[str]:
@@ -48,6 +50,12 @@ def scores_by_seed(rows: Iterable[Row], metric: str) -> dict[int, float]:
     """{seed: score} over the rows that have one, by seed."""
     found = {int(row["seed"]): score(row, metric) for row in rows}
     return {seed: value for seed, value in sorted(found.items()) if value is not None}
+
+
+def dot_links(rows: Iterable[Row], values: Mapping[int, float], form: str = ".2f") -> list[str]:
+    """One link a seed of `values`, for its dot on a plot: `#trial-ID|seed 3: 92.48` (see `inline`)."""
+    ids = {int(row["seed"]): row["trial_id"] for row in rows}
+    return [f"#trial-{ids[seed]}|seed {seed}: {value:{form}}" for seed, value in values.items()]
 
 
 def own_best(rows: Iterable[Row]) -> list[Row]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vitbench.experiment import Experiment
 from vitbench.report.formats import printable
-from vitbench.report.rows import arm_order, metric_label, own_best, quantity, scores_by_seed, series_of
+from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.style import (
     MUTED,
     SHADE,
@@ -49,11 +49,12 @@ LEAST_SPREAD = 1.2
 
 @dataclass(frozen=True)
 class Point:
-    """One arm on a plot: x, its seeds' scores, their mean."""
+    """One arm on a plot: x, its seeds' scores with their links, their mean."""
 
     arm: str
     x: float
     scores: tuple[float, ...]
+    links: tuple[str, ...]
     mean: Interval
 
 
@@ -64,10 +65,11 @@ def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[st
     found = {}
     for arm in arm_order(experiment, rows):
         trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]
-        scores = tuple(scores_by_seed(trials, experiment.report.metric).values())
+        by_seed = scores_by_seed(trials, experiment.report.metric)
+        scores, links = tuple(by_seed.values()), tuple(dot_links(trials, by_seed))
         if scores and trials[0]["result"].get(size):
             x = float(trials[0]["result"][size])
-            found[arm] = Point(arm, x, scores, mean_interval(scores, LEVEL, num_images))
+            found[arm] = Point(arm, x, scores, links, mean_interval(scores, LEVEL, num_images))
     return found
 
 
@@ -207,7 +209,7 @@ def _line(axes: Axes, points: Sequence[Point], look: Look, name: str) -> None:
     """Seeds, means and intervals of one series, its means joined."""
     ordered = sorted(points, key=lambda point: point.x)
     for point in ordered:
-        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, -5.0)
+        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, point.links, -5.0)
         interval_bar(axes, point.x, point.mean, look)
     means = [(point.x, point.mean.mean) for point in ordered]
     width = 1.4 if len(means) > 1 else 0.0

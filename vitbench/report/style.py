@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Transform, offset_copy
 
+from vitbench.report.formats import folded
 from vitbench.report.rows import quantity
 from vitbench.stats.intervals import Interval
 
@@ -125,11 +125,20 @@ def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
         axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=2.0, solid_capstyle="butt")
 
 
-def dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, right_points: float = 0.0) -> None:
-    """Draws one small dot per seed, `right_points` beside x so that it hides no interval."""
+def dots(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    colour: str,
+    links: Sequence[str],
+    right_points: float = 0.0,
+) -> None:
+    """Draws one small dot per seed with its link, `right_points` beside x so that it hides no interval."""
+    if not links:
+        return
     axes.update_datalim(list(zip(x, y, strict=True)))  # the shifted transform below takes no part in the limits
-    axes.plot(
-        x, y, linestyle="none", marker="o", markersize=3.4, alpha=0.55, color=colour, markeredgewidth=0.0,
+    axes.scatter(
+        x, y, s=3.4**2, alpha=0.55, color=colour, linewidths=0.0, urls=list(links),
         transform=shifted(axes, right_points), clip_on=False,
     )  # fmt: skip
 
@@ -183,25 +192,6 @@ def legend_below(made: Figure, axes: Axes) -> None:
             break
         legend.remove()
     made.set_size_inches(width, height + box.height / made.dpi)
-
-
-def folded(name: str, width: int) -> str:
-    """`name` in lines of at most `width` characters, broken after `+` or a space, else `_` or `-`, else anywhere."""
-    lines = [""]
-    for piece in _pieces(name, width, (r"[^+ ]*[+ ]?", r"[^_-]*[_-]?", f".{{1,{width}}}")):
-        if len(lines[-1] + piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(lines)
-
-
-def _pieces(text: str, width: int, patterns: Sequence[str]) -> Iterator[str]:
-    """`text` cut by the first pattern; what is still too long, by the next."""
-    for piece in re.findall(patterns[0], text):
-        if len(piece.rstrip()) > width:
-            yield from _pieces(piece, width, patterns[1:])
-        else:
-            yield piece
 
 
 def lanes(names: Sequence[str], whole_points: float = 44.0) -> dict[str, float]:

@@ -9,6 +9,7 @@ from vitbench.experiment import Experiment
 from vitbench.report.rows import (
     Setting,
     arm_order,
+    dot_links,
     own_best,
     scores_by_seed,
     setting_of,
@@ -110,15 +111,15 @@ class Pairs:
     noise: Mapping[str, float]
     num_images: int | None
 
-    def each(self, a: str, b: str) -> list[float]:
-        """a minus b, seed by seed, over the seeds that both have."""
+    def by_seed(self, a: str, b: str) -> dict[int, float]:
+        """{seed: a minus b} over the seeds that both have."""
         first, second = self.scores[a], self.scores[b]
-        return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+        return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
     def difference(self, a: str, b: str, level: float = LEVEL) -> Interval:
         """The interval of a minus b, paired by seed."""
         extra = self.noise.get(a, 0.0) + self.noise.get(b, 0.0)
-        return contrast_interval(self.each(a, b), level, counting_floor(self.num_images), extra)
+        return contrast_interval(list(self.by_seed(a, b).values()), level, counting_floor(self.num_images), extra)
 
     def ranks(self) -> dict[str, str]:
         """`best`, `tied` or an empty string per arm: nothing is best that cannot be told from every other."""
@@ -150,6 +151,7 @@ class TunedPoint:
     arm: str
     setting: Setting
     scores: dict[int, float]
+    links: list[str]
     num_diverged: int
     num_failed: int
     chosen: bool
@@ -189,4 +191,5 @@ def _tuned_point(arm: str, setting: Setting, cell: Sequence[Row], chosen: bool, 
     num_diverged = sum(row["status"] == "diverged" for row in cell)
     num_failed = sum(row["status"] == "failed" for row in cell)
     scores = scores_by_seed(cell, "val_top1_percent")
-    return TunedPoint(arm, setting, scores, num_diverged, num_failed, chosen, chosen and edge)
+    links = dot_links(cell, scores)
+    return TunedPoint(arm, setting, scores, links, num_diverged, num_failed, chosen, chosen and edge)

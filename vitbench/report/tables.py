@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from vitbench.arms import level_name
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table
-from vitbench.report.rows import Setting, metric_label, quantity, setting_label, shared_settings
+from vitbench.report.paper import paper_effects
+from vitbench.report.rows import Behind, Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.summaries import (
     ArmSummary,
     TunedPoint,
@@ -23,9 +24,17 @@ from vitbench.stats.table import Row
 
 TIE = "≈"
 OPTIONAL = frozenset(("p (Holm)", "Params", "Train FLOPs", "Seconds"))
-Columns = list[tuple[str, list[str]]]
+PAPER = "Paper"
 LONGEST_IN_HEAD = 16
 """A baseline with a longer name is not named at the head of a column."""
+
+
+class Column(NamedTuple):
+    """A head, its cells, and, where the cells are numbers of trials, which trials."""
+
+    head: str
+    cells: list[str]
+    behind: Sequence[Behind] = ()
 
 
 def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
@@ -40,29 +49,39 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     baseline = arms[0].arm if arms else "baseline"
     tuned = any(arm.setting for arm in arms)
     lost = any(lost_label(arm) for arm in arms)
-    columns: Columns = [
-        ("Arm", [arm.arm for arm in arms]),
-        ("Setting", [setting_label(arm.setting) for arm in arms]),
-        ("n", [str(arm.mean.n) for arm in arms]),
-        (metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms]),
-        (minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms]),
-        ("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
-        ("Lost", [lost_label(arm) or "-" for arm in arms]),
-        ("Params", [quantity(arm.num_params) for arm in arms]),
-        ("Train FLOPs", [quantity(arm.train_flops) for arm in arms]),
-        ("Seconds", [f"{arm.train_seconds:.1f}" if arm.train_seconds else "-" for arm in arms]),
+    paper = paper_effects(experiment, baseline)
+    behind = [(arm.arm, "reporting", arm.setting) for arm in arms]
+    columns = [
+        Column("Arm", [arm.arm for arm in arms]),
+        Column("Setting", [setting_label(arm.setting) for arm in arms]),
+        Column("n", [str(arm.mean.n) for arm in arms], behind),
+        Column(metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms], behind),
+        Column(minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms], behind),
+        Column(PAPER, [f"{paper[arm.arm]:+.2f}" if arm.arm in paper else "-" for arm in arms]),
+        Column("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
+        Column("Lost", [lost_label(arm) or "-" for arm in arms]),
+        Column("Params", [quantity(arm.num_params) for arm in arms]),
+        Column("Train FLOPs", [quantity(arm.train_flops) for arm in arms]),
+        Column("Seconds", [f"{arm.train_seconds:.1f}" if arm.train_seconds else "-" for arm in arms]),
     ]
-    kept = [c for c in columns if (tuned or c[0] != "Setting") and (lost or c[0] != "Lost")]
+    absent = {name for name, has in (("Setting", tuned), ("Lost", lost), (PAPER, paper)) if not has}
+    kept = [column for column in columns if column.head not in absent]
     title = f"{experiment.name}: each arm at its own best setting" if tuned else experiment.name
-    mean_column = [name for name, _ in kept].index(metric_label(experiment.report.metric))
+    mean_column = [column.head for column in kept].index(metric_label(experiment.report.metric))
     bold = frozenset((i, k) for i, arm in enumerate(arms) if arm.rank == "best" for k in (0, mean_column))
-    return _table(title, kept, _result_notes(arms, baseline, tuned, lost), bold)
+    notes = _result_notes(arms, baseline, tuned, lost)
+    if paper:
+        notes.append(f"{PAPER}: what the claims' sources found of the same difference, at their scale.")
+    return _table(title, kept, notes, bold)
 
 
-def _table(title: str, columns: Columns, notes: Sequence[str], bold: frozenset[tuple[int, int]] = frozenset()) -> Table:
-    header = tuple(name for name, _ in columns)
-    body = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Table(title, header, body, bold, tuple(notes), OPTIONAL)
+def _table(
+    title: str, columns: Sequence[Column], notes: Sequence[str], bold: frozenset[tuple[int, int]] = frozenset()
+) -> Table:
+    header = tuple(column.head for column in columns)
+    body = tuple(zip(*(column.cells for column in columns), strict=True))
+    behind = {(i, k): its for k, column in enumerate(columns) for i, its in enumerate(column.behind)}
+    return Table(title, header, body, bold, tuple(notes), OPTIONAL, behind)
 
 
 def _result_notes(arms: Sequence[ArmSummary], baseline: str, tuned: bool, lost: bool) -> list[str]:
@@ -89,22 +108,23 @@ def shared_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     if not settings or not best:
         return None
     baseline = best[0].arm
-    columns: Columns = [("Arm", [arm.arm for arm in best]), *_reading("own best", best, baseline)]
+    columns = [Column("Arm", [arm.arm for arm in best]), *_reading("At own best", best, baseline)]
     for setting in settings:
         chosen_by = [arm.arm for arm in best if arm.setting == setting]
         more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
         label = setting_label(setting) + (f" (best of {chosen_by[0]}{more})" if chosen_by else "")
-        columns += _reading(label, shared_summaries(experiment, rows, setting), baseline)
+        columns += _reading(f"At {label}", shared_summaries(experiment, rows, setting), baseline)
     notes = ["The same seeds in every column; a difference that only the shared setting shows is one of tuning."]
     if minus(baseline) != f"minus {baseline}":
         notes.append(f"The baseline is {baseline}.")
     return _table(f"{experiment.name}: own best beside a shared setting", columns, notes)
 
 
-def _reading(label: str, arms: Sequence[ArmSummary], baseline: str) -> Columns:
+def _reading(head: str, arms: Sequence[ArmSummary], baseline: str) -> list[Column]:
+    behind = [(arm.arm, "reporting", arm.setting) for arm in arms]
     return [
-        (f"At {label}", [mean_cell(arm) for arm in arms]),
-        (minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms]),
+        Column(head, [mean_cell(arm) for arm in arms], behind),
+        Column(minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms], behind),
     ]
 
 
@@ -121,13 +141,15 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     settings = list(dict.fromkeys(point.setting for point in points))
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.arm, point.setting): _tuning_cell(point) for point in points}
-    columns: Columns = [("Arm", arms)]
-    columns += [(setting_label(setting), [cells.get((arm, setting), "-") for arm in arms]) for setting in settings]
+    columns = [
+        Column(setting_label(s), [cells.get((arm, s), "-") for arm in arms], [(arm, "tuning", s) for arm in arms])
+        for s in settings
+    ]
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
     notes = [f"Mean validation top-1 (%) over {num_seeds} tuning seeds; [chosen]. Optimistic: never a result."]
     if any(point.at_edge for point in points):
         notes.append("! chosen at the edge of the grid: the best setting may lie outside it.")
-    return _table(f"{experiment.name}: how the arms were tuned", columns, notes)
+    return _table(f"{experiment.name}: how the arms were tuned", [Column("Arm", arms), *columns], notes)
 
 
 def _tuning_cell(point: TunedPoint) -> str:

@@ -1,0 +1,173 @@
+"""The scoreboard of a results root: every claim, its verdict, our effect beside the source's, where it was asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vitbench.experiment import Experiment
+from vitbench.load import load
+from vitbench.report.board_plot import board_plot
+from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
+from vitbench.report.formats import ALL, Format, Table, printable, to_latex, to_markdown, write
+from vitbench.report.html import render
+from vitbench.report.ledger import Entry, entry_of, ledger
+from vitbench.report.plots import save
+from vitbench.report.trials import claim_cells, trials_of
+from vitbench.stats.outcome import Verdict
+from vitbench.stats.scoreboard import judge_all, with_q
+from vitbench.store import read_lines
+
+STATES = ("supported", "contradicted", "inconclusive", "untested")
+MOST_IN_PICTURE = 60
+OTHER = "Claims of one's own"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One claim in one run."""
+
+    said: Said
+    run: str
+    page: str
+    data: str
+    trials: str
+    """Address of the first trials that the verdict reads; of the claim where there are none."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was judged."""
+        return self.said.verdict
+
+    @property
+    def href(self) -> str:
+        """The claim on its run's page."""
+        return f"{self.page}#claim-{quote(self.verdict.claim)}"
+
+    @property
+    def effect(self) -> str:
+        """Our effect alone."""
+        return self.said.effect.partition(" (")[0]
+
+    @property
+    def interval(self) -> str:
+        """The interval alone."""
+        return self.said.effect.partition(" (")[2].rstrip(")")
+
+    @property
+    def section(self) -> str:
+        """The part of the ledger that the claim stands in."""
+        entry = entry_of(self.verdict.claim)
+        return entry.section if entry else OTHER
+
+
+def scoreboard(root: Path, runs: Sequence[Path], formats: Sequence[Format] = ALL) -> Table:
+    """The verdicts of all runs as a table, after writing `index.html`, the picture and `scoreboard.{md,csv,tex}`.
+
+    Claims come in the ledger's order; q is over all of the runs.
+    """
+    lines, listed = _lines(runs)
+    table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
+    if "md" in formats:
+        write(root / "scoreboard.md", to_markdown(table))
+    if "csv" in formats:
+        write(root / "scoreboard.csv", scoreboard_csv(lines))
+    if "tex" in formats:
+        write(root / "scoreboard.tex", to_latex(table, "tab:scoreboard"))
+    if "html" in formats:
+        shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
+        if shown:
+            save({"scoreboard": board_plot(shown)}, root)
+        write(root / "index.html", _page(lines, listed))
+    return table
+
+
+def _lines(runs: Sequence[Path]) -> tuple[list[Line], list[dict[str, str]]]:
+    """Every claim of every run, in the ledger's order, and the runs themselves."""
+    found: list[tuple[dict[str, str], str, Verdict]] = []
+    listed = []
+    for folder in runs:
+        experiment = load(folder / "experiment.yaml")
+        if not isinstance(experiment, Experiment):
+            continue
+        rows = read_lines(folder / "records.jsonl")
+        page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
+        listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
+        behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
+        for verdict in judge_all(experiment, rows, facts_of(rows, folder)):
+            anchor = next((behind[cell] for cell in read[verdict.claim] if cell in behind), f"claim-{verdict.claim}")
+            found.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
+    judged = with_q([verdict for *_, verdict in found])
+    lines = [
+        Line(said(verdict), run["name"], run["page"], run["data"], trials)
+        for (run, trials, _), verdict in zip(found, judged, strict=True)
+    ]
+    return sorted(lines, key=_place), listed
+
+
+def _place(line: Line) -> tuple[int, list[tuple[int, str]], str]:
+    """A sort key: the ledger's sections, in them CLS-9 before CLS-10, then the runs of a claim."""
+    sections = [entry.section for entry in ledger().values()]
+    parts = re.split(r"(\d+)", line.verdict.claim)
+    claim = [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return (sections.index(line.section) if line.section in sections else len(sections), claim, line.run)
+
+
+def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]]) -> str:
+    asked = {known.claim for line in lines if (known := entry_of(line.verdict.claim))}
+    tally = {state: Counter(line.verdict.claim for line in lines if line.verdict.state == state) for state in STATES}
+    sections = {line.section: [other for other in lines if other.section == line.section] for line in lines}
+    unasked: dict[str, list[Entry]] = {}
+    for entry in ledger().values():
+        if entry.claim not in asked:
+            unasked.setdefault(entry.section, []).append(entry)
+    first: dict[str, Line] = {}
+    for line in lines:
+        first.setdefault(line.verdict.claim, line)
+    return render(
+        "scoreboard.html.j2",
+        title="vitbench: the scoreboard",
+        sections=sections,
+        anchored=list(first.values()),
+        statements={claim: line.verdict.statement or claim for claim, line in first.items()},
+        tally=tally,
+        num_verdicts=len(lines),
+        num_asked=len(asked),
+        num_known=len(ledger()),
+        unasked=unasked,
+        has_picture=any(line.verdict.interval for line in lines),
+        runs=listed,
+    )
+
+
+def scoreboard_csv(lines: Sequence[Line]) -> str:
+    """The scoreboard as CSV, one line a verdict, numbers with four decimals."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = (
+        "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
+        "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason",
+    )  # fmt: skip
+    writer.writerow(columns)
+    for line in lines:
+        verdict = line.verdict
+        facts = vars(verdict) | {"verdict": verdict.state, "data": line.data, "run": line.run}
+        facts |= {name: getattr(verdict.interval, name, None) for name in ("low", "high", "level")}
+        writer.writerow([_csv_cell(facts[name]) for name in columns])
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    text = printable(str(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

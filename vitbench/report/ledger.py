@@ -1,0 +1,55 @@
+"""All published claims that vitbench has a form for: docs/CLAIMS.md read as data, so that it stands once."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROW = re.compile(r"\| (?P<claim>[A-Z][A-Z0-9-]+-\d+) \| [a-z ]+ \| (?P<says>.+) \| (?P<source>.+) \| (?P<place>.+) \|")
+_FILE = re.compile(r"\[([\w/]+)\]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One claim: what it says, who said it, and where it is decided or what it needs."""
+
+    claim: str
+    section: str
+    says: str
+    source: str
+    place: str
+
+    @property
+    def files(self) -> list[str]:
+        """The experiments that declare it."""
+        return _FILE.findall(self.place)
+
+    @property
+    def needs(self) -> str:
+        """What stands between the claim and a verdict, in words."""
+        note = re.search(r"\((?:.* )?untested there, (.+)\)", self.place)
+        if note:
+            return note[1]
+        return f"a run: vitbench run {self.files[0]}" if self.files else self.place
+
+
+@functools.cache
+def ledger() -> dict[str, Entry]:
+    """{claim: entry} in the order of the page; the wheel carries the page, a checkout has it beside the package."""
+    package = Path(__file__).parents[1]
+    pages = [folder / "docs/CLAIMS.md" for folder in (package, package.parent)]
+    text = next((page.read_text(encoding="utf-8") for page in pages if page.is_file()), "")
+    section, found = "", {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
+        if row := _ROW.fullmatch(line):
+            found[row["claim"]] = Entry(row["claim"], section, row["says"], row["source"], row["place"])
+    return found
+
+
+def entry_of(claim: str) -> Entry | None:
+    """The entry of a claim or of its part (`DATA-01a` is a part of `DATA-01`)."""
+    return ledger().get(claim) or ledger().get(re.sub(r"[a-z]$", "", claim))
