@@ -47,13 +47,18 @@ class Store:
         """The committed record, or None. Raises ResultsError where the file is no record."""
         path = self.folder(trial_id) / "record.json"
         try:
-            return Record.model_validate_json(path.read_bytes())
+            record = Record.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read ({error.strerror or error})") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ResultsError(f"{path}: not a record of this version ({where}: {first['msg']})") from error
+        if record.trial_id != trial_id:
+            raise ResultsError(f"{path}: the record of another trial, {record.trial_id}")
+        return record
 
     def read_all(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """Committed records by trial id; ids without one are left out."""
@@ -89,6 +94,9 @@ class Store:
         fault("record.before_link")
         if _link(aside, folder / "record.json"):
             fault("record.after_link")
+            for name in files:
+                for left_by_a_kill in (folder / name).parent.glob(f".{Path(name).name}.*"):
+                    left_by_a_kill.unlink(missing_ok=True)
             return True
         first = self.read(record.trial_id)
         assert first is not None

@@ -31,6 +31,7 @@ def experiment(tmp_path: Path) -> Path:
 def start(experiment: Path, root: Path, jobs: int) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a shell starts it."""
     words = [sys.executable, str(ROOT / "cli.py"), "run", str(experiment), "--results", str(root), "-j", str(jobs)]
+    words += ["--checkpoint-seconds", "0"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -71,6 +72,11 @@ def records(root: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.glob("trials/*/record.json")}
 
 
+def saved(root: Path) -> list[Path]:
+    """The folders of trials that have a checkpoint."""
+    return sorted({path.parent.parent for path in root.glob("trials/*/checkpoints/step-*.sha256")})
+
+
 def rows(root: Path) -> list[dict[str, Any]]:
     """What every table is made of, less times and machine."""
     lines = (root / "tiny" / "records.jsonl").read_text().splitlines()
@@ -104,12 +110,13 @@ def test_killed_in_the_middle_the_same_command_goes_on(
 
 @pytest.mark.parametrize(("number", "jobs", "code"), [(signal.SIGINT, 2, 130), (signal.SIGTERM, 1, 143)])
 def test_a_signal_stops_cleanly_and_leaves_no_child(
-    number: signal.Signals, jobs: int, code: int, experiment: Path, tmp_path: Path, groups: list[int]
+    number: signal.Signals, jobs: int, code: int, experiment: Path, tmp_path: Path, groups: list[int], cli: Any
 ) -> None:
     """Ctrl-C reaches the whole group, as a terminal sends it; SIGTERM the one process."""
     process = start(experiment, tmp_path / "results", jobs)
     groups.append(process.pid)
-    wait_for(lambda: records(tmp_path / "results"))
+    wait_for(lambda: records(tmp_path / "results") and saved(tmp_path / "results"))
+    (begun, *_) = saved(tmp_path / "results") or [None]
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code
@@ -119,3 +126,7 @@ def test_a_signal_stops_cleanly_and_leaves_no_child(
     statuses = {json.loads(content)["status"] for _, content in records(tmp_path / "results").values()}
     assert statuses == {"ok"}
     assert rows(tmp_path / "results"), "what is finished is in the run's rows"
+    if begun is not None:
+        assert begun in saved(tmp_path / "results") or (begun / "record.json").exists(), "what was begun is saved"
+    assert cli("run", experiment, "--results", tmp_path / "results", "-j", 1).code == 0
+    assert len(records(tmp_path / "results")) == 6
