@@ -33,6 +33,7 @@ class Evaluation:
 
 def logits_of(stack: Stack, images: ImageSource, part: Part, index: np.ndarray, flat: Tensor | None = None) -> Tensor:
     """Logits `[E, M, K]` on the CPU of each trial's images `index [E, M]`."""
+    assert all(np.unique(row).size == row.size for row in index), "no image twice"
     chunks = []
     with torch.no_grad():
         for unit in images.read(part, index, BATCH):

@@ -1,0 +1,155 @@
+"""`vitbench doctor`, `clean` and `check-data`: is all well, what may go, and are the images sound?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from vitbench import clean as cleaning
+from vitbench import data as images
+from vitbench import runner
+from vitbench.clean import Leftover, Use
+from vitbench.collect import rows
+from vitbench.commands.checks import overlap_line
+from vitbench.commands.prepare import facts_source, read_run, runs
+from vitbench.committed import read_records
+from vitbench.data import DataOptions
+from vitbench.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
+from vitbench.errors import InputError, ResultsError
+from vitbench.plan import FactsOf
+from vitbench.stats.select import choose
+from vitbench.store import Store
+
+STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+ORDER = (6, 5, 2)
+"""Of several exit codes, the first that applies."""
+
+
+def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_json: bool) -> int:
+    """Print one finding a line; with `fix`, first remove what is safe to lose. 0 where nothing is bad."""
+    store, facts_of = Store(root), facts_source(data)
+    removed = cleaning.remove(store, [x for x in _leftovers(store, facts_of) if x.safe]) if fix else []
+    found = [*machine(root, data)]
+    if root.is_dir():
+        found += [*root_findings(store, use_of(root, facts_of)), *_run_findings(root, facts_of)]
+    else:
+        found.append(ok("results", f"no folder {root} yet"))
+    if as_json:
+        said = [str(leftover.path) for leftover in removed]
+        print(json.dumps({"findings": [dataclasses.asdict(one) for one in found], "removed": said}))
+    else:
+        for leftover in removed:
+            console.print(Text(f"removed  {leftover.path} ({leftover.why})"), soft_wrap=True)
+        for one in found:
+            line = Text(f"{one.level:5}", STYLES[one.level]).append(f"{one.what}: {one.said}", "default")
+            console.print(line.append(f" -> {one.advice}" if one.advice else "", "dim"), soft_wrap=True)
+    codes = {one.exit_code for one in found if one.level == "bad"}
+    return next((code for code in ORDER if code in codes), 0)
+
+
+def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
+    """List what nothing refers to, and with `yes` remove it."""
+    store, facts_of = Store(root), facts_source(data)
+    if not root.is_dir():
+        raise InputError(f"{root}: no results folder")
+    use = use_of(root, facts_of)
+    found = cleaning.leftovers(store, use)
+    for name, why in use.open_runs.items():
+        console.print(Text(f"kept: trials that no plan uses, as {name} {why}"), soft_wrap=True)
+    done = cleaning.remove(store, found) if yes else found
+    for leftover in done:
+        line = (
+            f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
+        )
+        console.print(Text(line), soft_wrap=True)
+    total = size_words(sum(leftover.num_bytes for leftover in done))
+    hint = "" if yes or not done else "; --yes removes them"
+    console.print(f"{len(done)} leftovers, {total}{hint}", highlight=False)
+    return 0
+
+
+def _leftovers(store: Store, facts_of: FactsOf) -> list[Leftover]:
+    return cleaning.leftovers(store, use_of(store.root, facts_of)) if store.root.is_dir() else []
+
+
+def use_of(root: Path, facts_of: FactsOf) -> Use:
+    """What the plans and the records of a root's runs refer to.
+
+    A run whose plan cannot be told, or which is not finished, may refer to more.
+    """
+    roles: dict[str, set[str]] = defaultdict(set)
+    still_open: dict[str, str] = {}
+    for folder in runs(root):
+        try:
+            for row in read_records(folder / "records.jsonl") if (folder / "records.jsonl").is_file() else ():
+                roles[row["trial_id"]].add(row["role"])
+                if row.get("parent"):
+                    roles[row["parent"]].add("stage")
+            plan, records = runner.look(read_run(folder), Store(root), choose, facts_of)
+        except (InputError, ResultsError) as error:
+            still_open[folder.name] = f"cannot be planned: {str(error).splitlines()[0]}"
+            continue
+        for trial in plan.trials:
+            roles[trial.trial_id].add(trial.role)
+        missing = len(plan.unique().keys() - records.keys())
+        if missing or not plan.complete:
+            still_open[folder.name] = "is not finished"
+    return Use({trial_id: frozenset(found) for trial_id, found in roles.items()}, still_open)
+
+
+def _run_findings(root: Path, facts_of: FactsOf) -> Iterator[Finding]:
+    """Whether every run can be read, is of the images that are here now, and has tables of its records."""
+    for folder in runs(root):
+        try:
+            yield from _run_finding(folder, Store(root), facts_of)
+        except ResultsError as error:
+            yield Finding("bad", "run", str(error), "restore the file, or run the experiment again under --as NAME", 5)
+        except InputError as error:
+            yield warn("run", f"{folder.name}: {str(error).splitlines()[0]}")
+
+
+def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Finding]:
+    """The findings of one run. Raises InputError, ResultsError."""
+    from vitbench.report.formats import to_csv
+    from vitbench.report.tables import result_frame
+
+    experiment, path = read_run(folder), folder / "records.jsonl"
+    found = read_records(path) if path.is_file() else []
+    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in found}
+    for name, fingerprint in prints.items():
+        finding = data_finding(folder.name, facts_of(name), fingerprint)
+        if finding:
+            yield finding
+            return
+    plan, records = runner.look(experiment, store, choose, facts_of)
+    fresh = rows(plan, records)
+    if len(fresh) > len(found):
+        said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"
+        yield warn("run", said, "`vitbench run` with its command writes them")
+    table = folder / "table.csv"
+    if found and table.is_file() and table.read_text(encoding="utf-8") != to_csv(result_frame(experiment, found)):
+        yield warn("run", f"{folder.name}: tables are not what the records give", f"vitbench report {folder.name}")
+    else:
+        yield ok("run", f"{folder.name}: {len(found)} rows")
+
+
+def check_data(name: str, data: DataOptions, console: Console) -> int:
+    """Decode every image, look at every label, and compare the splits; 2 where an image or a label is bad."""
+    problems = images.check(name, data)
+    for line in problems:
+        console.print(Text(line), soft_wrap=True)
+    if problems:
+        raise InputError(f"{name}: {len(problems)} problems")
+    known = images.open_images(name, data).facts
+    said = overlap_line(known)
+    counts = f"{known.num_train} training and {known.num_test} test images in {known.num_classes} classes"
+    console.print(f"{name}: {counts}, every one decodes; fingerprint {known.fingerprint[:16]}", highlight=False)
+    if said:
+        console.print(Text(f"warning: {said}"), soft_wrap=True)
+    return 0
