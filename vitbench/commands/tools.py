@@ -1,4 +1,4 @@
-"""Commands beside running and reporting: weights out, the schema."""
+"""Commands beside running and reporting: weights out, looking inside, the schema, watching, upkeep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.commands.arguments import DataDir, Names, Results, console, data_options_of
+from vitbench.commands.arguments import DataDir, Json, Names, Results, console, data_options_of
 
 tools = typer.Typer()
 
@@ -26,6 +26,31 @@ def export(
 
 
 @tools.command()
+def inspect(
+    name: Annotated[
+        str, typer.Argument(help="A run or experiment, a trial id, timm:NAME, or an exported folder.", metavar="NAME")
+    ],
+    what: Annotated[
+        str | None,
+        typer.Option(
+            "--what", help="Any of filters,positions,distance,rollout,layers,robustness,reconstruction.", metavar="LIST"
+        ),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="Other images: folder:PATH or a data set.", metavar="NAME")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many images.", metavar="N")] = 1000,
+    to: Annotated[Path | None, typer.Option("--to", help="Where one network's figures go.", metavar="DIR")] = None,
+    results: Results = Path("results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Look into trained networks: filters, positions, attention, layers, robustness, as figures and numbers."""
+    from vitbench.commands.inspect import inspect as look
+
+    raise typer.Exit(look(name, results, (what, images, limit), to, data_options_of(data_dir), console()))
+
+
+@tools.command()
 def schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
     import json
@@ -41,3 +66,46 @@ def watch(names: Names = None, results: Results = Path("results")) -> None:
     from vitbench.commands.watch import watch as watch_run
 
     raise typer.Exit(watch_run(names or [], results, console()))
+
+
+@tools.command()
+def doctor(
+    results: Results = Path("results"),
+    fix: Annotated[bool, typer.Option("--fix", help="Remove what is safe to lose; nothing else is changed.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and the results folder, one finding a line; exit 2, 5 or 6 where one is bad."""
+    from vitbench.commands.upkeep import doctor as examine
+
+    raise typer.Exit(examine(results, data_options_of(data_dir), console(), fix=fix, as_json=as_json))
+
+
+@tools.command()
+def clean(
+    results: Results = Path("results"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List, and with --yes remove, what no run of the results folder refers to; records that one uses are kept."""
+    from vitbench.commands.upkeep import clean as clean_root
+
+    raise typer.Exit(clean_root(results, data_options_of(data_dir), console(), yes=yes))
+
+
+@tools.command("check-data")
+def check_data(
+    name: Annotated[str, typer.Argument(help="fashion_mnist, folder:PATH, parquet:PATH, ...")], data_dir: DataDir = None
+) -> None:
+    """Decode every image of a data set, look at its labels, and count test images that are trained on."""
+    from vitbench.commands.upkeep import check_data as check_images
+
+    raise typer.Exit(check_images(name, data_options_of(data_dir), console()))
+
+
+@tools.command()
+def init(path: Annotated[Path, typer.Argument(help="The new file, e.g. my-ablation.yaml.")]) -> None:
+    """Write a commented experiment file to begin with."""
+    from vitbench.commands.init import init as write_starter
+
+    raise typer.Exit(write_starter(path, console()))
