@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from made_plans import Score, best, experiment, facts_of, record, rounds, top
 
-from vitbench.collect import metric_value, rows, write_predictions, write_rows
+from vitbench.collect import rows, write_predictions, write_rows
 from vitbench.plan import Plan, Trial, expand
-from vitbench.record import Record, Result, Run
+from vitbench.record import Record, Result, Run, metric_of
 from vitbench.store import Store
 
 TUNED = """
@@ -71,10 +71,10 @@ def test_metrics_by_name() -> None:
     made = record(planned("seeds: 1\n")[0].trials[0]).model_copy(
         update={"result": Result(test_top1_percent=80.0, num_steps=5, metrics={"few_shot_5_percent": 30.0})}
     )
-    assert metric_value(made, "test_top1_percent") == 80.0
-    assert metric_value(made, "few_shot_5_percent") == 30.0
-    assert metric_value(made, "val_top1_percent") is None
-    assert metric_value(made, "nothing") is None
+    assert metric_of(made.result.model_dump(), "test_top1_percent") == 80.0
+    assert metric_of(made.result.model_dump(), "few_shot_5_percent") == 30.0
+    assert metric_of(made.result.model_dump(), "val_top1_percent") is None
+    assert metric_of(made.result.model_dump(), "nothing") is None
 
 
 def answers(index: list[int], predicted: list[int]) -> bytes:

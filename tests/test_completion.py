@@ -42,7 +42,7 @@ def offered(line: str, folder: Path = ROOT) -> tuple[list[str], str]:
         ("vitbench run posi", ["position_encoding", "position_grid"], False),
         ("vitbench plan paper/abl", ["paper/ablation"], False),
         ("vitbench run experiments/smo", ["experiments/smoke.yaml"], False),
-        ("vitbench run ablation --data f", ["fashion_mnist", "folder:", "fake", "fake_colour"], False),
+        ("vitbench run ablation --data f", ["fashion_mnist", "folder:", "fake", "fake_colour"], True),
         ("vitbench plan position_encoding --diff rel", ["relative_1d", "relative_2d"], True),
         ("vitbench plan position_encoding --diff none ro", ["rope_2d"], True),
         (f"vitbench report --results {DIGITS} c", ["class_token_vs_gap"], False),

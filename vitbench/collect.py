@@ -49,12 +49,6 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
     }
 
 
-def metric_value(record: Record, metric: str) -> float | None:
-    """A metric of a record by name: a key of `result`, or of `result.metrics`."""
-    value = getattr(record.result, metric, None)
-    return value if isinstance(value, float) else record.result.metrics.get(metric)
-
-
 def write_rows(folder: Path, found: Sequence[Row]) -> None:
     """Write records.jsonl of a run in one step."""
     text = "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in found)

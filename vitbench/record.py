@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -54,6 +56,15 @@ class Result(Frozen):
             if name.endswith("_percent") and not 0.0 <= value <= 100.0:
                 raise ValueError(f"metrics.{name} is {value:g}, which is no percentage")
         return self
+
+
+def metric_of(result: Mapping[str, Any], metric: str) -> float | None:
+    """A metric of a result as JSON holds it, by name: its own key or one of its `metrics`; None where there is no
+    finite value."""
+    value = result.get(metric, (result.get("metrics") or {}).get(metric))
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 class Run(Frozen):

@@ -8,13 +8,12 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from vitbench.collect import metric_value
 from vitbench.cost import train_flops
 from vitbench.engines.options import Options
 from vitbench.events import Event, Finished, Listener, Planned, Warned, Work
 from vitbench.experiment import Experiment
 from vitbench.plan import Chooser, FactsOf, Plan, Trial, expand
-from vitbench.record import Record
+from vitbench.record import Record, metric_of
 from vitbench.store import Store
 
 WAIT_SECONDS = 1.0
@@ -118,6 +117,10 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
 
 def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Generator[str, None, None]:
     """The chosen engine at work; engines are imported late, since they load torch."""
+    if request.options.engine == "fused":
+        from vitbench.engines import fused
+
+        return fused.run(trials, request.options, listen)
     if request.num_workers > 1:
         from vitbench.engines import workers
 
@@ -159,7 +162,7 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
         role=trial.role,
         status=record.status,
         reason=record.reason,
-        metric=metric_value(record, metric) if ok else None,
+        metric=metric_of(record.result.model_dump(), metric) if ok else None,
         val_top1_percent=record.result.val_top1_percent if ok else None,
         train_flops=flops_of(trial),
         num_steps=trial.spec.train.steps or 0,

@@ -6,7 +6,6 @@ A row is one trial as `records.jsonl` holds it: arm, levels, setting, role, seed
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.record import metric_of
 from vitbench.stats.distributions import Floats
 from vitbench.stats.select import Choice, choose
 
@@ -35,11 +35,7 @@ def _plain(value: Any) -> Any:
 
 def metric_value(row: Row, metric: str) -> float | None:
     """The metric of an `ok` trial, from `result` or `result["metrics"]`; None where it is absent or not finite."""
-    result = row.get("result") or {}
-    value = result.get(metric, (result.get("metrics") or {}).get(metric))
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    return metric_of(row.get("result") or {}, metric)
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
