@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +23,14 @@ from vitbench.committed import read_records
 from vitbench.diff import flatten
 from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment
+from vitbench.measured import with_measured
 from vitbench.spec import TrialSpec
 from vitbench.stats.outcome import Verdict
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
+    from vitbench.report.page import Reported
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -36,35 +41,59 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / "records.jsonl"
     if not path.is_file():
         raise InputError(f"{folder}: no records.jsonl; run the experiment first")
-    return read_records(path)
+    return with_measured(read_records(path), folder)
 
 
 def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -> int:
     """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables."""
     from vitbench.report.board import scoreboard
     from vitbench.report.formats import to_rich
-    from vitbench.report.page import report as write_report
-    from vitbench.report.pictures import add_samples
 
-    formats = formats_of(wanted.formats)
-    for folder in runs_named(root, names):
-        experiment, found = read_run(folder), read_rows(folder)
-        if not found:
-            console.print(f"{folder.name}: no finished trials yet")
-            continue
-        note = add_samples(folder, found, wanted.data, wanted.images) if "html" in formats else ""
+    formats, judged = formats_of(wanted.formats), {}
+    for folder, experiment, told, note in _each(runs_named(root, names), formats, wanted):
         console.print(f"\n[bold]{folder.name}[/]: {escape(experiment.question)}", highlight=False)
-        for table in write_report(experiment, found, folder, formats):
+        if told is None:
+            console.print("no finished trials yet")
+            continue
+        judged[folder] = told.verdicts
+        for table in told.tables:
             console.print(to_rich(table, console.width))
         for line in (note, f"Written: {folder}"):
             console.print(line, markup=False, highlight=False, soft_wrap=True, end="\n" if line else "")
     done = [folder for folder in runs(root) if (folder / "records.jsonl").is_file()]
-    console.print(to_rich(scoreboard(root, done, formats), console.width))
+    console.print(to_rich(scoreboard(root, done, formats, judged), console.width))
     page = root / "index.html"
     console.print(f"Scoreboard: {page}" if page.is_file() else f"Written: {root}", highlight=False, soft_wrap=True)
     if wanted.open:
         _open(page)
     return 0
+
+
+def _each(
+    folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
+) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+    """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
+    from vitbench.report import board  # noqa: F401  # loaded once, before the processes part
+
+    jobs = [(folder, tuple(formats), wanted) for folder in folders]
+    if len(jobs) == 1 or multiprocessing.get_start_method() != "fork":
+        yield from map(_write, jobs)
+        return
+    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_write, jobs)
+
+
+def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
+    """One run's report, written; None for a run without trials."""
+    from vitbench.report.page import report as write_report
+    from vitbench.report.pictures import add_samples
+
+    folder, formats, wanted = job
+    experiment, found = read_run(folder), read_rows(folder)
+    if not found:
+        return folder, experiment, None, ""
+    note = add_samples(folder, found, wanted.data, wanted.images) if "html" in formats else ""
+    return folder, experiment, write_report(experiment, found, folder, formats), note
 
 
 @dataclass(frozen=True)

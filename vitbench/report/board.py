@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from vitbench.experiment import Experiment
 from vitbench.load import load
+from vitbench.measured import with_measured
 from vitbench.report.board_plot import board_plot
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
 from vitbench.report.formats import ALL, Format, Table, printable, to_latex, to_markdown, write
@@ -68,12 +69,17 @@ class Line:
         return entry.section if entry else OTHER
 
 
-def scoreboard(root: Path, runs: Sequence[Path], formats: Sequence[Format] = ALL) -> Table:
+Judged = Mapping[Path, Sequence[Verdict]]
+
+
+def scoreboard(
+    root: Path, runs: Sequence[Path], formats: Sequence[Format] = ALL, judged: Judged | None = None
+) -> Table:
     """The verdicts of all runs as a table, after writing `index.html`, the picture and `scoreboard.{md,csv,tex}`.
 
-    Claims come in the ledger's order; q is over all of the runs.
+    Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
-    lines, listed = _lines(runs)
+    lines, listed = _lines(runs, judged or {})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
     if "md" in formats:
         write(root / "scoreboard.md", to_markdown(table))
@@ -89,7 +95,7 @@ def scoreboard(root: Path, runs: Sequence[Path], formats: Sequence[Format] = ALL
     return table
 
 
-def _lines(runs: Sequence[Path]) -> tuple[list[Line], list[dict[str, str]]]:
+def _lines(runs: Sequence[Path], known: Judged) -> tuple[list[Line], list[dict[str, str]]]:
     """Every claim of every run, in the ledger's order, and the runs themselves."""
     found: list[tuple[dict[str, str], str, Verdict]] = []
     listed = []
@@ -97,11 +103,11 @@ def _lines(runs: Sequence[Path]) -> tuple[list[Line], list[dict[str, str]]]:
         experiment = load(folder / "experiment.yaml")
         if not isinstance(experiment, Experiment):
             continue
-        rows = read_lines(folder / "records.jsonl")
+        rows = with_measured(read_lines(folder / "records.jsonl"), folder)
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
-        for verdict in judge_all(experiment, rows, facts_of(rows, folder)):
+        for verdict in known[folder] if folder in known else judge_all(experiment, rows, facts_of(rows, folder)):
             anchor = next((behind[cell] for cell in read[verdict.claim] if cell in behind), f"claim-{verdict.claim}")
             found.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
     judged = with_q([verdict for *_, verdict in found])

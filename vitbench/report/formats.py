@@ -29,7 +29,7 @@ _GUTTER = 3
 """Characters between two columns in a terminal."""
 _SENTENCE = 45
 """Characters above which a LaTeX cell is broken into lines."""
-_LATEX_WIDTH = 92
+_LATEX_WIDTH = 88
 """Characters of a line in a LaTeX table: 345 points, the text of an `article`, in \\footnotesize."""
 _HEAD = 16
 """Characters to which a longer head is wrapped."""
@@ -70,11 +70,6 @@ class Table:
 def write(path: Path, text: str) -> None:
     """Writes `text` with one kind of line end on every system."""
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without control characters: a name cannot move the cursor or start a new row."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def escape_markdown(text: str) -> str:

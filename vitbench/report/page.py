@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.experiment import Experiment
@@ -36,8 +37,16 @@ BIBTEX = """@inproceedings{dosovitskiy2021image,
 }"""
 
 
-def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> list[Table]:
-    """The tables of one run, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
+@dataclass(frozen=True)
+class Reported:
+    """What a run's report says: its tables, in order, and its verdicts."""
+
+    tables: tuple[Table, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> Reported:
+    """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     side = side_table(experiment, rows, read_answers(folder))
@@ -53,7 +62,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
     if "html" in formats:
         drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
         write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
-    return [*tables, side]
+    return Reported((*tables, side), tuple(verdicts))
 
 
 def experiment_page(

@@ -106,10 +106,11 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
 
 
 def svg(made: Figure) -> str:
-    """The figure as SVG text, without a date."""
+    """The figure as SVG text, without a date; its layout is settled by this, as working it out costs most."""
     with plotting():
         text = io.StringIO()
         made.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        made.set_layout_engine("none")
     return text.getvalue()
 
 
