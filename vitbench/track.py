@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -113,7 +115,8 @@ def tracker(name: str, root: Path, say: Listener) -> Listener:
         record = store.read(event.trial_id) if isinstance(event, Finished) else None
         if isinstance(event, Finished) and record is not None:
             try:
-                sink(tracked(run, event, record))
+                with contextlib.redirect_stdout(io.StringIO()):  # What trackers print would end up in --json.
+                    sink(tracked(run, event, record))
             except Exception as error:  # a tracker's fault of any kind: the records are whole without it
                 say(Warned(f"--track {name}: trial not sent ({type(error).__name__}: {error})".splitlines()[0]))
 
@@ -131,7 +134,8 @@ def tracked(run: str, event: Finished, record: Record) -> Tracked:
     curve = {
         point.step: _present(point.model_dump(exclude={"step"})) for point in record.result.curve
     }  # fmt: skip
-    return Tracked(run, "_".join(words).replace("/", "-"), record.trial_id, params, _present(metrics), curve)
+    final = {f"final/{key}": value for key, value in _present(metrics).items()}
+    return Tracked(run, "_".join(words).replace("/", "-"), record.trial_id, params, final, curve)
 
 
 _METRICS = (
