@@ -49,7 +49,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "5": ("typer rich yaml", "torch pynvml"),
 }
 """Packages of others that a layer may import: at the top of a module, and only inside functions."""
-LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine", "outcome")}
+LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine", "memory", "outcome")}
 """Modules of layer 4a that are themselves imported late, so that they may load torch at their top."""
 
 

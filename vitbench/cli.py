@@ -25,7 +25,7 @@ from vitbench.commands.arguments import (
 )
 from vitbench.commands.arguments import asked as asked_of
 from vitbench.commands.tools import tools
-from vitbench.errors import VitbenchError
+from vitbench.errors import VitbenchError, printable
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
@@ -70,6 +70,12 @@ def run(
     oom: Annotated[
         str, typer.Option(help="Out of memory: fail, or halve the micro-batch (never the batch) and go on.")
     ] = "fail",
+    engine: Annotated[
+        str, typer.Option(help="How trials share the machine: auto, local, workers, fused (equal shapes as one).")
+    ] = "auto",
+    program: Annotated[
+        str, typer.Option(help="How a step is launched: auto, eager, graph (CUDA) or compile.")
+    ] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
     until_settled: Annotated[
@@ -113,6 +119,8 @@ def run(
         track=track,
         checkpoint_seconds=checkpoint_seconds,
         oom=oom,
+        engine=engine,
+        program=program,
     )
     raise typer.Exit(run_command(asked, how, terminal))
 
@@ -256,7 +264,7 @@ def main() -> None:
         app(standalone_mode=True)
     except VitbenchError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (Interrupted, Terminated) as stop:
         print("stopped; finished trials are kept, the same command goes on", file=sys.stderr)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitbench.spec import TrainSpec
-from vitbench.train.optim import Optimizer
+from vitbench.train.optim import Optimizer, bias_corrections
 from vitbench.train.schedule import learning_rates
 from vitbench.train.stack import decays
 
@@ -18,6 +18,7 @@ SHAPES = [(4, 3), (5,)]
 NUM = 17
 DECAYED = torch.cat([torch.ones(12), torch.zeros(5)])
 ON = torch.ones(1, 1)
+CORRECTIONS = bias_corrections(50)
 
 
 def gradients(num_steps: int, scale: float = 3.0) -> torch.Tensor:
@@ -49,7 +50,7 @@ def own_weights(specs: list[TrainSpec], start: torch.Tensor, grads: torch.Tensor
     optimizer = Optimizer(specs, flat, DECAYED)
     for step, grad in enumerate(grads):
         lr = torch.tensor(rates[:, step : step + 1], dtype=torch.float32)
-        optimizer.step(flat, grad.repeat(len(specs), 1), lr, step + 1, torch.ones(len(specs), 1))
+        optimizer.step(flat, grad.repeat(len(specs), 1), lr, CORRECTIONS[step], torch.ones(len(specs), 1))
     return flat
 
 
@@ -91,8 +92,8 @@ def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
     active = torch.tensor([[0.0], [1.0]])
     for step, grad in enumerate(gradients(5)):
         both = torch.stack([torch.full_like(grad, math.nan), grad])
-        optimizer.step(flat, both, torch.full((2, 1), 0.01), step + 1, active)
-        single.step(alone, grad.unsqueeze(0), torch.full((1, 1), 0.01), step + 1, ON)
+        optimizer.step(flat, both, torch.full((2, 1), 0.01), CORRECTIONS[step], active)
+        single.step(alone, grad.unsqueeze(0), torch.full((1, 1), 0.01), CORRECTIONS[step], ON)
     assert torch.equal(flat[0], start)
     assert torch.equal(flat[1], alone[0])
 

@@ -39,6 +39,11 @@ def _may_have_accelerator() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or os.uname().sysname == "Darwin"
 
 
+def likely_device() -> str:
+    """The device that `auto` is going to find, said without loading torch."""
+    return "cuda" if _may_have_accelerator() else "cpu"
+
+
 def choose_workers(jobs: int | None, device: str, threads: int) -> int:
     """Processes at work: as asked, else one a core on a CPU (with `threads` each), one on an accelerator."""
     if jobs is not None:

@@ -14,11 +14,12 @@ from rich.table import Table
 from vitbench import load, runner
 from vitbench.arms import Arm, find_arms
 from vitbench.commands.checks import check_all
-from vitbench.commands.device import choose_workers
+from vitbench.commands.device import choose_workers, likely_device
 from vitbench.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
 from vitbench.cost import forward_flops, num_params
 from vitbench.data import NOMINAL, DataOptions
 from vitbench.diff import arm_difference, flatten
+from vitbench.engines.choice import choose_engine
 from vitbench.errors import InputError
 from vitbench.experiment import Experiment, Suite
 from vitbench.plan import Builder, FactsOf, Plan, Trial, settings
@@ -133,7 +134,8 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> d
     missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
     left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
     seconds = _seconds_by(known, records)
-    workers = choose_workers(None, "cpu", 1)
+    device = likely_device()
+    workers = choose_workers(None, device, 1)
     num_shared = len(seen & unique.keys())
     seen |= unique.keys()
     return {
@@ -153,6 +155,7 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> d
         "speed_measured": bool(records),
         "nominal_data": _nominal_data(builder, known, facts_of),
         "workers": workers,
+        "engine": choose_engine("auto", device, workers, left).words(),
     }
 
 
@@ -213,6 +216,7 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
         f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): "
         f"about {duration(item['seconds_left'])} with {item['workers']} processes ({basis})"
     )
+    console.print(item["engine"], highlight=False)
 
 
 def _diff(prepared: list[Prepared], facts_of: FactsOf, names: tuple[str, str], console: Console) -> int:

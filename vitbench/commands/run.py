@@ -18,6 +18,8 @@ from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_so
 from vitbench.commands.report import judged, show_tables
 from vitbench.data import DataOptions
 from vitbench.data.pixel_floor import pixel_floor_percent
+from vitbench.engines.choice import Choice, choose_engine
+from vitbench.engines.choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.errors import InputError
 from vitbench.events import Began, Event, Finished, Work
@@ -54,6 +56,8 @@ class RunOptions:
     track: str | None = None
     checkpoint_seconds: float = 60.0
     oom: str = "fail"
+    engine: str = "auto"
+    program: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     _check_oom(prepared, options.oom, facts_of)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
+    check_engine(options.engine, options.jobs)
     workers = choose_workers(options.jobs, device, options.threads)
     make_folder(options.root)
     engine = Options(
@@ -84,10 +89,10 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         data=replace(options.data, num_workers=choose_loaders(options.loaders, device, workers)),
         device=device,
         threads=options.threads,
-        engine="workers" if workers > 1 else "local",
         keep=options.keep,
         checkpoint_seconds=options.checkpoint_seconds,
         oom=options.oom,
+        program=options.program,
     )
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
@@ -95,8 +100,11 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     with stoppable(), Journal(options.root) as journal:
         session = Session(options, facts_of, console, journal, gauge_of(device), Pace())
         for item, began in zip(prepared, _beginnings(prepared, Store(options.root), facts_of), strict=True):
+            chosen = _chosen_engine(item, options, device, workers, facts_of)
+            if not (options.quiet or options.as_json):
+                console.print(chosen.words(), highlight=False)
             for seeds in _looks(item.experiment, options):
-                request = runner.Request(engine, workers, seeds, left)
+                request = runner.Request(replace(engine, engine=chosen.engine), chosen.num_workers, seeds, left)
                 ran = _run_one(item, request, began, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
@@ -105,6 +113,13 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
             journal.exit_code = code = _worse(code, exit_code(ran.outcome))
     _summary(done, options, console, code)
     return code
+
+
+def _chosen_engine(item: Prepared, options: RunOptions, device: str, workers: int, facts_of: FactsOf) -> Choice:
+    """The engine for what is missing of an experiment, as far as that is known."""
+    plan, records = runner.look(item.experiment, Store(options.root), choose, facts_of)
+    missing = [trial for trial_id, trial in plan.unique().items() if trial_id not in records]
+    return choose_engine(options.engine, device, workers, (*missing, *plan.later))
 
 
 def _check_oom(prepared: Sequence[Prepared], oom: str, facts_of: FactsOf) -> None:

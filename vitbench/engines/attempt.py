@@ -24,6 +24,7 @@ from vitbench.spec import TrialSpec
 from vitbench.store import Store, replace_durably, require_space
 from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
 from vitbench.train.course import Saves, train_stack
+from vitbench.train.fuse import program_of
 from vitbench.train.images import open_source
 from vitbench.train.loop import Job, Trainer
 from vitbench.train.stream import lost_loader
@@ -198,9 +199,10 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
         raise InputError(f"{spec.data.name}: changed since it was planned; give the same command again")
     jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit)) for t in trials]
     set_precision(spec.train.precision)  # Not before the stage that the trial starts from may have been trained.
-    trainer = Trainer(jobs, images, device)
     assert spec.train.steps is not None
     num_steps = spec.train.steps
+    flops = len(trials) * started_event(trials[0]).train_flops
+    trainer = Trainer(jobs, images, device, program_of(options.program, options.device, flops, spec))
 
     def tick(step: int, speed: float, loss: float | None) -> None:
         for trial in trials:

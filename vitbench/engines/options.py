@@ -30,6 +30,7 @@ class Options:
     keep: str = "final"
     checkpoint_seconds: float = 60.0
     oom: str = "fail"
+    program: str = "auto"
 
 
 def why_not_halve(spec: TrialSpec) -> str | None:

@@ -16,7 +16,7 @@ from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_
 from vitbench.spec import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
 from vitbench.train.feed import Order, all_draws, all_indices, micro_batches
-from vitbench.train.source import Feed, ImageSource, Micro, Part
+from vitbench.train.source import Feed, ImageSource, Part, Raw, on_device
 from vitbench.train.stream import open_stream, per_channel
 
 
@@ -47,13 +47,14 @@ class _ResidentFeed(Feed):
     augment: Augment
     grad_accum: int
 
-    def __call__(self, step: int) -> Iterator[Micro]:
+    def raw(self, step: int) -> Iterator[Raw]:
         device = self.padded.device
         for batches in micro_batches(self.orders, step, self.grad_accum):
-            index = torch.from_numpy(all_indices(batches)).to(device, non_blocking=True)
-            draws = torch.from_numpy(all_draws(batches)).to(device, non_blocking=True)
-            unit = self.augment(self.padded[index], draws)
-            yield batches, unit.view(len(batches), -1, *unit.shape[1:])
+            index = on_device(all_indices(batches), device)
+            yield batches, self.padded[index], on_device(all_draws(batches), device)
+
+    def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        return self.augment(pixels, draws)
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -20,6 +20,7 @@ from vitbench.spec import TrialSpec
 from vitbench.train.augment import Augment
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.feed import Batch, Order
+from vitbench.train.fuse import Given, Graph, Program
 from vitbench.train.objective import (
     corrupt,
     cross_entropy,
@@ -27,9 +28,9 @@ from vitbench.train.objective import (
     masked_patch_loss,
     patch_targets,
 )
-from vitbench.train.optim import Optimizer
+from vitbench.train.optim import Optimizer, bias_corrections
 from vitbench.train.schedule import learning_rates
-from vitbench.train.source import ImageSource, Members, members
+from vitbench.train.source import ImageSource, Members, members, on_device
 from vitbench.train.stack import Stack
 
 
@@ -45,7 +46,9 @@ class Job:
 class Trainer:
     """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
 
-    def __init__(self, jobs: Sequence[Job], images: ImageSource, device: torch.device) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], images: ImageSource, device: torch.device, program: Program = "eager"
+    ) -> None:
         self.jobs, self.images, self.device = jobs, images, device
         self.spec = jobs[0].spec
         self.train = self.spec.train
@@ -65,8 +68,13 @@ class Trainer:
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
+        self.corrections = bias_corrections(len(rates)).to(device)
+        self.numbers = torch.arange(len(rates), device=device)
         self.bad_step = torch.full((len(jobs),), -1, device=device)
-        self.loss_sum = torch.zeros(len(jobs), device=device)
+        self.loss_sum, self.total = torch.zeros(2, len(jobs), device=device).unbind()
+        self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
+        self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
+        self._move = Graph(self._update) if program == "graph" else self._update
 
     @property
     def classifies(self) -> bool:
@@ -79,61 +87,89 @@ class Trainer:
         """
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
-        self.stack.grad.zero_()
-        total = torch.zeros_like(self.loss_sum)
-        for batches, unit in self.feed(step):
-            with self._precision():
-                loss = self._loss(batches, unit) * (unit.shape[1] / self.train.batch_size)
-            self.stack.backward(loss)
-            total += loss.detach()
-        fresh = (self.bad_step < 0) & ~torch.isfinite(total)
-        self.bad_step = torch.where(fresh, step, self.bad_step)
+        for batches, pixels, draws in self.feed.raw(step):
+            self._add({"pixels": pixels, "draws": draws, **self._wanted(batches)})
+        numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
+        self._move(numbers)
+
+    def _wanted(self, batches: list[Batch]) -> Given:
+        """What the images are trained for: labels and MixUp's shares `[E, b]`, or corruptions `[E, b, N]`."""
+        if not self.classifies:
+            return self._corruptions(batches)
+        index = on_device(np.stack([batch.index for batch in batches]), self.device)
+        shares = [self.augment.mix_weights(batch.draws) for batch in batches]
+        if shares[0] is None:
+            return {"index": index}
+        mix = np.stack([share for share in shares if share is not None]).astype(np.float32)
+        return {"index": index, "mix": on_device(mix, self.device)}
+
+    def _corruptions(self, batches: list[Batch]) -> Given:
+        patch, side = self.spec.model.patch_size, self.spec.data.img_size
+        assert patch is not None
+        assert side is not None
+        drawn = [
+            corrupt(self.train.objective, (side // patch) ** 2, job.seed, batch.epoch, batch.index)
+            for job, batch in zip(self.jobs, batches, strict=True)
+        ]
+        action, source = (np.stack(part) for part in zip(*((d.action, d.source) for d in drawn), strict=True))
+        return {"action": on_device(action, self.device), "source": on_device(source, self.device)}
+
+    def _accumulate(self, given: Given) -> None:
+        """Add one micro-batch's gradients and losses."""
+        loss = self._losses(given)
+        self.stack.backward(loss)
+        self.total += loss.detach()
+
+    def _update(self, given: Given) -> None:
+        """Move the weights of the members whose loss was finite in every step so far."""
+        fresh = (self.bad_step < 0) & ~torch.isfinite(self.total)
+        self.bad_step.copy_(torch.where(fresh, given["step"], self.bad_step))
         active = (self.bad_step < 0).float()
-        self.loss_sum += torch.where(active > 0, total, torch.zeros_like(total))
-        self.optimizer.step(self.stack.flat, self.stack.grad, self.rates[step], step + 1, active.unsqueeze(-1))
+        self.loss_sum += torch.where(active > 0, self.total, torch.zeros_like(self.total))
+        grad = self.stack.grad
+        self.optimizer.step(self.stack.flat, grad, given["lr"], given["correction"], active.unsqueeze(-1))
+        grad.zero_()
+        self.total.zero_()
+
+    def _losses_of(self, given: Given) -> Tensor:
+        """Each member's share `[E]` of its batch's loss."""
+        unit = self.feed.unit(given["pixels"], given["draws"])
+        unit = unit.view(len(self.jobs), -1, *unit.shape[1:])
+        with self._precision():
+            loss = self._classified(unit, given) if self.classifies else self._predicted(unit, given)
+        return loss * (unit.shape[1] / self.train.batch_size)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         bf16 = self.train.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+        return (
+            torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
+            if bf16
+            else contextlib.nullcontext()
+        )
 
-    def _loss(self, batches: list[Batch], unit: Tensor) -> Tensor:
-        """Loss per member `[E]`."""
-        if not self.classifies:
-            predicted, targets, action = self._predict_patches(unit, batches, train=True)
-            return masked_patch_loss(self.train.objective, predicted, targets, action)
-        labels = self._labels(batches)
-        shares = [self.augment.mix_weights(b.draws) for b in batches]
-        mix = None
-        if shares[0] is not None:
-            mix = self._to_device(np.stack([s for s in shares if s is not None]).astype(np.float32))
+    def _classified(self, unit: Tensor, given: Given) -> Tensor:
+        """Cross entropy `[E]`."""
+        mix = given.get("mix")
+        if mix is not None:
             weight = mix[:, :, None, None, None]
             unit = weight * unit + (1 - weight) * unit.roll(1, dims=1)
         logits = self.stack.forward(self.images.standardise(unit), train=True)
-        return cross_entropy(logits, labels, self.train.smoothing, mix)
+        return cross_entropy(logits, self.class_of.gather(1, given["index"]), self.train.smoothing, mix)
 
-    def _labels(self, batches: list[Batch]) -> Tensor:
-        index = self._to_device(np.stack([b.index for b in batches]))
-        return self.class_of.gather(1, index)
+    def _predicted(self, unit: Tensor, given: Given) -> Tensor:
+        """Loss of masked patch prediction `[E]`."""
+        predicted, targets = self._predict_patches(unit, given, train=True)
+        return masked_patch_loss(self.train.objective, predicted, targets, given["action"])
 
-    def _predict_patches(self, unit: Tensor, batches: list[Batch], *, train: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions, targets and actions of masked patch prediction, each with leading `[E, B, N]`."""
+    def _predict_patches(self, unit: Tensor, given: Given, *, train: bool) -> tuple[Tensor, Tensor]:
+        """Predictions and targets of masked patch prediction, each with leading `[E, B, N]`."""
         objective, patch = self.train.objective, self.spec.model.patch_size
         assert patch is not None
-        num_patches = (unit.shape[-1] // patch) ** 2
-        drawn = [
-            corrupt(objective, num_patches, job.seed, batch.epoch, batch.index)
-            for job, batch in zip(self.jobs, batches, strict=True)
-        ]
-        action = self._to_device(np.stack([d.action for d in drawn]))
-        source = self._to_device(np.stack([d.source for d in drawn]))
         pixels = self.images.standardise(unit)
-        predicted = self.stack.forward(pixels, action, source, train=train)
+        predicted = self.stack.forward(pixels, given["action"], given["source"], train=train)
         shown = pixels if objective.target == "pixels" else unit
         targets = patch_targets(objective, shown.flatten(0, 1), patch)
-        return predicted, targets.view(*unit.shape[:2], *targets.shape[1:]), action
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return predicted, targets.view(*unit.shape[:2], *targets.shape[1:])
 
     def validate(self) -> list[tuple[float | None, float | None, bool]]:
         """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
@@ -158,10 +194,11 @@ class Trainer:
             still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
             share = unit.shape[1] / num_images  # Every image has as many corrupted patches.
             with torch.no_grad():
-                predicted, targets, action = self._predict_patches(unit, still, train=False)
-                loss += share * masked_patch_loss(objective, predicted, targets, action)
+                given = self._corruptions(still)
+                predicted, targets = self._predict_patches(unit, given, train=False)
+                loss += share * masked_patch_loss(objective, predicted, targets, given["action"])
                 if classes:
-                    hits, count = masked_patch_hits(predicted, targets, action)
+                    hits, count = masked_patch_hits(predicted, targets, given["action"])
                     percent += share * (100 * hits / count)
         return [
             (p if classes else None, v, True) if math.isfinite(v) else (None, None, False)

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitbench.spec import TrainSpec
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+
+def bias_corrections(num_steps: int) -> Tensor:
+    """Adam's corrections of its first and second moment at every step, `[num_steps, 2]`."""
+    count = np.arange(1, num_steps + 1)
+    return torch.tensor(np.stack([1 - BETA_1**count, 1 - BETA_2**count], axis=1), dtype=torch.float32)
 
 
 class Optimizer:
@@ -31,8 +38,9 @@ class Optimizer:
         self.second = torch.zeros_like(flat) if self.opt == "adamw" else torch.zeros(0, device=flat.device)
 
     @torch.no_grad()
-    def step(self, flat: Tensor, grad: Tensor, lr: Tensor, count: int, active: Tensor) -> None:
-        """Update `flat` in place from `grad`; `lr [E, 1]`; `count` is 1 at the first step; members not `active` stay.
+    def step(self, flat: Tensor, grad: Tensor, lr: Tensor, correction: Tensor, active: Tensor) -> None:
+        """Update `flat` in place from `grad`; `lr [E, 1]`; `correction [2]` is that of the step; members not `active`
+        stay.
 
         `active [E, 1]` holds 1.0 or 0.0. A frozen member's gradient may be NaN, so it is replaced, not multiplied.
         """
@@ -47,5 +55,5 @@ class Optimizer:
             return
         self.first.lerp_(grad, 1 - BETA_1)
         self.second.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
-        root = (self.second / (1 - BETA_2**count)).sqrt_().add_(EPS)
-        flat.mul_(1 - lr * self.decay).sub_(lr / (1 - BETA_1**count) * self.first / root)
+        root = (self.second / correction[1]).sqrt_().add_(EPS)
+        flat.mul_(1 - lr * self.decay).sub_(lr / correction[0] * self.first / root)

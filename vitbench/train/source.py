@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vitbench.data import partition
@@ -19,16 +20,28 @@ from vitbench.train.augment import Augment
 from vitbench.train.feed import Batch, Order
 
 Part = Literal["train", "test"]
+Raw = tuple[list[Batch], Tensor, Tensor]
+"""One micro-batch: a batch for each stacked trial; on the device pixels `uint8 [E b, C, ...]` and draws `[E b, L]`."""
 Micro = tuple[list[Batch], Tensor]
-"""One micro-batch: a batch for each stacked trial, and augmented images in [0, 1], `[E, b, C, H, H]` on the device."""
+"""The same with augmented images in [0, 1], `[E, b, C, H, H]`."""
 
 
 class Feed(ABC):
-    """Training images, step by step."""
+    """Training images, step by step: read here, augmented by `unit`, which is part of the device's program."""
 
     @abstractmethod
-    def __call__(self, step: int) -> Iterator[Micro]:
+    def raw(self, step: int) -> Iterator[Raw]:
         """The micro-batches of a step."""
+
+    @abstractmethod
+    def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Augmented images in [0, 1], `[E b, C, H, H]`."""
+
+    def __call__(self, step: int) -> Iterator[Micro]:
+        """The micro-batches of a step, augmented."""
+        for batches, pixels, draws in self.raw(step):
+            unit = self.unit(pixels, draws)
+            yield batches, unit.view(len(batches), -1, *unit.shape[1:])
 
     @abstractmethod
     def close(self) -> None:
@@ -75,3 +88,9 @@ def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
     return Members(part.train, part.val, test, classes)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on the device, sent without waiting for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -28,7 +28,7 @@ from vitbench.data.images import Floats, Ints, Pixels
 from vitbench.errors import InputError
 from vitbench.train.augment import Augment, pad, resized_box
 from vitbench.train.feed import Batch, Order, all_draws, all_indices, micro_batches
-from vitbench.train.source import Feed, ImageSource, Micro, Part
+from vitbench.train.source import Feed, ImageSource, Part, Raw, on_device
 
 PIECE = 64
 """Images decoded by one process at a time: a batch is shared out among all of them."""
@@ -171,15 +171,18 @@ class _StreamedFeed(Feed):
     def __init__(self, loader: Loader, orders: Sequence[Order], augment: Augment, grad_accum: int) -> None:
         self.loader, self.orders, self.augment, self.grad_accum = loader, orders, augment, grad_accum
         self.next_step = -1
-        self.coming: Generator[Micro, None, None] | None = None
+        self.coming: Generator[Raw, None, None] | None = None
 
-    def __call__(self, step: int) -> Iterator[Micro]:
+    def raw(self, step: int) -> Iterator[Raw]:
         if self.coming is None or step != self.next_step:
             self.close()
             wanted = map(micro_batches, repeat(self.orders), count(step), repeat(self.grad_accum))
-            self.coming = _micro(self.loader, chain.from_iterable(wanted), self.augment)
+            self.coming = _raw(self.loader, chain.from_iterable(wanted), self.augment)
         self.next_step = step + 1
         return islice(self.coming, self.grad_accum)
+
+    def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        return self.augment.after_crop(pixels, draws)
 
     def close(self) -> None:
         if self.coming is not None:
@@ -187,8 +190,8 @@ class _StreamedFeed(Feed):
         self.coming = None
 
 
-def _micro(loader: Loader, wanted: Iterator[list[Batch]], augment: Augment) -> Generator[Micro, None, None]:
-    """The micro-batches that are wanted, with their images."""
+def _raw(loader: Loader, wanted: Iterator[list[Batch]], augment: Augment) -> Generator[Raw, None, None]:
+    """The micro-batches that are wanted, with their images, cropped."""
     asked: deque[list[Batch]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -198,9 +201,7 @@ def _micro(loader: Loader, wanted: Iterator[list[Batch]], augment: Augment) -> G
 
     for pixels in loader.load(requests(), augment):
         batches = asked.popleft()
-        draws = torch.from_numpy(all_draws(batches)).to(pixels.device, non_blocking=True)
-        unit = augment.after_crop(pixels, draws)
-        yield batches, unit.view(len(batches), -1, *unit.shape[1:])
+        yield batches, pixels, on_device(all_draws(batches), pixels.device)
 
 
 def open_stream(data: ImageData, img_size: int, options: DataOptions, device: torch.device) -> StreamedImages:

@@ -1,0 +1,71 @@
+"""Trials of equal shapes as stacks, each stack one program on one device; the rest one after another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from vitbench.engines import local
+from vitbench.engines.attempt import OUT_OF_MEMORY, execute, free_memory
+from vitbench.engines.memory import members_that_fit
+from vitbench.engines.options import Emit, Options
+from vitbench.engines.stacks import MAX_STACK, split, stack_key, stacks
+from vitbench.events import Warned
+from vitbench.plan import Trial
+from vitbench.store import Store
+
+
+def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:
+    """The ids of trials as they are committed. A stack that memory runs out on is split, and so are those like it.
+
+    Left to `local`: a trial without its like, and one whose first stage came to nothing.
+    """
+    device, fits = torch.device(options.device), dict[str, int]()
+    waiting = deque(stacks(trials))
+    while waiting:
+        stack = waiting.popleft()
+        key = stack_key(stack[0])
+        if key is None or len(stack) == 1:
+            yield from local.run(stack, options, emit)
+            continue
+        if key not in fits:
+            fits[key] = min(MAX_STACK, members_that_fit(stack[0].spec, device))
+        if len(stack) > fits[key]:
+            waiting.extendleft(reversed(split(stack, fits[key])))
+            continue
+        try:
+            done, alone = _executed(stack, options, emit)
+        except OUT_OF_MEMORY as error:
+            fits[key], why = len(stack) // 2, str(error)
+        else:
+            yield from done
+            waiting.extendleft([trial] for trial in reversed(alone))
+            continue
+        free_memory()  # Only here, where no traceback holds on to the tensors.
+        emit(Warned(f"out of memory on {len(stack)} stacked trials ({why}); at most {fits[key]} at once from here on"))
+        waiting.extendleft(reversed(split(stack, fits[key])))
+
+
+def _executed(stack: Sequence[Trial], options: Options, emit: Emit) -> tuple[list[str], list[Trial]]:
+    """Train what is missing of a stack, under its members' locks: ids committed, and trials to be run alone.
+
+    Left out are trials that another process holds, and those whose first stage has no record yet.
+    """
+    store, mine, done, alone = Store(options.root), list[Trial](), list[str](), list[Trial]()
+    with ExitStack() as locks:
+        for trial in stack:
+            parent = store.read(trial.parent) if trial.parent is not None else None
+            if trial.parent is not None and parent is None:
+                continue
+            if parent is not None and parent.status != "ok":
+                alone.append(trial)
+            elif locks.enter_context(store.lock(trial.trial_id)):
+                done.append(trial.trial_id)
+                if store.read(trial.trial_id) is None:
+                    mine.append(trial)
+        if mine:
+            execute(mine, options, emit)
+    return done, alone

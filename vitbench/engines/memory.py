@@ -1,0 +1,64 @@
+"""How much memory a stack takes, counted without training, and so how many members fit on a device."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from vitbench import cost
+from vitbench.model import build
+from vitbench.shapes import known
+from vitbench.spec import TrialSpec
+
+STATE_COPIES = 6
+"""Of a member's weights: themselves, gradients, two moments, the best weights, decay by tensor."""
+UPDATE_COPIES = 4
+"""What the update holds beside these, when activations are gone: clipped gradients, root, decayed weights, step."""
+OVERHEAD, SHARE_OF_FREE = 1.1, 0.8
+"""What allocators and workspaces take on top; how much of the free memory a plan may use."""
+
+
+def activation_bytes(spec: TrialSpec) -> int:
+    """Bytes that one member's forward pass keeps for the backward pass, of one micro-batch.
+
+    Counted by running it on tensors without data, so any model is counted as it is written; attention's products
+    count too, which a fused kernel would not keep, and everything counts as fp32.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    model, train = spec.model, spec.train
+    num_images = -(-train.batch_size // train.grad_accum)
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module = build(model, train.objective).train()
+        images = torch.empty(num_images, known(model.in_chans), known(model.img_size), known(model.img_size))
+        if train.objective.name == "classify":
+            module(images)
+        else:
+            side = known(model.img_size) // known(model.patch_size)
+            module(images, *torch.zeros(2, num_images, side**2, dtype=torch.int64))
+    held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
+
+
+def member_bytes(spec: TrialSpec) -> int:
+    """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
+    weights = 4 * cost.num_params(spec.model, spec.train.objective)
+    return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now: of the GPU, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def members_that_fit(spec: TrialSpec, device: torch.device) -> int:
+    """How many members of this spec may be stacked on the device, at least 1."""
+    return max(1, int(SHARE_OF_FREE * free_bytes(device) / member_bytes(spec)))

@@ -1,0 +1,41 @@
+"""Which trials may be trained as one stack, and how many at once: from specs alone, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from vitbench.plan import Trial
+
+MAX_STACK = 64
+"""Members of a stack at most: beyond, a GPU that small models fill gains nothing, and a fault costs more."""
+MAY_DIFFER = {"train": {"lr", "weight_decay", "sched", "warmup_fraction"}, "data": {"name", "train_fraction"}}
+"""Fields in which the members of a stack may differ, beside their seed: the trainer takes each member's own."""
+
+
+def stack_key(trial: Trial) -> str | None:
+    """Equal for trials that may be one stack: the resolved spec without the members' own fields, and the images.
+
+    None where a trial is never stacked: dropout and stochastic depth draw for a stack as a whole, and what an earlier
+    stage left is each trial's own question until it is read.
+    """
+    model = trial.spec.model
+    if model.drop_rate or model.drop_path_rate:
+        return None
+    shared = trial.spec.model_dump_json(exclude=MAY_DIFFER)
+    return f"{shared} {trial.data_fingerprint} {trial.parent is not None} {trial.stage}"
+
+
+def stacks(trials: Sequence[Trial], most: int = MAX_STACK) -> list[list[Trial]]:
+    """The trials in stacks of at most `most`, of nearly equal sizes, in the order of their first members."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(stack_key(trial) or trial.trial_id, []).append(trial)
+    return [part for group in groups.values() for part in split(group, most)]
+
+
+def split(group: Sequence[Trial], most: int) -> list[list[Trial]]:
+    """A group in the fewest parts of at most `most`, whose sizes differ by at most one."""
+    count = -(-len(group) // most)
+    ends = [len(group) * k // count for k in range(count + 1)]
+    return [list(group[a:b]) for a, b in pairwise(ends)]
