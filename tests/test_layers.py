@@ -17,7 +17,7 @@ PACKAGE = Path(vitbench.__file__).parent
 LAYERS: dict[str, str] = {
     "0": "errors seeding interrupts faults",
     "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events committed",
-    "2": "cost init_from parameters shapes variants data store plan resolve diff collect journal",
+    "2": "cost init_from parameters shapes variants data store plan resolve diff collect measured journal",
     "3a": "model train analysis",
     "3b": "stats",
     "4a": "engines runner",
@@ -34,7 +34,7 @@ BELOW: dict[str, set[str]] = {
     "3b": {"0", "1", "3b"},
     "4a": {"0", "1", "2", "3a", "4a"},
     "4b": {"0", "1", "2", "3b", "4b"},
-    "4c": {"0", "1", "2", "3a", "4a", "4c"},
+    "4c": {"0", "1", "2", "3a", "3b", "4a", "4b", "4c"},
     "5": set(LAYERS),
 }
 FOREIGN: dict[str, tuple[str, str]] = {
@@ -45,12 +45,13 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "3b": ("numpy scipy pandas", ""),
     "4a": ("numpy", "torch"),
     "4b": ("numpy pandas matplotlib jinja2 markupsafe tabulate rich", ""),
-    "4c": ("numpy rich", "torch timm torchvision PIL matplotlib safetensors"),
+    "4c": ("numpy pandas rich", "torch einops timm torchvision PIL matplotlib safetensors"),
     "5": ("typer rich yaml", "torch pynvml"),
 }
 """Packages of others that a layer may import: at the top of a module, and only inside functions."""
 LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine", "memory", "outcome")}
-"""Modules of layer 4a that are themselves imported late, so that they may load torch at their top."""
+LOADS_TORCH |= {f"vitbench.inspection.{path.stem}" for path in (PACKAGE / "inspection").glob("*.py")}
+"""Modules of layers 4a and 4c that are themselves imported late, so that they may load torch at their top."""
 
 
 def imports(name: str, source: str) -> Iterator[tuple[str, bool]]:

@@ -112,7 +112,7 @@ def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
     """References of one claim that name no arm, at its fixed levels and at each level of its axis."""
     tuned = set(experiment.tune.grid) if experiment.tune else set()
     fixed = {path: value for path, value in claim.at.items() if path not in tuned and path != "metric"}
-    axis = [{path: level} for path, levels in claim.levels.items() for level in levels] or [{}]
+    axis = [{path: level} for path, levels in claim.levels.items() if path != "metric" for level in levels] or [{}]
     refs = [*claim.arms, *(r for pair in claim.pairs for r in pair), *(r for tier in claim.tiers for r in tier)]
     for ref in refs:
         for level in axis:

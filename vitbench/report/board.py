@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vitbench.errors import printable
 from vitbench.experiment import Experiment
 from vitbench.load import load
 from vitbench.measured import with_measured
 from vitbench.report.board_plot import board_plot
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
-from vitbench.report.formats import ALL, Format, Table, printable, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_latex, to_markdown, write
 from vitbench.report.html import render
 from vitbench.report.ledger import Entry, entry_of, ledger
 from vitbench.report.plots import save

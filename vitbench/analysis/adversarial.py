@@ -1,0 +1,52 @@
+"""One small picture that, pasted anywhere, makes a classifier err: found by projected gradient ascent.
+
+Source: Brown et al. 2017 (adversarial patch); Naseer et al. 2021 (the same for ViTs).
+Shapes: B images, C channels, S side in pixels, s side of the patch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BATCH = 64
+
+
+def paste(images: Tensor, patch: Tensor, corners: Tensor) -> Tensor:
+    """Images `[B, C, S, S]` with `patch [C, s, s]` at `corners [B, 2]` (top, left); differentiable in the patch."""
+    side, full = patch.shape[-1], images.shape[-1]
+    line = torch.arange(full, device=images.device)
+    rows, columns = (line[None] - corners[:, axis, None].to(line) for axis in (0, 1))
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    shown = patch[:, rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :]].transpose(0, 1)
+    return torch.where(inside.unsqueeze(1), shown, images)
+
+
+def random_corners(num: int, side_px: int, patch_px: int, generator: torch.Generator) -> Tensor:
+    """Places `[num, 2]` at which a patch lies wholly inside the image."""
+    return torch.randint(0, side_px - patch_px + 1, (num, 2), generator=generator)
+
+
+def universal_patch(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, patch_px: int, num_steps: int, seed: int
+) -> Tensor:
+    """The patch `[C, s, s]` in [0, 1] that raises the loss most on `images` in [0, 1] with `labels [B]`.
+
+    Sign-gradient steps that shrink linearly from 0.1, on batches at fresh random places; projected onto [0, 1]. Which
+    images it is then tried on is the caller's matter: they should be others.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    patch = torch.rand((images.shape[1], patch_px, patch_px), generator=generator).to(images)
+    for number in range(num_steps):
+        picked = torch.randperm(len(images), generator=generator)[:BATCH]
+        corners = random_corners(len(picked), images.shape[-1], patch_px, generator)
+        patch.requires_grad_(True)
+        with torch.enable_grad():
+            loss = F.cross_entropy(logits(paste(images[picked], patch, corners)), labels[picked])
+            (gradient,) = torch.autograd.grad(loss, patch)
+        size = 0.1 * (1 - number / num_steps)
+        patch = (patch.detach() + size * gradient.sign()).clamp(0, 1)
+    return patch.detach()

@@ -1,0 +1,45 @@
+"""What a masked-patch model predicts, painted back into the images.
+
+Source: Dosovitskiy et al. 2021, App. B.1.2, the three targets; the drawing is ours.
+Shapes: B images, N patches, P patch size, C channels, S side in pixels, g cells a side of a down-sampled patch.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vitbench.spec import ObjectiveSpec
+
+LEVELS = 8
+"""Colour levels a channel; a class is painted in the middle of its level."""
+
+
+def colours(classes: Tensor, in_chans: int) -> Tensor:
+    """The colour `[..., C]` in [0, 1] in the middle of each class's level; classes are digits in base 8, first channel
+    highest."""
+    digits = [classes // LEVELS ** (in_chans - 1 - channel) % LEVELS for channel in range(in_chans)]
+    return (torch.stack(digits, dim=-1) + 0.5) / LEVELS
+
+
+def painted(predicted: Tensor, objective: ObjectiveSpec, patch_px: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Predictions `[B, N, out]` as patches in [0, 1], `[B, N, P, P, C]`; `mean`, `std` (`[C, 1, 1]`) undo the
+    standardisation of the `pixels` target."""
+    in_chans = len(mean)
+    if objective.target == "pixels":
+        pixels = rearrange(predicted, "b n (p q c) -> b n p q c", p=patch_px, q=patch_px)
+        return (pixels * std.flatten() + mean.flatten()).clamp(0, 1)
+    cells = rearrange(predicted, "b n (t k) -> b n t k", k=LEVELS**in_chans).argmax(dim=-1)
+    side = round(cells.shape[-1] ** 0.5)
+    colour = rearrange(colours(cells, in_chans), "b n (y x) c -> b n y x c", y=side)
+    line = torch.arange(patch_px) * side // patch_px
+    return colour[:, :, line][:, :, :, line]
+
+
+def with_patches(images: Tensor, patches: Tensor, chosen: Tensor) -> Tensor:
+    """Images `[B, C, S, S]` with the `chosen` ones (bool `[B, N]`) of `patches [B, N, P, P, C]` in place."""
+    size, side = patches.shape[2], images.shape[-1] // patches.shape[2]
+    own = rearrange(images, "b c (y p) (x q) -> b (y x) p q c", p=size, q=size)
+    shown = torch.where(chosen[:, :, None, None, None], patches.to(own), own)
+    return rearrange(shown, "b (y x) p q c -> b c (y p) (x q)", y=side)

@@ -1,0 +1,53 @@
+"""`vitbench inspect`: what a trained network, or all of an experiment's, looks like from inside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from vitbench.commands.prepare import runs_named
+from vitbench.commands.report import read_rows
+from vitbench.data import DataOptions
+from vitbench.errors import InputError
+from vitbench.init_from import TIMM
+
+
+def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
+            console: Console) -> int:  # fmt: skip
+    """Look into a run's networks, or into one trial, timm model or exported folder; where the figures lie is printed.
+
+    `wanted` is --what, --images and --limit.
+    """
+    from vitbench.inspection.catalogue import chosen
+    from vitbench.inspection.run import Wanted, look_into, look_into_run
+    from vitbench.inspection.subject import load_subject
+
+    what, images, limit = wanted
+    if limit < 1:
+        raise InputError(f"--limit {limit}: at least 1 image")
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    asked = Wanted(chosen(what), what is not None, images, limit, where, tell)
+    found = _runs(name, root)
+    for folder in found:
+        done = look_into_run(read_rows(folder), folder, asked)
+        tell(f"{folder.name}: {', '.join(done)}. Figures and tables: {folder / 'analysis'}")
+    if found:
+        return 0
+    folder = to or root / "inspect" / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    done = look_into(load_subject(name, root, where), asked, folder)
+    tell(f"{name}: {', '.join(done)}. Figures and tables: {folder}")
+    return 0
+
+
+def _runs(name: str, root: Path) -> list[Path]:
+    """The runs that `name` means; none where it is a trial's id, a model of timm's or a folder. Raises InputError."""
+    if name.startswith(TIMM) or re.fullmatch(r"[0-9a-f]{4,64}", name):
+        return []
+    if Path(name).is_dir() and not (Path(name) / "experiment.yaml").is_file():
+        return []
+    return runs_named(root, [name])

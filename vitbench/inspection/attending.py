@@ -1,0 +1,144 @@
+"""What attention does on images: how far it reaches, head by head, and where its rollout ends.
+
+Shapes: n images, L layers, H heads, T tokens, G grid side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitbench.analysis import attention_distance, rollout
+from vitbench.inspection.findings import Findings, Row, Shown
+from vitbench.inspection.pictures import Pictures
+from vitbench.inspection.subject import Subject
+from vitbench.inspection.watching import watch_attention
+
+MAP_BYTES = 64 * 2**20
+"""What the maps of one layer may take for a batch: it decides how many images go through at once."""
+MOST_IMAGES = 64
+NORMAL_95 = 1.959964
+GALLERY = 8
+
+
+def batch_size(subject: Subject) -> int:
+    """How many images go through the network at once while its attention is read."""
+    attn: Any = subject.blocks()[0].attn
+    heads = attn.num_heads if hasattr(attn, "num_heads") else attn.shape.num_heads
+    tokens = subject.side**2 + subject.num_prefix
+    return int(max(1, min(MOST_IMAGES, MAP_BYTES // (8 * int(heads) * tokens**2))))
+
+
+def distances_px(subject: Subject, pictures: Pictures) -> np.ndarray:
+    """Mean attention distance of every image, layer and head, `[n, L, H]` in pixels."""
+    between = attention_distance.grid_distances(subject.side, subject.patch_px)
+    num_layers, found = len(subject.blocks()), []
+    for _, images in pictures.batches(batch_size(subject)):
+        layers: list[Tensor] = []
+        watch_attention(
+            subject,
+            images,
+            lambda _, maps, to=layers: to.append(  # type: ignore[misc]
+                attention_distance.mean_distance(maps, subject.num_prefix, between)
+            ),
+        )
+        assert len(layers) == num_layers
+        found.append(torch.stack(layers, dim=1))
+    return torch.cat(found).numpy()
+
+
+def distance(subject: Subject, shown: Shown) -> Findings:
+    """Mean attention distance per layer and head, in pixels and in percent of what uniform attention would give."""
+    uniform = attention_distance.uniform_distance(subject.side, subject.patch_px)
+    found = distances_px(subject, shown.test)
+    share = 100.0 * found.mean(axis=0) / uniform
+    last = len(share) - 1
+    metrics = {f"attention_distance_{layer}_percent": float(share[layer].mean()) for layer in range(len(share))}
+    metrics |= {
+        "attention_distance_last_percent": float(share[last].mean()),
+        "attention_distance_uniform_percent": 100.0,
+        "attention_head_range_first_percent": float(np.ptp(share[0])),
+        "attention_head_range_last_percent": float(np.ptp(share[last])),
+        "attention_head_least_first_percent": float(share[0].min()),
+    }
+    arrays = {"percent": share, "uniform_px": np.array(uniform)}
+    if (before := subject.before()) is not None:
+        first = 100.0 * distances_px(before, shown.test).mean(axis=0) / uniform
+        arrays["percent_untrained"] = first
+        gain = share.mean(axis=1) - first.mean(axis=1)
+        metrics |= {f"attention_distance_over_untrained_{layer}_percent": float(g) for layer, g in enumerate(gain)}
+    return Findings(metrics, _distance_rows(found, uniform), arrays)
+
+
+def _distance_rows(found: np.ndarray, uniform: float) -> list[Row]:
+    """A row for each layer and head: mean over images with its 95% interval, and how it compares with uniform."""
+    mean = found.mean(axis=0)
+    half = NORMAL_95 * found.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.zeros_like(mean)
+    return [
+        {
+            "layer": layer,
+            "head": head,
+            "distance_px": mean[layer, head],
+            "low_px": mean[layer, head] - half[layer, head],
+            "high_px": mean[layer, head] + half[layer, head],
+            "num_images": len(found),
+            "percent_of_uniform": 100.0 * mean[layer, head] / uniform,
+        }
+        for layer in range(mean.shape[0])
+        for head in range(mean.shape[1])
+    ]
+
+
+KINDS = ("rollout", "rollout_residual", "last_layer")
+
+
+def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """Where the readout looked, {kind: `[n, G, G]`}: rollout plain and with the identity mixed in, and the last layer
+    alone (the class token's row, or the patches' mean row)."""
+    num_tokens = subject.side**2 + subject.num_prefix
+    plain = rollout.start(len(images), num_tokens, images.device)
+    state = {"rollout": plain, "rollout_residual": plain, "last_layer": plain}
+
+    def see(_layer: int, maps: Tensor) -> None:
+        state["rollout"] = rollout.step(state["rollout"], maps, residual=False)
+        state["rollout_residual"] = rollout.step(state["rollout_residual"], maps, residual=True)
+        state["last_layer"] = rollout.step(plain, maps, residual=False)
+
+    watch_attention(subject, images, see)
+    return {kind: rollout.readout_map(rolled, subject.num_prefix) for kind, rolled in state.items()}
+
+
+def rolled_out(subject: Subject, shown: Shown) -> Findings:
+    """Rollout maps of some images; where the object's place is known, how much of their mass lies on it."""
+    pictures, metrics = shown.test, {}
+    maps = _all_readouts(subject, pictures)
+    rows: list[Row] = []
+    if pictures.boxes is not None:
+        inside = rollout.box_shares(pictures.boxes, subject.side, subject.patch_px)
+        metrics["box_area_percent"] = 100.0 * float(inside.mean())
+        before = subject.before()
+        others = {} if before is None else _all_readouts(before, pictures)
+        named = {**maps, **{f"{kind}_untrained": found for kind, found in others.items()}}
+        for kind, found in named.items():
+            mass = 100.0 * rollout.mass_in_boxes(found, inside)
+            hits = 100.0 * float(rollout.pointing_hits(found, inside).double().mean())
+            metrics |= {f"{kind}_mass_in_box_percent": float(mass.mean()), f"{kind}_pointing_percent": hits}
+            rows.append(
+                {
+                    "map": kind,
+                    "mass_in_box_percent": float(mass.mean()),
+                    "pointing_percent": hits,
+                    "num_images": len(mass),
+                }
+            )
+    arrays = {"images": (pictures.pixels[:GALLERY].float() / 255).numpy()}
+    arrays |= {kind: found[:GALLERY].numpy() for kind, found in maps.items()}
+    return Findings(metrics, rows, arrays)
+
+
+def _all_readouts(subject: Subject, pictures: Pictures) -> dict[str, Tensor]:
+    parts = [readouts(subject, images) for _, images in pictures.batches(batch_size(subject))]
+    return {kind: torch.cat([part[kind] for part in parts]) for kind in KINDS}

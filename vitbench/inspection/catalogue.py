@@ -1,0 +1,93 @@
+"""Every analysis by the name that `--what` takes: what it looks at, how it is drawn, what its caption says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from vitbench.errors import InputError, nearest
+from vitbench.inspection import attending, figures, layerwise, masked, robustness, structure
+from vitbench.inspection.findings import Look
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One kind of look. `of_stage`: at networks of a first stage, which predict patches. `pictures`: is what it draws
+    made of the images themselves, which not every data set lets one publish?"""
+
+    look: Look
+    draw: Callable[[figures.Found], Figure]
+    caption: str
+    of_stage: bool = False
+    pictures: bool = False
+
+
+ANALYSES: dict[str, Analysis] = {
+    "filters": Analysis(
+        structure.filters,
+        figures.filters,
+        "Left: leading principal components of the patch projection, of the first network (compare Fig. 7 left of "
+        "Dosovitskiy et al. 2021), each stretched to its full range. Right: variance carried by the first components,"
+        " blue trained, dashed untrained, means; the line is 90%.",
+    ),
+    "positions": Analysis(
+        structure.positions,
+        figures.positions,
+        "Similarity of the position embedding of every place with that of all others, of the first network (compare "
+        "Fig. 7 centre and Fig. 10). rho: Spearman's correlation of similarity with closeness on the grid, mean and "
+        "95% interval over networks. Rotary: mean cosine of the angles between two places; relative: similarity of a "
+        "table's vector of offset 0 with that of each offset, and below it the table itself, offset against offset.",
+    ),
+    "distance": Analysis(
+        attending.distance,
+        figures.distance,
+        "Mean attention distance by layer in percent of what uniform attention gives on that grid (compare Figs. 7 "
+        "right and 11): dots are heads, sorted within a network and averaged over networks; the line is the layer's "
+        "mean with its 95% interval over networks; dashed: the same networks before training. The class token's row "
+        "and column are dropped and the rest adds up to 1. The paper's late plateau, 116 of 116.5 pixels, is the 100%"
+        " line here.",
+    ),
+    "rollout": Analysis(
+        attending.rolled_out,
+        figures.ROLLOUT,
+        "Where the readout looked (the class token's row, or the patches' mean row): rollout over all layers, mean "
+        "over heads (Figs. 6 and 14), without and with the identity mixed in, and the last layer alone; first "
+        "network.",
+        pictures=True,
+    ),
+    "layers": Analysis(
+        layerwise.layers,
+        figures.layers,
+        "Top: accuracy of ridge probes by layer on the patches' mean (blue), the class token (orange, dotted) and one"
+        " token alone (green, dashed, mean over tokens), means and 95% intervals over networks; layer 0 is what the "
+        "first block gets. Below: linear CKA of the patches' means between layers, then with the first arm at other "
+        "seeds (differs from Raghu et al. 2021, who compare all tokens at once).",
+    ),
+    "robustness": Analysis(
+        robustness.robustness,
+        figures.robustness,
+        "Accuracy on damaged images, the same damage for every network; mean and 95% interval over networks. Dropped "
+        "and shuffled cells do not line up with the patches; salient cells are those with the most contrast. Phases "
+        "are scrambled within a quarter of the side, a proxy of stylised images. The adversarial patch, a fifth of "
+        "the side, was found for each network on images that do not count here; beside it a patch of noise.",
+    ),
+    "reconstruction": Analysis(
+        masked.reconstruction,
+        figures.RECONSTRUCTION,
+        "Images, the patches that were to be predicted hidden, and the network's predictions in their place: pixels, "
+        "or the middle of the predicted colour level; first network.",
+        of_stage=True,
+        pictures=True,
+    ),
+}
+
+
+def chosen(text: str | None) -> dict[str, Analysis]:
+    """The analyses that `--what a,b` names; all of them without it. Raises InputError."""
+    names = list(ANALYSES) if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in ANALYSES:
+            raise InputError(f"--what {name}: no such analysis.{nearest(name, ANALYSES)} Known: {', '.join(ANALYSES)}")
+    return {name: ANALYSES[name] for name in names}

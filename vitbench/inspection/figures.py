@@ -1,0 +1,281 @@
+"""Figures of analyses, drawn like their originals where the paper has one.
+
+Each takes {label: findings of its networks, a seed each}: one label with one network, or every arm of an experiment.
+Lines are means over seeds, bars their 95% intervals; pictures show the first seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitbench.analysis.representation import cka_table
+from vitbench.inspection.findings import Findings
+from vitbench.report.style import MUTED, Look, looks, marked
+from vitbench.stats.intervals import Interval, mean_interval
+
+Found = Mapping[str, Sequence[Findings]]
+
+PANEL = 2.6
+NAME_WIDTH = 26
+LINES = {"": "-", "class_token_": (0, (1.5, 1.5)), "token_": (0, (5, 2))}
+
+
+def over_seeds(each: Sequence[Findings], metric: str) -> Interval | None:
+    """Mean and 95% interval of a metric over the networks that have it; None where none has."""
+    values = [one.metrics[metric] for one in each if metric in one.metrics]
+    return mean_interval(values) if values else None
+
+
+def panels(rows: int, columns: int, *, width: float = PANEL, height: float = PANEL) -> tuple[Figure, Any]:
+    """A figure of equal panels, and its axes `[rows, columns]`."""
+    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def picture(axes: Axes, image: np.ndarray, **options: Any) -> None:
+    """An image `[C, S, S]` or `[S, S]` without ticks, grey where it has one channel."""
+    shown = image if image.ndim == 2 else image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    axes.imshow(shown, **({"cmap": "gray"} if shown.ndim == 2 else {}) | options)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def titled(axes: Axes, text: str) -> None:
+    """A small title, in lines that the panel holds."""
+    axes.set_title(fill(text, NAME_WIDTH), fontsize=9)
+
+
+def filters(found: Found) -> Figure:
+    """Per label: the leading components as a tile, and how much of the variance the first k carry."""
+    made, grid = panels(len(found), 2, width=3.6)
+    for row, (label, each) in zip(grid, found.items(), strict=True):
+        picture(row[0], _tile(each[0].arrays["components"]))
+        titled(row[0], label)
+        for name, colour, dash in (("cumulative_untrained", MUTED, "--"), ("cumulative", "#0072b2", "-")):
+            curves = [100 * one.arrays[name] for one in each if name in one.arrays]
+            if curves:
+                mean = np.mean(curves, axis=0)
+                row[1].plot(np.arange(1, len(mean) + 1), mean, color=colour, linestyle=dash)
+        row[1].axhline(90.0, color=MUTED, linewidth=0.8)
+        row[1].set_xlabel("components")
+        row[1].set_ylabel("variance (%)")
+    return made
+
+
+def _tile(components: np.ndarray) -> np.ndarray:
+    """Components `[K, C, P, P]` as one image of seven columns, each stretched to the full range."""
+    count, channels, side, _ = components.shape
+    columns = min(7, count)
+    rows = -(-count // columns)
+    canvas = np.ones((channels, rows * (side + 1) - 1, columns * (side + 1) - 1))
+    for k, component in enumerate(components):
+        y, x = (index * (side + 1) for index in divmod(k, columns))
+        low, high = component.min(), component.max()
+        canvas[:, y : y + side, x : x + side] = (component - low) / max(high - low, 1e-12)
+    return canvas
+
+
+def positions(found: Found) -> Figure:
+    """Per label: the mosaic of similarity maps, one small map for every place (Fig. 7 centre), and relative tables."""
+    tables = {
+        f"{label}: {name}": one.arrays[name]
+        for label, (one, *_) in found.items()
+        for name in ("rel_pos", "rel_pos_h", "rel_pos_w")
+        if name in one.arrays
+    }
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    made, grid = panels(rows + -(-len(tables) // columns), columns)
+    shown = None
+    for axes, (label, each) in zip(grid[:rows].flat, found.items(), strict=False):
+        shown = axes.imshow(_mosaic(each[0].arrays["maps"]), vmin=-1, vmax=1, cmap="viridis")
+        rho = over_seeds(each, "pos_distance_spearman")
+        titled(axes, f"{label} (rho {_words(rho, 0.01)})")
+    for axes, (label, table) in zip(grid[rows:].flat, tables.items(), strict=False):
+        axes.imshow(table, vmin=-1, vmax=1, cmap="viridis")
+        titled(axes, f"{label}, offset by offset")
+    for axes in grid.flat:
+        axes.set_axis_off()
+    if shown is not None:
+        made.colorbar(shown, ax=grid, shrink=0.7, label="cosine similarity")
+    return made
+
+
+def _mosaic(maps: np.ndarray) -> np.ndarray:
+    """Maps `[N, N]` as `[G (G + 1), G (G + 1)]`: at every place its map, with a blank line between."""
+    side = round(len(maps) ** 0.5)
+    canvas = np.full((side * (side + 1) - 1,) * 2, np.nan)
+    for place, row in enumerate(maps):
+        y, x = (index * (side + 1) for index in divmod(place, side))
+        canvas[y : y + side, x : x + side] = row.reshape(side, side)
+    return canvas
+
+
+def _words(interval: Interval | None, scale: float = 1.0) -> str:
+    if interval is None or interval.mean is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{scale * interval.mean:.2f}"
+    return f"{scale * interval.mean:.2f} [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+
+
+def distance(found: Found) -> Figure:
+    """Per label: every head's distance (dots, heads sorted within a seed, mean over seeds) and the layer's mean."""
+    columns = min(3, len(found))
+    made, grid = panels(-(-len(found) // columns), columns)
+    for axes, (label, each) in zip(grid.flat, found.items(), strict=False):
+        heads = np.mean([np.sort(one.arrays["percent"], axis=1) for one in each], axis=0)
+        x = np.arange(len(heads))
+        for column in heads.T:
+            axes.plot(x, column, linestyle="none", marker="o", markersize=3.5, color="#0072b2", alpha=0.6)
+        untrained = [one.arrays["percent_untrained"].mean(1) for one in each if "percent_untrained" in one.arrays]
+        if untrained:
+            axes.plot(x, np.mean(untrained, axis=0), color=MUTED, linestyle="--", label="untrained, mean")
+        _intervals(axes, x, [over_seeds(each, f"attention_distance_{layer}_percent") for layer in x], "#d55e00")
+        axes.axhline(100.0, color=MUTED, linewidth=0.9)
+        axes.set_xticks(x)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("distance (% of uniform)")
+        titled(axes, f"{label} (uniform {float(each[0].arrays['uniform_px']):.1f} px)")
+    _blank(grid, len(found))
+    return made
+
+
+def _intervals(axes: Axes, x: np.ndarray, values: Sequence[Interval | None], colour: str, dash: Any = "-") -> None:
+    """A line through the means, with a bar for every interval."""
+    means = [np.nan if v is None or v.mean is None else v.mean for v in values]
+    axes.plot(x, means, color=colour, linestyle=dash)
+    for at, value in zip(x, values, strict=True):
+        if value is not None and value.low is not None and value.high is not None:
+            axes.plot([at, at], [value.low, value.high], color=colour, linewidth=2.0)
+
+
+def _blank(grid: Any, used: int) -> None:
+    for axes in list(grid.flat)[used:]:
+        axes.set_axis_off()
+
+
+def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Callable[[Found], Figure]:
+    """A drawing of pictures: for every label one line of images for each of `rows` (its name, and its images)."""
+
+    def draw(found: Found) -> Figure:
+        count = min(6, min(len(rows[0][1](each[0])) for each in found.values()))
+        made, grid = panels(len(rows) * len(found), count, width=1.15, height=1.2)
+        lines = [(f"{label}: {name}", get(each[0])) for label, each in found.items() for name, get in rows]
+        for axes, (name, images) in zip(grid, lines, strict=True):
+            for one, image in zip(axes, images, strict=False):
+                picture(one, image, **({"cmap": "viridis", "vmin": 0.0} if image.ndim == 2 else {"vmin": 0, "vmax": 1}))
+            axes[0].set_ylabel(fill(name, 16), fontsize=7, rotation=0, ha="right", va="center", color="#1a1a1a")
+        return made
+
+    return draw
+
+
+ROLLOUT = gallery(
+    [
+        ("image", lambda one: one.arrays["images"]),
+        ("rollout", lambda one: one.arrays["rollout"]),
+        ("with identity", lambda one: one.arrays["rollout_residual"]),
+        ("last layer", lambda one: one.arrays["last_layer"]),
+    ]
+)
+RECONSTRUCTION = gallery(
+    [
+        ("image", lambda one: one.arrays["images"]),
+        ("hidden", lambda one: one.arrays["hidden"]),
+        ("filled in", lambda one: one.arrays["filled"]),
+    ]
+)
+
+
+def layers(found: Found) -> Figure:
+    """Per label: probe accuracy by layer (patches' mean, class token, one token alone), CKA between its layers, and
+    with the layers of the first label (of itself: of its other seeds)."""
+    first = next(iter(found.values()))
+    made, grid = panels(3 if len(first) > 1 else 2, len(found), height=2.4)
+    for (top, *below), (label, each) in zip(grid.T, found.items(), strict=True):
+        x = np.arange(len(each[0].arrays["cka"]))
+        for (name, dash), colour in zip(LINES.items(), ("#0072b2", "#d55e00", "#009e73"), strict=True):
+            values = [over_seeds(each, f"layer_{layer}_{name}probe_percent") for layer in x]
+            if any(values):
+                _intervals(top, x, values, colour, dash)
+        top.set_xticks(x)
+        top.set_ylim(0, 100)
+        top.set_ylabel("probe (%)")
+        titled(top, label)
+        tables = [np.mean([one.arrays["cka"] for one in each], axis=0), between(each, first)]
+        for axes, table, name in zip(below, tables, ("itself", f"{next(iter(found))}, other seeds"), strict=False):
+            shown = axes.imshow(table, vmin=0, vmax=1, origin="lower")
+            axes.set_xlabel(f"layer of {fill(name, NAME_WIDTH)}")
+            axes.set_ylabel("layer")
+            axes.grid(visible=False)
+    made.colorbar(shown, ax=grid[1:], shrink=0.8, label="CKA")
+    return made
+
+
+def between(each: Sequence[Findings], others: Sequence[Findings]) -> np.ndarray:
+    """CKA of the layers of `each` with those of `others` at another seed, mean over neighbouring pairs of seeds."""
+    pairs = zip(each, [*others[1:], *others[:1]], strict=False)
+    return np.asarray(np.mean([cka_table(pooled(one), pooled(other)) for one, other in pairs], axis=0))
+
+
+def pooled(one: Findings) -> list[np.ndarray]:
+    """The patches' mean after every layer, `[n, D]` each."""
+    return [one.arrays[f"pooled_{layer}"].astype(np.float64) for layer in range(len(one.arrays["cka"]))]
+
+
+def robustness(found: Found) -> Figure:
+    """Accuracy against the strength of each kind of damage, a line for each label."""
+    known = {name for each in found.values() for one in each for name in one.metrics}
+    shuffles = sorted(
+        int(name.split("_")[2]) for name in known if name.startswith("robust_shuffle_") and "shifted" in name
+    )
+    damages: list[tuple[str, list[tuple[str, str]]]] = [
+        *(
+            (f"dropped: {kind} cells (%)", [("0", "clean"), *((s, f"drop_{kind}_{s}") for s in ("25", "50", "75"))])
+            for kind in ("random", "salient", "nonsalient")
+        ),
+        ("shuffled cells a side", [("1", "clean"), *((str(k), f"shuffle_{k}_shifted") for k in shuffles)]),
+        ("frequencies, phases", [("all", "clean"), ("low\n½", "low_pass_500"), ("low\n¼", "low_pass_250"),
+            ("high\n⅛", "high_pass_125"), ("high\n¼", "high_pass_250"), ("phase", "scrambled_phase")]),
+        ("noise, level", [("0", "clean"), *((str(n), f"noise_{n}") for n in (1, 2, 3))]),
+        ("blur, level", [("0", "clean"), *((str(n), f"blur_{n}") for n in (1, 2, 3))]),
+        ("JPEG, level", [("0", "clean"), *((str(n), f"jpeg_{n}") for n in (1, 2, 3))]),
+        ("patch pasted in", [("none", "clean"), ("noise", "noise_patch"), ("adverse", "adversarial_patch")]),
+    ]  # fmt: skip
+    made, grid = panels(3, 3)
+    styles = looks(list(found))
+    for axes, (title, points) in zip(grid.flat, damages, strict=True):
+        for offset, (label, each) in zip(_offsets(len(found)), found.items(), strict=True):
+            _curve(axes, each, [name for _, name in points], styles[label], offset)
+        axes.set_xticks(range(len(points)), [tick for tick, _ in points])
+        axes.set_ylim(0, 100)
+        axes.set_title(title, fontsize=9)
+    for row in grid:
+        row[0].set_ylabel("top-1 (%)")
+    names = [fill(label, 40) for label in found]
+    made.legend(grid.flat[0].get_lines(), names, loc="outside lower left", ncols=3)
+    return made
+
+
+def _offsets(count: int) -> np.ndarray:
+    """Small shifts that keep the bars of several labels apart."""
+    return np.linspace(-0.15, 0.15, count) if count > 1 else np.zeros(1)
+
+
+def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: Look, offset: float) -> None:
+    values = [over_seeds(each, f"robust_{name}_percent") for name in names]
+    x = np.arange(len(names)) + offset
+    axes.plot(x, [np.nan if v is None or v.mean is None else v.mean for v in values], **marked(look))
+    for at, value in zip(x, values, strict=True):
+        if value is not None and value.low is not None and value.high is not None:
+            axes.plot([at, at], [value.low, value.high], color=look.colour, linewidth=1.6)

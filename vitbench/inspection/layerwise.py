@@ -1,0 +1,116 @@
+"""What each layer knows: probes and neighbours on its tokens, single tokens, and how alike layers are (CKA).
+
+Shapes: n images, L layers and the input of the first, N patches, M <= N patches kept, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from vitbench.analysis import few_shot, representation
+from vitbench.inspection.findings import Findings, Row, Shown
+from vitbench.inspection.pictures import Pictures
+from vitbench.inspection.subject import Subject
+from vitbench.inspection.watching import tokens_of
+
+NEIGHBOURS = 10
+L2 = 10.0
+"""Of the ridge probes, on z-scored features and targets -1 and 1."""
+MOST_TOKENS = 49
+"""Patches of which single tokens are kept; a finer grid is sampled evenly."""
+MOST_VALUES = 1e8
+"""Numbers kept of all layers (0.4 GB): beyond it fewer images are used."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of every layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`."""
+
+    pooled: list[np.ndarray]
+    prefix: list[np.ndarray] | None
+    tokens: list[np.ndarray]
+    kept: np.ndarray
+
+
+def hold(subject: Subject, pictures: Pictures) -> Held:
+    """What the network holds of the images, layer by layer."""
+    parts = []
+    for _, images in pictures.batches(32):
+        found = tokens_of(subject, images)
+        kept = [_kept(layer.shape[1] - subject.num_prefix) for layer in found]
+        parts.append(
+            [
+                (x[:, subject.num_prefix :].mean(1), x[:, :1], x[:, subject.num_prefix :][:, index])
+                for x, index in zip(found, kept, strict=True)
+            ]
+        )
+    layers = [[torch.cat(column).numpy() for column in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
+    prefix = [layer[1][:, 0] for layer in layers] if subject.num_prefix else None
+    return Held([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
+
+
+def _kept(num_patches: int) -> np.ndarray:
+    """The patches whose single tokens are kept."""
+    return np.unique(np.linspace(0, num_patches - 1, min(num_patches, MOST_TOKENS)).round().astype(int))
+
+
+def layers(subject: Subject, shown: Shown) -> Findings:
+    """Probe and neighbour accuracy of every layer and of single tokens, their tie to their own patch, and CKA."""
+    test, fit = (_affordable(subject, pictures) for pictures in (shown.test, shown.fit))
+    seen, fitted = hold(subject, test), hold(subject, fit)
+    labels = (fit.labels, test.labels)
+    metrics: dict[str, float] = {}
+    rows: list[Row] = []
+    for layer in range(len(seen.pooled)):
+        row = _accuracies("", fitted.pooled[layer], seen.pooled[layer], labels)
+        if seen.prefix is not None and fitted.prefix is not None:
+            row |= _accuracies("class_token_", fitted.prefix[layer], seen.prefix[layer], labels)
+        row["token_probe_percent"] = _single_tokens(fitted.tokens[layer], seen.tokens[layer], labels)
+        if subject.patch_px and hasattr(subject.module, "blocks"):
+            patches = test.patches(subject.patch_px)[:, seen.kept]
+            cka = representation.token_patch_cka(seen.tokens[layer].astype(np.float64), patches)
+            row["token_localisation"] = 100.0 * representation.localisation(cka)
+        rows.append({"layer": layer, **row, "num_images": len(test), "num_fitted": len(fit)})
+        metrics |= {f"layer_{layer}_{name}": value for name, value in row.items()}
+    metrics |= {f"layer_last_{name}": value for name, value in row.items()}
+    cka = representation.cka_table(_doubles(seen.pooled), _doubles(seen.pooled))
+    pooled = {f"pooled_{layer}": x for layer, x in enumerate(seen.pooled)}
+    return Findings(metrics, rows, {"cka": cka, **pooled})
+
+
+def _affordable(subject: Subject, pictures: Pictures) -> Pictures:
+    """The first of the images, so many that what all layers hold of them fits in memory."""
+    found = tokens_of(subject, pictures.pixels[:1].float() / 255)
+    each = sum(min(x.shape[1], MOST_TOKENS + 2) * x.shape[2] for x in found)
+    num = int(max(2, min(len(pictures), MOST_VALUES // each)))
+    return replace(pictures, pixels=pictures.pixels[:num], labels=pictures.labels[:num], index=pictures.index[:num])
+
+
+def _accuracies(
+    name: str, fit: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    x, y = fit.astype(np.float64), test.astype(np.float64)
+    return {
+        f"{name}probe_percent": _percent(few_shot.ridge(x, labels[0], y, L2), labels[1]),
+        f"{name}knn_percent": _percent(few_shot.nearest_neighbours(x, labels[0], y, NEIGHBOURS), labels[1]),
+    }
+
+
+def _single_tokens(fit: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray]) -> float:
+    """Accuracy of a probe on one token alone, mean over the tokens kept."""
+    each = [
+        _percent(few_shot.ridge(x.astype(np.float64), labels[0], y.astype(np.float64), L2), labels[1])
+        for x, y in zip(fit.swapaxes(0, 1), test.swapaxes(0, 1), strict=True)
+    ]
+    return float(np.mean(each))
+
+
+def _percent(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return 100.0 * float(np.mean(predicted == labels))
+
+
+def _doubles(found: list[np.ndarray]) -> list[np.ndarray]:
+    return [x.astype(np.float64) for x in found]

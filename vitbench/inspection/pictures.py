@@ -1,0 +1,104 @@
+"""Which images a network is shown: a fixed draw from its own test images, or from others.
+
+Shapes: n images, C channels, S side in pixels, N patches, P patch side.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vitbench.data import DataOptions, ImageData, Split, facts, find, open_images, resident
+from vitbench.errors import InputError
+from vitbench.inspection.subject import Subject
+from vitbench.seeding import permutation
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images `uint8 [n, C, S, S]`, their labels `[n]`, the places of their objects `[n, 4]` where these are known.
+
+    `known_classes`: do the labels count as the network's outputs do? Indices `[n]` say which of the data set's.
+    """
+
+    pixels: Tensor
+    labels: np.ndarray
+    boxes: Tensor | None
+    index: np.ndarray
+    name: str
+    known_classes: bool
+    publishable: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Images in [0, 1] in pieces of `size`, with their place."""
+        for start in range(0, len(self), size):
+            where = slice(start, min(start + size, len(self)))
+            yield where, self.pixels[where].float() / 255
+
+    def patches(self, patch_px: int) -> np.ndarray:
+        """The patches of every image, float64 `[n, N, P P C]` in [0, 1]."""
+        cut = rearrange(self.pixels, "n c (y p) (x q) -> n (y x) (p q c)", p=patch_px, q=patch_px)
+        return cut.numpy().astype(np.float64) / 255
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(name: str, options: DataOptions) -> ImageData:
+    return open_images(name, options)
+
+
+def choose_pictures(
+    subject: Subject, images: str | None, limit: int, options: DataOptions, *, fit: bool = False
+) -> Pictures:
+    """At most `limit` test images (with `fit` training images, to fit probes on), the same for every network and seed.
+
+    `images` is a data set's name or folder:PATH; without one the network's own. Raises InputError where these are
+    not to be had, or are not of the size that the network takes.
+    """
+    name = images or subject.data
+    if name is None:
+        raise InputError(f"{subject.name}: says nothing of its images; name some with --images folder:PATH")
+    own = subject.data is not None and find(name)[0] == find(subject.data)[0]
+    _check_size(subject, name, options)
+    data = _opened(name, options)
+    split = (data.train if fit else data.test).with_channels(subject.in_chans)
+    if split.in_chans != subject.in_chans:
+        raise InputError(f"--images {name}: {split.in_chans} channels; {subject.name} takes {subject.in_chans}")
+    members = np.arange(len(split))
+    if own and subject.classes is not None:
+        members = np.flatnonzero(np.isin(split.labels, subject.classes))
+    index = permutation(0, "inspect/fit" if fit else "inspect", 0, members)[:limit]
+    chosen = split.take(index)
+    labels = np.searchsorted(subject.classes, chosen.labels) if own and subject.classes is not None else chosen.labels
+    return Pictures(
+        torch.from_numpy(resident(chosen, subject.img_size)).permute(0, 3, 1, 2).contiguous(),
+        labels,
+        _boxes(chosen, subject),
+        index,
+        name,
+        own,
+        data.facts.pixels_publishable,
+    )
+
+
+def _check_size(subject: Subject, name: str, options: DataOptions) -> None:
+    found = facts(name, options).img_size
+    if found != subject.img_size and not subject.resizes:
+        size = "of several sizes" if found is None else f"of {found} x {found} pixels"
+        raise InputError(
+            f"--images {name}: {size}; {subject.name} was trained on {subject.img_size} x {subject.img_size}"
+        )
+
+
+def _boxes(split: Split, subject: Subject) -> Tensor | None:
+    """The boxes of images that were not resized."""
+    same = split.images is not None and split.images.shape[1] == subject.img_size
+    return torch.from_numpy(split.boxes) if split.boxes is not None and same else None

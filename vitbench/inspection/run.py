@@ -1,0 +1,216 @@
+"""Looking into one network, or into all of an experiment's: numbers, tables and figures in a folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vitbench.data import DataOptions
+from vitbench.errors import InputError
+from vitbench.inspection.catalogue import Analysis
+from vitbench.inspection.findings import Findings, Shown
+from vitbench.inspection.subject import Subject, of_trial
+from vitbench.measured import Measured, add_measured
+from vitbench.report.formats import to_csv, write
+from vitbench.report.pictures import record_picture
+from vitbench.report.plots import save
+from vitbench.report.style import plotting
+from vitbench.stats.intervals import Interval, mean_interval, paired_interval
+from vitbench.store import Store
+
+Tell = Callable[[str], None]
+PRIVATE = "private"
+"""Where pictures of images lie that may not be published; no page shows it."""
+MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be looked at, and on which images. `named`: were the analyses asked for by name?"""
+
+    analyses: Mapping[str, Analysis]
+    named: bool
+    images: str | None
+    limit: int
+    data: DataOptions
+    tell: Tell
+
+
+@dataclass
+class Seen:
+    """Findings of one analysis by arm and seed, why networks were left out, and whether images may be shown."""
+
+    found: dict[str, dict[int, Findings]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    publishable: bool = True
+    images: str = ""
+
+    def by_label(self) -> dict[str, list[Findings]]:
+        """{label: findings by seed}."""
+        return {label: [each[seed] for seed in sorted(each)] for label, each in self.found.items()}
+
+
+def look_into(subject: Subject, wanted: Wanted, folder: Path) -> list[str]:
+    """Look into one network and write what was found into `folder`; the names of the analyses that found something.
+
+    Raises InputError where an analysis that was asked for by name finds nothing of its kind, or none does.
+    """
+    seen: dict[str, Seen] = {name: Seen() for name in wanted.analyses}
+    numbers = _look(subject, (subject.name, 0), wanted, seen)
+    refused = [reason for one in seen.values() for reason in one.refused.values()]
+    done = [name for name, one in seen.items() if one.found]
+    if refused and (wanted.named or not done):
+        raise InputError(refused[0])
+    for name in done:
+        (each,) = seen[name].by_label()[subject.name]
+        _draw(name, wanted, seen[name], folder, f"{subject.name}; {seen[name].images}.")
+        write(folder / f"{name}.csv", to_csv(pd.DataFrame(each.rows or [each.metrics])))
+    frame = pd.DataFrame([{"number": key, "value": value} for key, value in numbers.items()])
+    write(folder / "numbers.csv", to_csv(frame))
+    return done
+
+
+def look_into_run(rows: Sequence[Mapping[str, Any]], folder: Path, wanted: Wanted) -> list[str]:
+    """Look into every network that a run kept, write figures and tables over its seeds, and note the numbers of each.
+
+    The names of the analyses that found something. Raises InputError where none did.
+    """
+    seen: dict[str, Seen] = {name: Seen() for name in wanted.analyses}
+    for stage in (False, True):
+        part = {name: one for name, one in seen.items() if wanted.analyses[name].of_stage == stage}
+        chosen = _networks(rows, stage) if part else []
+        for number, row in enumerate(chosen, 1):
+            wanted.tell(f"[{number}/{len(chosen)}] {row['arm']}, seed {row['seed']}")
+            _look_at(row, folder, wanted, part)
+    done = [name for name, one in seen.items() if one.found]
+    if not done:
+        raise InputError(_nothing(folder, seen))
+    for name in done:
+        counts = ", ".join(f"{label} {len(each)}" for label, each in seen[name].found.items())
+        left = "".join(f" Left out: {line}." for line in _left_out(seen[name]))
+        _draw(name, wanted, seen[name], folder / "analysis", f"Networks: {counts}; {seen[name].images}.{left}")
+        write(folder / "analysis" / f"{name}.csv", to_csv(summary(seen[name].found)))
+    return done
+
+
+def _look_at(row: Mapping[str, Any], folder: Path, wanted: Wanted, seen: Mapping[str, Seen]) -> None:
+    """Every analysis in `seen` of one trial's network, and its numbers into the run's file."""
+    store = Store(folder.parent)
+    record = store.read(row["trial_id"])
+    try:
+        if record is None:
+            raise InputError(f"trial {row['trial_id']}: no record in {store.trials}")
+        subject = of_trial(record, store.root, wanted.data)
+    except InputError as error:
+        for one in seen.values():
+            one.refused[f"{row['arm']}, seed {row['seed']}"] = str(error)
+        return
+    metrics = _look(subject, (str(row["arm"]), int(row["seed"])), wanted, seen)
+    if metrics:
+        weights = record.result.weights_sha256
+        images = wanted.images or subject.data or ""
+        line = Measured(
+            trial_id=record.trial_id, weights_sha256=weights, images=images, num_images=wanted.limit, metrics=metrics
+        )
+        add_measured(folder, [line])
+
+
+def _networks(rows: Sequence[Mapping[str, Any]], stage: bool) -> list[Mapping[str, Any]]:
+    """The rows of finished trials at their arm's own setting, or of the first stages, each trial once."""
+    role = "stage" if stage else "reporting"
+    found = [
+        row
+        for row in rows
+        if row["role"] == role and row["status"] == "ok" and row["seed"] < 1000 and (stage or row.get("chosen", True))
+    ]
+    return list({row["trial_id"]: row for row in reversed(found)}.values())[::-1]
+
+
+def _look(subject: Subject, cell: tuple[str, int], wanted: Wanted, seen: Mapping[str, Seen]) -> dict[str, float]:
+    """Every analysis of one network, into `seen` at its label and seed; all its numbers by name."""
+    shown = Shown(subject, wanted.images, wanted.limit, wanted.data)
+    (label, seed), metrics = cell, dict[str, float]()
+    for name, into in seen.items():
+        try:
+            found = wanted.analyses[name].look(subject, shown)
+        except InputError as error:
+            into.refused[f"{label}, seed {seed}"] = str(error)
+            continue
+        into.found.setdefault(label, {})[seed] = found
+        if "test" in vars(shown):
+            into.publishable &= shown.test.publishable
+            into.images = f"{len(shown.test)} test images of {shown.test.name}"
+        metrics |= found.metrics
+    return metrics
+
+
+def _nothing(folder: Path, seen: Mapping[str, Seen]) -> str:
+    reasons = [reason for one in seen.values() for reason in one.refused.values()]
+    return reasons[0] if reasons else f"{folder.name}: no finished trial of the kind that {', '.join(seen)} looks at"
+
+
+def _left_out(seen: Seen) -> list[str]:
+    """Who has nothing of the kind, and why; a few in words."""
+    lines = [f"{who} ({reason.partition(': ')[2] or reason})" for who, reason in seen.refused.items()]
+    more = len(lines) - MOST_REASONS
+    return lines[:MOST_REASONS] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _draw(name: str, wanted: Wanted, seen: Seen, folder: Path, words: str) -> None:
+    """The figure of one analysis with its caption: a drawing in `folder`, or, of images, an asset or a private file."""
+    analysis = wanted.analyses[name]
+    caption = f"{analysis.caption} {words}"
+    with plotting():
+        made = analysis.draw(seen.by_label())
+        png = io.BytesIO()
+        if analysis.pictures:
+            made.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    folder.mkdir(parents=True, exist_ok=True)
+    if not analysis.pictures:
+        save({name: made}, folder)
+        write(folder / f"{name}.md", caption + "\n")
+    elif seen.publishable and folder.name == "analysis":
+        record_picture(folder.parent, name, png.getvalue(), caption)
+    else:
+        place = folder / PRIVATE if not seen.publishable else folder
+        place.mkdir(exist_ok=True)
+        (place / f"{name}.png").write_bytes(png.getvalue())
+        write(place / f"{name}.md", caption + "\n")
+
+
+def summary(found: Mapping[str, Mapping[int, Findings]]) -> pd.DataFrame:
+    """A row a number: mean and 95% interval over each arm's seeds, and each arm minus the first, paired by seed."""
+    names = dict.fromkeys(name for each in found.values() for one in each.values() for name in one.metrics)
+    first, *others = found
+    rows = []
+    for name in names:
+        values = {arm: _values(each, name) for arm, each in found.items()}
+        row = {"number": name}
+        row |= {arm: _cell(mean_interval(list(of.values())) if of else None) for arm, of in values.items()}
+        row |= {f"{arm} - {first}": _cell(_paired(values[arm], values[first])) for arm in others}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _values(each: Mapping[int, Findings], name: str) -> dict[int, float]:
+    return {seed: one.metrics[name] for seed, one in each.items() if name in one.metrics}
+
+
+def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
+    """The interval of a - b over the seeds that both have; None where there is none."""
+    both = sorted(a.keys() & b.keys())
+    return paired_interval([a[seed] for seed in both], [b[seed] for seed in both]) if both else None
+
+
+def _cell(interval: Interval | None) -> str:
+    """`81.2 [80.1, 82.3], n = 5`; a mean of one network says so; `-` without any."""
+    if interval is None or interval.mean is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.2f}, n = {interval.n}"
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}], n = {interval.n}"

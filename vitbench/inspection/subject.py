@@ -1,0 +1,197 @@
+"""The network that is looked into, wherever it comes from: a trial, a model of timm's zoo, an exported folder.
+
+Ours and timm's ViTs share their names (`patch_embed`, `blocks`, `forward_features`, `num_prefix_tokens`), so that one
+way of looking serves both.
+Shapes: B images, C channels, S side in pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitbench.data import DataOptions, facts
+from vitbench.data.source import optional
+from vitbench.errors import InputError, ResultsError
+from vitbench.export import CONFIG_FILE, find_trial
+from vitbench.init_from import TIMM, WEIGHTS_FILE, fetched
+from vitbench.model import build, initialise
+from vitbench.model.pretrained import fetch
+from vitbench.record import Record
+from vitbench.shapes import known, total_stride
+from vitbench.spec import TrialSpec
+from vitbench.store import Store
+from vitbench.train.checkpoint import read_weights, weights_sha256
+from vitbench.train.images import load_images
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network in eval mode, how its images were standardised, and the same network before training.
+
+    `data` names the images that it was trained on, `classes` their labels that its outputs stand for (None: unknown).
+    `resizes`: were its images brought to `img_size`, so that any others may be? `patch_px` is 0 without a token grid.
+    """
+
+    name: str
+    module: nn.Module
+    untrained: nn.Module | None
+    img_size: int
+    in_chans: int
+    patch_px: int
+    mean: Tensor
+    std: Tensor
+    resizes: bool
+    seed: int = 0
+    data: str | None = None
+    classes: np.ndarray | None = None
+    spec: TrialSpec | None = None
+    sha256: str | None = None
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches."""
+        return int(getattr(self.module, "num_prefix_tokens", 0))
+
+    @property
+    def side(self) -> int:
+        """Cells along one edge of the token grid."""
+        return self.img_size // self.patch_px
+
+    @property
+    def predicts_patches(self) -> bool:
+        """Was it trained on masked patches, so that it knows no classes?"""
+        return self.spec is not None and self.spec.train.objective.name == "masked_patch"
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks that attend. Raises InputError for a network that has none."""
+        found = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
+        if not found:
+            raise InputError(f"{self.name}: a {type(self.module).__name__} has no attention to look at")
+        return found
+
+    def before(self) -> Subject | None:
+        """The same network before training, where its first weights are known."""
+        return None if self.untrained is None else replace(self, module=self.untrained, untrained=None)
+
+    def standardise(self, unit: Tensor) -> Tensor:
+        """Images in [0, 1] `[B, C, S, S]` as the network was fed with them."""
+        return (unit - self.mean) / self.std
+
+    def logits(self, unit: Tensor) -> Tensor:
+        """Logits `[B, K]` of images in [0, 1]. Raises InputError for one that predicts patches."""
+        if self.predicts_patches:
+            raise InputError(f"{self.name}: predicts masked patches, so it has no classes to get right")
+        out: Tensor = self.module(self.standardise(unit))
+        return out
+
+
+def load_subject(text: str, root: Path, options: DataOptions) -> Subject:
+    """What `TRIAL`, `timm:NAME` or a folder of an export means. Raises InputError."""
+    if text.startswith(TIMM):
+        return _of_timm_zoo(text)
+    if (Path(text) / CONFIG_FILE).is_file():
+        return _of_export(Path(text))
+    if Path(text).is_dir():
+        raise InputError(f"{text}: no {CONFIG_FILE} there; `vitbench export TRIAL --to DIR` makes such a folder")
+    return of_trial(find_trial(Store(root), text), root, options)
+
+
+def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
+    """The network of a finished trial. Raises InputError where it left no weights, ResultsError on other images."""
+    store = Store(root)
+    path = store.weights(record.trial_id)
+    if record.status != "ok":
+        raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
+    if not path.is_file():
+        raise InputError(
+            f"trial {record.trial_id}: its weights were not kept (--keep all keeps also those of tuning trials)"
+        )
+    spec = TrialSpec.model_validate(record.spec)
+    images = load_images(spec.data, options, CPU)
+    if images.fingerprint != record.data_fingerprint:
+        raise ResultsError(f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on")
+    module, untrained = (build(spec.model, spec.train.objective) for _ in range(2))
+    module.load_state_dict(read_weights(path))
+    initialise(untrained, spec.model, spec.train.objective, record.seed)
+    classes = np.arange(images.num_classes) if spec.data.classes is None else np.asarray(sorted(spec.data.classes))
+    return Subject(
+        name=f"trial {record.trial_id}",
+        module=module.eval(),
+        untrained=untrained.eval(),
+        img_size=known(spec.model.img_size),
+        in_chans=known(spec.model.in_chans),
+        patch_px=total_stride(spec.model),
+        mean=images.mean,
+        std=images.std,
+        resizes=facts(spec.data.name, options).img_size != spec.data.img_size,
+        seed=record.seed,
+        data=spec.data.name,
+        classes=classes,
+        spec=spec,
+        sha256=record.result.weights_sha256 or weights_sha256(module.state_dict()),
+    )
+
+
+def _of_timm_zoo(text: str) -> Subject:
+    """A model of timm's zoo with its published weights, fetched once."""
+    timm = optional("timm", "timm", text)
+    name = text.removeprefix(TIMM)
+    if not fetched(text).is_file():
+        fetch(name, fetched(text))
+    module = timm.create_model(name, pretrained=False)
+    module.load_state_dict(read_weights(fetched(text)))
+    return of_timm(text, module, _untrained(name, {}))
+
+
+def _of_export(folder: Path) -> Subject:
+    """The model of an exported folder."""
+    timm = optional("timm", "timm", str(folder))
+    try:
+        described = json.loads((folder / CONFIG_FILE).read_text())
+        name, arguments = described["architecture"], described["model_args"]
+        arguments = {**arguments, "num_classes": described["num_classes"]}
+        module = timm.create_model(name, pretrained=False, **arguments)
+        module.load_state_dict(read_weights(folder / WEIGHTS_FILE))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder}: not a model that timm can build from its {CONFIG_FILE} ({reason})") from error
+    module.pretrained_cfg = described["pretrained_cfg"]
+    return of_timm(str(folder), module, _untrained(name, arguments))
+
+
+def _untrained(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """timm's model with first weights of seed 0; the caller's random state is left as it was."""
+    timm = optional("timm", "timm", name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return made
+
+
+def of_timm(name: str, module: Any, untrained: nn.Module | None) -> Subject:
+    """A model of timm's, as its `pretrained_cfg` says it is fed."""
+    described = dict(module.pretrained_cfg)
+    channels, side, _ = described["input_size"]
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", (0,))[0]
+    grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
+    return Subject(
+        name=name,
+        module=module.eval(),
+        untrained=None if untrained is None else untrained.eval(),
+        img_size=side,
+        in_chans=channels,
+        patch_px=side // grid[0] if grid else patch,
+        mean=torch.tensor(described["mean"]).view(-1, 1, 1),
+        std=torch.tensor(described["std"]).view(-1, 1, 1),
+        resizes=True,
+        sha256=weights_sha256(module.state_dict()),
+    )
