@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
-from vitbench.errors import VitbenchError
+from vitbench.errors import IncompleteError, VitbenchError
 from vitbench.interrupts import Interrupted, Terminated, ask, obey_parent
 from vitbench.plan import Trial
 
@@ -52,6 +52,17 @@ class Worker:
             self.process.join()
         with suppress(OSError):
             self.connection.close()
+
+
+def _started(context: Any, options: Options) -> Worker:
+    """A new worker; where the process that forks it has just died, another of those is started by the next try."""
+    for _ in range(MAX_LOSSES - 1):
+        with suppress(EOFError, OSError):
+            return Worker(context, options)
+    try:
+        return Worker(context, options)
+    except (EOFError, OSError) as error:
+        raise IncompleteError(f"no worker process can be started ({type(error).__name__}: {error})") from error
 
 
 def _serve(connection: Connection, options: Options) -> None:
@@ -96,7 +107,7 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int)
     pool = _Pool(trials, options, emit)
     try:
         for _ in range(min(num_workers, len(trials))):
-            pool.workers.append(Worker(context, options))
+            pool.workers.append(_started(context, options))
         yield from pool.work(context)
     finally:
         for worker in pool.workers:
@@ -164,7 +175,7 @@ class _Pool:
         """A worker was lost: start another, and try its trial again unless that has happened too often."""
         worker.process.join(timeout=5)
         code = worker.process.exitcode
-        self.workers[self.workers.index(worker)] = Worker(context, self.options)
+        self.workers[self.workers.index(worker)] = _started(context, self.options)
         self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
         why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
         what = f"worker lost (exit {code}{why}) on trial {trial.trial_id}"

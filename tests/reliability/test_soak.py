@@ -1,0 +1,14 @@
+"""The short form of `make soak`: a few kills, and the tables are those of the undisturbed run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from soak import NUM_TRIALS, soak
+
+
+def test_nothing_is_lost_under_random_kills(tmp_path: Path) -> None:
+    tally = soak(tmp_path, kills=6, seed=1)
+    assert sum(tally.kills.values()) >= 6
+    assert tally.trials == NUM_TRIALS * tally.rounds
+    assert tally.lost == []
