@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -266,6 +267,12 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # A name that no disk can hold, a folder that may not be read, a disk that is full.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if error.filename is None and not full:
+            raise
+        print("error:", printable(f"{error.filename or 'disk'}: {error.strerror}"), file=sys.stderr)
+        sys.exit(6 if full else 2)
     except (Interrupted, Terminated) as stop:
         print("stopped; finished trials are kept, the same command goes on", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)

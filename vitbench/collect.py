@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.errors import ResultsError
 from vitbench.plan import Plan, Trial
 from vitbench.record import Record
 from vitbench.store import Store, replace_durably
@@ -58,15 +60,15 @@ def write_rows(folder: Path, found: Sequence[Row]) -> None:
 def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
     """Write predictions.npz of a run: test indices, labels, and answers `[R, M]` of its reporting trials.
 
-    Trials of different test images (held-out classes, say) are left out after the first set.
+    Trials of different test images (held-out classes, say) are left out after the first set. Raises ResultsError where
+    a trial's answers are not those of its record.
     """
     ids, parts, common = [], [], None
     for row in found:
         path = store.folder(row["trial_id"]) / "predictions.npz"
         if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not path.exists():
             continue
-        with np.load(path, allow_pickle=False) as answers:
-            part = {key: answers[key] for key in answers.files}
+        part = _answers(path, row["result"].get("predictions_sha256"))
         if common is None:
             common = part["index"]
         if np.array_equal(part["index"], common):
@@ -84,3 +86,15 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
         confidence=np.stack([part["confidence"] for part in parts]),
     )
     replace_durably(folder / "predictions.npz", buffer.getvalue())
+
+
+def _answers(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    """A trial's answers, checked against the hash in its record."""
+    try:
+        with np.load(path, allow_pickle=False) as answers:
+            part = {key: answers[key] for key in ("index", "label", "predicted", "confidence")}
+    except Exception as error:  # numpy and zipfile raise what they like on damaged files
+        raise ResultsError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if sha256 not in (None, hashlib.sha256(part["predicted"].astype("<i8").tobytes()).hexdigest()):
+        raise ResultsError(f"{path}: not the answers of the trial's record")
+    return part

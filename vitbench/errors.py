@@ -42,6 +42,11 @@ class NoSpaceError(VitbenchError):
     exit_code = 6
 
 
+def printable(text: str) -> str:
+    """`text` on one line, without control characters: a name cannot move the cursor or start a new row."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def nearest(word: str, allowed: Iterable[str], limit: int = 3) -> str:
     """`" Did you mean 'x' or 'y'?"`, or an empty string where nothing is near."""
     found = difflib.get_close_matches(word, list(allowed), n=limit, cutoff=0.6)

@@ -119,7 +119,9 @@ def experiment_yaml(experiment: Experiment, command: str) -> str:
 
 
 def read_run(folder: Path) -> Experiment:
-    """The experiment of a run folder."""
+    """The experiment of a run folder. Raises InputError; also where the folder's name would move a cursor."""
+    if not folder.name.isprintable():
+        raise InputError(f"{folder}: control characters in the name of a run's folder; rename it")
     path = folder / "experiment.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no experiment.yaml, so no run of vitbench")

@@ -21,7 +21,7 @@ from vitbench.commands.prepare import facts_source, read_run, runs
 from vitbench.committed import read_records
 from vitbench.data import DataOptions
 from vitbench.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
-from vitbench.errors import InputError, ResultsError
+from vitbench.errors import InputError, ResultsError, printable
 from vitbench.plan import FactsOf
 from vitbench.stats.select import choose
 from vitbench.store import Store
@@ -45,10 +45,10 @@ def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_jso
         print(json.dumps({"findings": [dataclasses.asdict(one) for one in found], "removed": said}))
     else:
         for leftover in removed:
-            console.print(Text(f"removed  {leftover.path} ({leftover.why})"), soft_wrap=True)
+            console.print(Text(printable(f"removed  {leftover.path} ({leftover.why})")), soft_wrap=True)
         for one in found:
-            line = Text(f"{one.level:5}", STYLES[one.level]).append(f"{one.what}: {one.said}", "default")
-            console.print(line.append(f" -> {one.advice}" if one.advice else "", "dim"), soft_wrap=True)
+            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.said}"), "default")
+            console.print(line.append(printable(f" -> {one.advice}") if one.advice else "", "dim"), soft_wrap=True)
     codes = {one.exit_code for one in found if one.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
 
@@ -61,13 +61,13 @@ def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
     use = use_of(root, facts_of)
     found = cleaning.leftovers(store, use)
     for name, why in use.open_runs.items():
-        console.print(Text(f"kept: trials that no plan uses, as {name} {why}"), soft_wrap=True)
+        console.print(Text(printable(f"kept: trials that no plan uses, as {name} {why}")), soft_wrap=True)
     done = cleaning.remove(store, found) if yes else found
     for leftover in done:
         line = (
             f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
         )
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     total = size_words(sum(leftover.num_bytes for leftover in done))
     hint = "" if yes or not done else "; --yes removes them"
     console.print(f"{len(done)} leftovers, {total}{hint}", highlight=False)
@@ -143,7 +143,7 @@ def check_data(name: str, data: DataOptions, console: Console) -> int:
     """Decode every image, look at every label, and compare the splits; 2 where an image or a label is bad."""
     problems = images.check(name, data)
     for line in problems:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     if problems:
         raise InputError(f"{name}: {len(problems)} problems")
     known = images.open_images(name, data).facts
@@ -151,5 +151,5 @@ def check_data(name: str, data: DataOptions, console: Console) -> int:
     counts = f"{known.num_train} training and {known.num_test} test images in {known.num_classes} classes"
     console.print(f"{name}: {counts}, every one decodes; fingerprint {known.fingerprint[:16]}", highlight=False)
     if said:
-        console.print(Text(f"warning: {said}"), soft_wrap=True)
+        console.print(Text(printable(f"warning: {said}")), soft_wrap=True)
     return 0

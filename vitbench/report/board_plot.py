@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitbench.errors import printable
 from vitbench.report.claims import GLYPH_WIDTH, effect_text, glyph
-from vitbench.report.formats import folded, printable
+from vitbench.report.formats import folded
 from vitbench.report.style import INK, MUTED, RULE, SHADE, plotting
 from vitbench.stats.outcome import Verdict
 

@@ -15,11 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from vitbench.errors import printable
 from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.experiment import Experiment
-from vitbench.report.formats import printable, to_rich
+from vitbench.report.formats import to_rich
 from vitbench.report.progress import RunState, Tally, duration
-from vitbench.report.rows import arm_order, metric_label, own_best, setting_key, setting_label
+from vitbench.report.rows import metric_label, setting_key, setting_label
 from vitbench.report.tables import interval_cell, result_table, shared_table
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
@@ -27,7 +28,7 @@ from vitbench.stats.table import Row
 HEARTBEAT_SECONDS = 30.0
 """Without a terminal: at most this long without a line while trials run."""
 MOST_RUNNING = 6
-CHROME_LINES = 14
+CHROME_LINES = 15
 """Screen lines that the display needs beside the rows of the arms' table."""
 
 
@@ -74,6 +75,11 @@ class LiveView:
             if line is not None:
                 self._console.print(Text(printable(line)), soft_wrap=True)
                 self._last_line = now
+
+    def recall(self, rows: Sequence[Row]) -> None:
+        """Takes the records that there are into account."""
+        with self._lock:
+            self.state.recall(rows)
 
     def _line(self, event: Event, now: float, num_planned: int) -> str | None:
         """The plain line of an event that `state` already knows, None where it has none."""
@@ -124,7 +130,7 @@ def _left_text(state: RunState, now: float) -> str:
     if left is None or suite is None:
         return ""
     follows = state.place is not None and bool(state.place.ahead)
-    return f"about {duration(left)} left" + (f" ({duration(suite)} for the suite)" if follows else "")
+    return f"about {duration(left)} left" + (f" (suite: {duration(suite)})" if follows else "")
 
 
 def _trial(event: Started | Finished) -> str:
@@ -150,14 +156,16 @@ def _reading(event: Progress) -> str:
 
 
 def _overall(state: RunState, now: float) -> RenderableType:
+    """Name, bar and count; the times on a line of their own, since a suite's do not fit beside them."""
     line = RichTable.grid(padding=(0, 1))
-    times = f"{duration(state.pace.elapsed(now))}, {_left_text(state, now) or 'estimating'}"
     line.add_row(
         Text(printable(state.experiment.name + _place_text(state.place)), style="bold"),
         ProgressBar(total=1.0, completed=state.share_done, width=24),
-        Text(f"{state.num_done}/{state.num_expected} trials, {times}"),
+        Text(f"{state.num_done}/{state.num_expected} trials"),
     )
-    return line
+    left = _left_text(state, now) or "estimating the time left"
+    times = left if state.num_done < state.num_expected else "done"
+    return Group(line, Text(f"{duration(state.pace.elapsed(now))} so far, {times}"))
 
 
 def _running_table(state: RunState) -> RenderableType:
@@ -231,26 +239,17 @@ def _folded(warnings: dict[str, int]) -> Text:
     return Text(printable(f"warning{more}: {last}"), style="yellow", overflow="ellipsis", no_wrap=True)
 
 
-def summary(experiment: Experiment, rows: Sequence[Row], width: int, height: int = 40) -> RenderableType:
-    """What a run ends with, on one screen: the tables, what was lost and why, and what to type next."""
-    parts: list[RenderableType] = []
-    for table in (result_table(experiment, rows), shared_table(experiment, rows)):
+def summary(experiment: Experiment, rows: Sequence[Row], width: int, height: int | None) -> RenderableType:
+    """What a run ends with: the result tables, cut to a screen of `height` lines, and what was lost and why."""
+    parts: list[RenderableType] = [] if rows else [Text(printable(f"{experiment.name}: no finished trials"))]
+    for table in (result_table(experiment, rows), shared_table(experiment, rows)) if rows else ():
         if table is not None and table.rows:
-            parts += [to_rich(table.head(max(3, height // 3)), width), Text()]
+            cut = table if height is None else table.head(max(3, height // 3))
+            parts += [to_rich(cut, width), Text()]
     lost = [row for row in rows if row["status"] != "ok"]
     for row in lost[:3]:
         name = _trial_name(row["arm"], row.get("setting", {}), row["seed"], row["role"])
         parts.append(Text(printable(f"{row['status']}: {name}: {row['reason']}"), style="yellow"))
     if len(lost) > 3:
-        parts.append(Text(f"and {len(lost) - 3} more lost trials; vitbench status {experiment.name} lists them"))
-    parts.append(Text(printable(f"Next: {_next_step(experiment, rows)}"), style="bold"))
+        parts.append(Text(f"and {len(lost) - 3} more lost trials; `vitbench status` counts them"))
     return Group(*parts)
-
-
-def _next_step(experiment: Experiment, rows: Sequence[Row]) -> str:
-    reported = {(row["arm"], row["seed"]) for row in own_best(rows)}
-    wanted = {(arm, seed) for arm in arm_order(experiment) for seed in experiment.seeds.first()}
-    missing = len(wanted - reported)
-    if missing:
-        return f"vitbench run {experiment.name}    ({missing} reporting trials are missing)"
-    return f"vitbench report {experiment.name}    (tables, plots and a page)"

@@ -20,9 +20,9 @@ from matplotlib.image import imsave
 
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.images import ImageData, Pixels, Split
-from vitbench.errors import InputError
+from vitbench.errors import InputError, printable
 from vitbench.report.claims import data_names
-from vitbench.report.formats import Table, printable, write
+from vitbench.report.formats import Table, write
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"

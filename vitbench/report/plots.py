@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
 from vitbench.arms import level_name
+from vitbench.errors import printable
 from vitbench.experiment import Experiment
-from vitbench.report.formats import folded, printable
+from vitbench.report.curve_plots import curves_plot, rates_plot
+from vitbench.report.formats import folded
 from vitbench.report.inline import linked
 from vitbench.report.paper import equivalence_margin, paper_effects
 from vitbench.report.rows import (
     Setting,
-    arm_order,
     dot_links,
     metric_label,
     own_best,
@@ -50,7 +51,6 @@ from vitbench.stats.table import Row
 ROW_INCHES = 0.42
 NAME_WIDTH = 20
 """Characters of an arm's name on one line beside its row."""
-BAND_ALPHA = 0.15
 RINGS = (11.0, 15.0)
 """Sizes in points: one ring around a choice, a second where it lies at the edge of the grid."""
 CAPTIONS = {
@@ -58,9 +58,11 @@ CAPTIONS = {
     "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
     "which decides equivalence). Shaded: the equivalence margin. Star: the paper's number.",
     "tuning": "Validation accuracy against the tuned value: every tuning seed a dot, lines through the means, a ring "
-    "around the choice, two at the edge of the grid (compare the paper's Fig. 9).",
+    "around the choice, two at the edge of the grid.",
     "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
     "The steep start is cut off.",
+    "rates": "The same at the settings that a claim compares (compare the paper's Fig. 9): dashed where the setting is "
+    "not the arm's own best.",
     "data": "Accuracy against the number of training images (compare the paper's Figs. 3 and 4): seeds, means, "
     "95% intervals. Shaded, where a claim asks for it: the interval of the crossing.",
     "compute": "Accuracy against training compute (compare the paper's Fig. 5): seeds, means, 95% intervals. Grey: the "
@@ -78,6 +80,7 @@ def plots_for(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Ve
             "differences": differences_plot(experiment, rows),
             **tuning_plots(experiment, rows),
             "curves": curves_plot(experiment, rows),
+            "rates": rates_plot(experiment, rows),
             "data": data_plot(experiment, rows, verdicts),
             "compute": compute_plot(experiment, rows),
             "shape": shape_plot(experiment, rows),
@@ -219,47 +222,6 @@ def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transfor
             [x], [y], marker="o", markersize=size, fillstyle="none", color=look.colour, markeredgewidth=1.2,
             transform=place,
         )  # fmt: skip
-
-
-def curves_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Validation accuracy against step: mean over seeds and the range of the seeds; None without curves."""
-    colours, best = _looks(experiment, rows), own_best(rows)
-    curves = {arm: _curve([row for row in best if row["arm"] == arm]) for arm in arm_order(experiment, rows)}
-    curves = {arm: curve for arm, curve in curves.items() if len(curve) > 1}
-    if not curves:
-        return None
-    made, axes = figure(3.1)
-    for arm, curve in curves.items():
-        steps, look = list(curve), colours[arm]
-        lows, highs = [min(v) for v in curve.values()], [max(v) for v in curve.values()]
-        # Many bands at full strength would be one grey field.
-        alpha = BAND_ALPHA * min(1.0, 3 / len(curves))
-        axes.fill_between(steps, lows, highs, color=look.colour, alpha=alpha, linewidth=0)
-        means = [sum(v) / len(v) for v in curve.values()]
-        axes.plot(steps, means, **marked(look), markevery=max(1, len(steps) // 10), linewidth=1.4, label=printable(arm))
-    axes.set_xlabel("Step")
-    axes.set_ylabel("Validation top-1 (%)")
-    last = max(max(curve) for curve in curves.values())
-    settled = [value for curve in curves.values() for step, v in curve.items() if step >= last / 4 for value in v]
-    axes.set_xlim(0, last)
-    axes.set_ylim(min(settled), max(settled) + max(1.0, 0.05 * (max(settled) - min(settled))))
-    legend_below(made, axes)
-    return made
-
-
-def _curve(rows: Sequence[Row]) -> dict[int, list[float]]:
-    """{step: the seeds' validation accuracies} at the steps that every `ok` seed has."""
-    each = [
-        {
-            point["step"]: point["val_top1_percent"]
-            for point in row["result"]["curve"]
-            if point["val_top1_percent"] is not None
-        }
-        for row in rows
-        if row["status"] == "ok"
-    ]
-    common = sorted(set.intersection(*(set(curve) for curve in each))) if each else []
-    return {step: [curve[step] for curve in each] for step in common}
 
 
 def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Look]:

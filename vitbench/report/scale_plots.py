@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitbench.errors import printable
 from vitbench.experiment import Experiment
-from vitbench.report.formats import printable
 from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.style import (
     MUTED,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitbench.errors import ResultsError
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table
 from vitbench.report.rows import arm_order, own_best
@@ -32,15 +33,20 @@ class Answers:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """The answers stored in a run's `predictions.npz`; None without one."""
+    """The answers stored in a run's `predictions.npz`; None without one. Raises ResultsError where it is damaged."""
     path = folder / "predictions.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        ids, label = stored["trial_id"].tolist(), stored["label"]
-        right = stored["predicted"] == label[None, :]
-        sure = stored["confidence"].astype(np.float64)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            ids, label = stored["trial_id"].tolist(), stored["label"]
+            right = stored["predicted"] == label[None, :]
+            sure = stored["confidence"].astype(np.float64)
         return Answers(label, dict(zip(ids, right, strict=True)), dict(zip(ids, sure, strict=True)))
+    except Exception as error:  # numpy and zipfile raise what they like on damaged files
+        raise ResultsError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
+        ) from error
 
 
 def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
