@@ -6,6 +6,7 @@ import heapq
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from vitbench.report.live import LiveView, summary
 from vitbench.report.progress import RunState, duration
 
 FLOPS = 8.8e10
+
+
+def resumed(rows: list[dict[str, Any]]) -> RunState:
+    """The state of a run that finds records."""
+    state = RunState(class_token_experiment())
+    state.recall(rows)
+    return state
 
 
 class Clock:
@@ -91,14 +99,15 @@ def test_a_terminal_shows_progress_arms_and_folded_warnings(monkeypatch: pytest.
     out = io.StringIO()
     console = Console(file=out, width=100, height=30, force_terminal=True)
     clock = Clock()
-    with LiveView(console, RunState(class_token_experiment(), class_token_rows()), clock=clock) as view:
+    with LiveView(console, resumed(class_token_rows()), clock=clock) as view:
         for at, event in EVENTS[:-1]:
             clock.now = at
             view(event)
         view(Warned("another"))
         console.print(view.render())
     text = out.getvalue()
-    assert "1/6 trials, 40 s, about" in text
+    assert "1/6 trials" in text
+    assert "40 s so far, about 2 min 00 s left" in text
     assert "200/400" in text
     assert "15 done, best 92.17 at lr 0.004" in text
     assert "warning (and 1 more): another" in text
@@ -168,7 +177,7 @@ def test_records_of_earlier_sessions_teach_what_arms_cost() -> None:
         {**row, "run": {"train_seconds": 4.0 if row["arm"] == "token" else 16.0}, "result": {**row["result"],
          "train_flops": FLOPS, "num_steps": 400}} for row in class_token_rows()
     ]  # fmt: skip
-    state = RunState(class_token_experiment(), rows)
+    state = resumed(rows)
     state.apply(Planned("e", 20, 0, 20, (), (work(10), work(10, arm="avg"))), 0.0)
     for seed in range(10):
         state.apply(started(seed), 10.0 * seed)
@@ -185,7 +194,7 @@ def test_a_suite_says_what_its_other_experiments_will_take(monkeypatch: pytest.M
             view(event)
     assert out.getvalue().splitlines() == [
         "class_token_vs_gap (2 of 3): 4 trials, at most 6 in all, 0 done",
-        "[1/6] token, lr 0.004, seed 0: 90.00, 4.5 s; about 25 s left (55 s for the suite)",
+        "[1/6] token, lr 0.004, seed 0: 90.00, 4.5 s; about 25 s left (suite: 55 s)",
     ]
 
 
@@ -206,7 +215,7 @@ def test_earlier_trials_are_not_counted_as_this_sessions_speed() -> None:
 
 
 def test_a_resumed_run_starts_from_its_records() -> None:
-    state = RunState(class_token_experiment(), class_token_rows())
+    state = resumed(class_token_rows())
     tally = state.reporting["avg", (("train.lr", 0.002),)]
     assert len(tally.scores) == 5
     assert sum(len(t.scores) for t in state.tuning["token"].values()) == 15
@@ -219,15 +228,16 @@ def test_a_rerun_of_a_seed_counts_once() -> None:
     assert state.reporting["token", (("train.lr", 0.004),)].scores == {0: 90.0}
 
 
-def test_the_summary_fits_a_screen_and_says_what_comes_next() -> None:
+def test_the_summary_fits_a_screen_and_says_what_was_lost() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(summary(position_experiment(), position_rows(), 100))
+    console.print(summary(position_experiment(), position_rows(), 100, 30))
     text = console.export_text()
     assert len(text.splitlines()) <= 24
     assert "failed: relative_1d, seed 4: RuntimeError: out of luck" in text
-    assert "Next: vitbench report position_encoding" in text
-    console.print(summary(class_token_experiment(), class_token_rows(3), 100))
-    assert "Next: vitbench run class_token_vs_gap    (4 reporting trials are missing)" in console.export_text()
+    console.print(summary(position_experiment(), position_rows(), 100, 9))
+    assert re.search(r"and \d more arms", console.export_text())
+    console.print(summary(position_experiment(), [], 100, None))
+    assert console.export_text() == "position_encoding: no finished trials\n"
 
 
 @pytest.mark.parametrize(

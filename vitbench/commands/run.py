@@ -15,19 +15,19 @@ from vitbench.commands.checks import check_all, check_origin
 from vitbench.commands.device import choose_device, choose_loaders, choose_workers
 from vitbench.commands.gauge import gauge_of
 from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
-from vitbench.commands.report import judged, show_tables
+from vitbench.commands.report import judged
 from vitbench.data import DataOptions
 from vitbench.data.pixel_floor import pixel_floor_percent
 from vitbench.engines.choice import Choice, choose_engine
 from vitbench.engines.choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.errors import InputError
-from vitbench.events import Began, Event, Finished, Work
+from vitbench.events import Began, Event, Finished, Planned, Work
 from vitbench.experiment import Experiment
 from vitbench.interrupts import stoppable
 from vitbench.journal import Journal
 from vitbench.plan import Builder, FactsOf, settings
-from vitbench.report.live import LiveView
+from vitbench.report.live import LiveView, summary
 from vitbench.report.pace import Pace
 from vitbench.report.progress import RunState
 from vitbench.stats.select import choose
@@ -167,13 +167,16 @@ def _run_one(item: Prepared, request: runner.Request, began: Began, session: Ses
     if options.retry_failed:
         _set_failures_aside(item, options, facts_of)
     num_run = 0
-    state = RunState(item.experiment, current_rows(item.experiment, options, facts_of), session.pace)
+    state = RunState(item.experiment, session.pace)
     with LiveView(session.console, state, options.quiet or options.as_json, session.gauge) as view:
         track = tracker(options.track, options.root, view) if options.track else _ignore
 
         def listen(event: Event) -> None:
             nonlocal num_run
             num_run += isinstance(event, Finished)
+            if isinstance(event, Planned) and event.num_done != state.num_done:  # Other runs left records, too.
+                write_rows(folder, known := current_rows(item.experiment, options, facts_of))
+                view.recall(known)
             for listener in (view, session.journal, track):
                 listener(event)
 
@@ -277,7 +280,7 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
         return
     for ran in done:
         item, outcome, found = ran.item, ran.outcome, ran.rows
-        show_tables(item.experiment, found, console, quiet=options.quiet)
+        console.print(summary(item.experiment, found, console.width, console.height if console.is_terminal else None))
         if item.experiment.claims and found and not options.quiet:
             states = ", ".join(f"{v.claim} {v.state}" for v in judged(item.experiment, found, options.root / item.run))
             console.print(f"Verdicts ([bold]vitbench verdict[/] says why): {states}", highlight=False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from vitbench.commands.prepare import read_run
 from vitbench.errors import InputError
-from vitbench.events import Began, Ended, Event
+from vitbench.events import Began, Ended, Event, Planned
 from vitbench.interrupts import Interrupted, stoppable
 from vitbench.journal import Reader, is_alive, journals
 from vitbench.report.live import LiveView
@@ -84,6 +85,8 @@ class Watcher:
             last = event
             if isinstance(event, Began):
                 self._begin(event)
+            if isinstance(event, Planned) and self._view is not None:
+                self._view.recall(self._records(self._view.state.place))
             if self._view is not None:
                 (self._view if caught_up else self._view.state.apply)(event, at)
         if self._view is not None:
@@ -92,10 +95,13 @@ class Watcher:
 
     def _begin(self, event: Began) -> None:
         self._stop()
-        folder = self._root / event.run
-        path = folder / "records.jsonl"
-        before = read_lines(path) if path.is_file() else []
-        self._view = LiveView(self._console, RunState(read_run(folder), before, self._pace), clock=time.time)
+        state = RunState(read_run(self._root / event.run), self._pace)
+        self._view = LiveView(self._console, state, clock=time.time)
+
+    def _records(self, place: Began | None) -> list[dict[str, Any]]:
+        """The records that the run itself knew when it made its plan."""
+        path = self._root / place.run / "records.jsonl" if place else None
+        return read_lines(path) if path and path.is_file() else []
 
     def _stop(self) -> None:
         if self._view is not None:

@@ -53,9 +53,8 @@ class Running:
 class RunState:
     """A run's events folded into what a view shows. Times come in as arguments (seconds of one clock)."""
 
-    def __init__(self, experiment: Experiment, rows: Sequence[Row] = (), pace: Pace | None = None) -> None:
-        """`rows`: records of earlier runs, so that a resumed run's table starts where the last one ended, and its
-        estimate of the time with what their trials took. `pace`: what the suite's earlier experiments taught."""
+    def __init__(self, experiment: Experiment, pace: Pace | None = None) -> None:
+        """`pace`: what the suite's earlier experiments taught of the time that trials take."""
         self.experiment = experiment
         self.place: Began | None = None
         self.planned = Planned(experiment.name, 0, 0, 0, (), ())
@@ -64,16 +63,21 @@ class RunState:
         self.tuning: dict[str, dict[Setting, Tally]] = {arm: {} for arm in arm_order(experiment)}
         self.warnings: dict[str, int] = {}
         self.pace = pace or Pace()
+        self._known: set[str] = set()
         self._done: Counter[Kind] = Counter()
         self._left: Counter[Kind] = Counter()
         self._num_since_plan = 0
+
+    def recall(self, rows: Sequence[Row]) -> None:
+        """Takes records into account that other runs left: scores for the table, and what their trials took."""
         for row in rows:
-            metric = "val_top1_percent" if row["role"] == "tuning" else experiment.report.metric
+            metric = "val_top1_percent" if row["role"] == "tuning" else self.experiment.report.metric
             self._count(row["arm"], setting_of(row), row["role"], int(row["seed"]), score(row, metric))
-            self._learn(row)
+            if row["trial_id"] not in self._known:
+                self._known.add(row["trial_id"])
+                self._learn(row)
 
     def _learn(self, row: Row) -> None:
-        """What an earlier trial took, as far as its record says it."""
         result, run = row.get("result") or {}, row.get("run") or {}
         seconds = run.get("train_seconds", 0.0) + run.get("eval_seconds", 0.0)
         if seconds and result.get("train_flops"):
@@ -100,6 +104,7 @@ class RunState:
 
     def _finish(self, event: Finished, now: float) -> None:
         kind = event.arm, event.train_flops, event.num_steps
+        self._known.add(event.trial_id)
         began = self.running.pop(event.trial_id, None)
         self.pace.finish(kind, now - began.since if began is not None and event.status != "failed" else None)
         self._num_since_plan += 1

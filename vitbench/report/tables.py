@@ -10,7 +10,7 @@ import pandas as pd
 from vitbench.arms import level_name
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table
-from vitbench.report.paper import paper_effects
+from vitbench.report.paper import paper_effects, paper_scores
 from vitbench.report.rows import Behind, Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.summaries import (
     ArmSummary,
@@ -24,7 +24,7 @@ from vitbench.stats.table import Row
 
 TIE = "≈"
 OPTIONAL = frozenset(("p (Holm)", "Params", "Train FLOPs", "Seconds"))
-PAPER = "Paper"
+PAPER_SCORE, PAPER = "Paper (%)", "Paper (diff.)"
 LONGEST_IN_HEAD = 16
 """A baseline with a longer name is not named at the head of a column."""
 
@@ -49,13 +49,14 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     baseline = arms[0].arm if arms else "baseline"
     tuned = any(arm.setting for arm in arms)
     lost = any(lost_label(arm) for arm in arms)
-    paper = paper_effects(experiment, baseline)
+    paper, printed = paper_effects(experiment, baseline), paper_scores(experiment)
     behind = [(arm.arm, "reporting", arm.setting) for arm in arms]
     columns = [
         Column("Arm", [arm.arm for arm in arms]),
         Column("Setting", [setting_label(arm.setting) for arm in arms]),
         Column("n", [str(arm.mean.n) for arm in arms], behind),
         Column(metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms], behind),
+        Column(PAPER_SCORE, [f"{printed[arm.arm]:.2f}" if arm.arm in printed else "-" for arm in arms]),
         Column(minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms], behind),
         Column(PAPER, [f"{paper[arm.arm]:+.2f}" if arm.arm in paper else "-" for arm in arms]),
         Column("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
@@ -64,14 +65,16 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         Column("Train FLOPs", [quantity(arm.train_flops) for arm in arms]),
         Column("Seconds", [f"{arm.train_seconds:.1f}" if arm.train_seconds else "-" for arm in arms]),
     ]
-    absent = {name for name, has in (("Setting", tuned), ("Lost", lost), (PAPER, paper)) if not has}
+    absent = {
+        name for name, has in (("Setting", tuned), ("Lost", lost), (PAPER, paper), (PAPER_SCORE, printed)) if not has
+    }
     kept = [column for column in columns if column.head not in absent]
     title = f"{experiment.name}: each arm at its own best setting" if tuned else experiment.name
     mean_column = [column.head for column in kept].index(metric_label(experiment.report.metric))
     bold = frozenset((i, k) for i, arm in enumerate(arms) if arm.rank == "best" for k in (0, mean_column))
     notes = _result_notes(arms, baseline, tuned, lost)
     if paper:
-        notes.append(f"{PAPER}: what the claims' sources found of the same difference, at their scale.")
+        notes.append("Paper: what the claims' sources found, at their scale, on their images and in their metric.")
     return _table(title, kept, notes, bold)
 
 
@@ -146,7 +149,8 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
         for s in settings
     ]
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
-    notes = [f"Mean validation top-1 (%) over {num_seeds} tuning seeds; [chosen]. Optimistic: never a result."]
+    over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
+    notes = [f"Mean validation top-1 (%) {over}; [chosen]. Optimistic: never a result."]
     if any(point.at_edge for point in points):
         notes.append("! chosen at the edge of the grid: the best setting may lie outside it.")
     return _table(f"{experiment.name}: how the arms were tuned", [Column("Arm", arms), *columns], notes)
