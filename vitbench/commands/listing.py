@@ -137,7 +137,7 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> d
     device = likely_device()
     workers = choose_workers(None, device, 1)
     num_shared = len(seen & unique.keys())
-    seen |= unique.keys()
+    seen.update(unique)
     return {
         "run": item.run,
         "question": item.experiment.question,

@@ -152,7 +152,7 @@ def _beginnings(prepared: Sequence[Prepared], store: Store, facts_of: FactsOf) -
         plan, records = runner.look(item.experiment, store, choose, facts_of)
         new = [t for i, t in plan.unique().items() if i not in records and i not in seen]
         work.append(runner.work_of((*new, *plan.later)))
-        seen |= plan.unique().keys()
+        seen.update(plan.unique())
     return [
         Began(item.run, number, len(prepared), tuple(part for parts in work[number:] for part in parts))
         for number, item in enumerate(prepared, 1)
