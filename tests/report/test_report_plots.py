@@ -21,15 +21,18 @@ from sample_rows import (
 )
 
 from vitbench.experiment import Experiment
-from vitbench.report.plots import CAPTIONS, caption, equivalence_margin, paper_effects, plots_for, save, svg
+from vitbench.report.formats import folded
+from vitbench.report.paper import equivalence_margin, paper_effects
+from vitbench.report.plots import CAPTIONS, caption, plots_for, save, svg
 from vitbench.report.rows import quantity, series_of
 from vitbench.report.scale_plots import by_family, compute_unit, crossings, frontier, knob_of, points_by
-from vitbench.report.style import COLOURS, arm_looks, folded, lanes, looks, spread_out
+from vitbench.report.style import COLOURS, arm_looks, lanes, looks, spread_out
+from vitbench.report.tables import result_table
 from vitbench.stats.outcome import Facts
 from vitbench.stats.scoreboard import judge_all
 
 CASES = {
-    "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves"]),
+    "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves", "rates"]),
     "position": (position_experiment, position_rows, ["arms", "differences", "curves"]),
     "scale": (scale_experiment, scale_rows, ["arms", "differences", "curves", "data", "compute"]),
     "shape": (shape_experiment, shape_rows, ["arms", "differences", "curves", "compute", "shape"]),
@@ -58,7 +61,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", SCRIPT, str(here), str(tmp_path / "one")], check=True)
     save(plots_for(class_token_experiment(), class_token_rows()), tmp_path / "two")
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 8
+    assert len(files) == 10
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
@@ -231,3 +234,24 @@ def test_knobs_of_the_shape() -> None:
 def test_ticks_do_not_crowd() -> None:
     assert spread_out([1.0, 1.01, 2.0, 4.0]) == [1.0, 2.0, 4.0]
     assert spread_out([5.0]) == [5.0]
+
+
+def test_the_settings_of_a_claim_are_drawn_as_the_papers_figure_has_them() -> None:
+    axes = plots_for(class_token_experiment(), class_token_rows())["rates"].axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["avg, lr 0.004", "token, lr 0.004"]
+    assert [line.get_linestyle() != "-" for line in lines.values()] == [True, False]
+    assert "rates" not in plots_for(position_experiment(), position_rows())
+
+
+def test_a_papers_scores_stand_beside_ours() -> None:
+    claim = position_experiment().claims[0]
+    printed = claim.paper.model_copy(update={"values": {"learned_1d": 64.206, "none": 61.382, "no such arm": 1.0}})
+    made = position_experiment().model_copy(update={"claims": (claim.model_copy(update={"paper": printed}),)})
+    table = result_table(made, position_rows())
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    by_arm = {arm: k for k, arm in enumerate(columns["Arm"])}
+    assert columns["Paper (%)"][by_arm["learned_1d"]] == "64.21"
+    assert columns["Paper (diff.)"][by_arm["none"]] == "-2.82"
+    assert columns["Paper (diff.)"][by_arm["learned_1d"]] == "-"
+    assert paper_effects(made, "learned_1d")["none"] == pytest.approx(-2.824)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitbench.arms import find_arms
+from vitbench.arms import arms, find_arms
 from vitbench.errors import InputError
 from vitbench.experiment import ArmRef, Claim, Experiment
 
@@ -16,9 +16,21 @@ def equivalence_margin(experiment: Experiment) -> float | None:
     return max((p.margin_points for p in parts if p.form == "equivalence" and p.margin_points), default=None)
 
 
+def paper_scores(experiment: Experiment) -> dict[str, float]:
+    """{arm: the score that a claim's source printed for it, in percent}, from `paper.values` of the claims."""
+    names = {arm.name for arm in arms(experiment)}
+    found: dict[str, float] = {}
+    for claim in experiment.claims:
+        for arm, value in claim.paper.values.items():
+            if arm in names and isinstance(value, (int, float)):
+                found.setdefault(arm, float(value))
+    return found
+
+
 def paper_effects(experiment: Experiment, baseline: str) -> dict[str, float]:
-    """{arm: the paper's effect against the baseline} from claims about one pair, each arm at its own best."""
-    effects: dict[str, float] = {}
+    """{arm: the source's effect against the baseline}: from its scores, else from claims about one pair of arms."""
+    scores = paper_scores(experiment)
+    effects = {arm: scores[arm] - scores[baseline] for arm in scores if baseline in scores and arm != baseline}
     for claim in experiment.claims:
         for part in claim.part_claims():
             pair, effect = _plain_pair(experiment, part), part.paper.effect_points
