@@ -12,15 +12,25 @@ import typer
 from vitbench.commands import completion
 from vitbench.commands.arguments import (
     AsName,
+    CheckpointSeconds,
     Data,
     DataDir,
     Download,
+    EngineName,
     Json,
+    Keep,
+    Limit,
+    Loaders,
+    MaxSeeds,
     Name,
     Names,
+    Oom,
+    Program,
     Results,
     SeedsOption,
     Sets,
+    Track,
+    UntilSettled,
     console,
     data_options_of,
 )
@@ -51,42 +61,25 @@ def run(
     sets: Sets = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     results: Results = Path("results"),
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")
-    ] = None,
+    limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and train nothing.")] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read images where these do not fit in memory.")
-    ] = None,
+    workers: Loaders = None,
     data_dir: DataDir = None,
     download: Download = False,
-    keep: Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")] = "final",
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Save a running trial this often; a stopped one is always saved.")
-    ] = 60.0,
-    oom: Annotated[
-        str, typer.Option(help="Out of memory: fail, or halve the micro-batch (never the batch) and go on.")
-    ] = "fail",
-    engine: Annotated[
-        str, typer.Option(help="How trials share the machine: auto, local, workers, fused (equal shapes as one).")
-    ] = "auto",
-    program: Annotated[
-        str, typer.Option(help="How a step is launched: auto, eager, graph (CUDA) or compile.")
-    ] = "auto",
+    keep: Keep = "final",
+    checkpoint_seconds: CheckpointSeconds = 60.0,
+    oom: Oom = "fail",
+    engine: EngineName = "auto",
+    program: Program = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
-    until_settled: Annotated[
-        bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")
-    ] = False,
-    max_seeds: Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")] = None,
-    track: Annotated[
-        str | None,
-        typer.Option(help="Also copy trials to tensorboard, wandb, mlflow or trackio.", metavar="TRACKER"),
-    ] = None,
+    until_settled: UntilSettled = False,
+    max_seeds: MaxSeeds = None,
+    track: Track = None,
 ) -> None:
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
     asked, terminal = asked_of(name, data, seeds, sets, as_name), console()
@@ -98,10 +91,7 @@ def run(
     from vitbench.commands.prepare import command_of
     from vitbench.commands.run import RunOptions
     from vitbench.commands.run import run as run_command
-    from vitbench.errors import InputError
 
-    if keep not in ("all", "final", "none"):
-        raise InputError(f"--keep {keep}: allowed are all, final, none")
     how = RunOptions(
         root=results,
         data=options,

@@ -44,6 +44,27 @@ Sets = Annotated[
 Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")]
+Loaders = Annotated[
+    int | None, typer.Option(min=0, help="Processes that read images where these do not fit in memory.")
+]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0.0, help="Save a running trial this often; a stopped one is always saved.")
+]
+Oom = Annotated[str, typer.Option(help="Out of memory: fail, or halve the micro-batch (never the batch) and go on.")]
+EngineName = Annotated[
+    str, typer.Option(help="How trials share the machine: auto, local, workers, fused (equal shapes as one).")
+]
+Program = Annotated[str, typer.Option(help="How a step is launched: auto, eager, graph (CUDA) or compile.")]
+UntilSettled = Annotated[
+    bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")
+]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Also copy trials to tensorboard, wandb, mlflow or trackio.", metavar="TRACKER"),
+]
+MaxSeeds = Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")]
+Keep = Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")]
 
 
 def console() -> Console:

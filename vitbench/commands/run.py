@@ -74,6 +74,8 @@ class Session:
 
 def run(asked: Asked, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite; the exit code."""
+    if options.keep not in ("all", "final", "none"):
+        raise InputError(f"--keep {options.keep}: allowed are all, final, none")
     prepared = prepare(asked)
     facts_of = facts_source(options.data)
     device = choose_device(options.device)
