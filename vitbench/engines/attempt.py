@@ -193,7 +193,7 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     torch.set_num_threads(options.threads)
     trials = [member.trial for member in members]
     spec = trials[0].spec
-    require_space(members[0].place.folder.parent, NUM_KEPT * len(trials) * _checkpoint_bytes(spec))
+    require_space(members[0].place.folder.parent, (NUM_KEPT + 1) * len(trials) * _checkpoint_bytes(spec))
     images = open_source(spec, options.data, device)
     if images.fingerprint != trials[0].data_fingerprint:
         raise InputError(f"{spec.data.name}: changed since it was planned; give the same command again")
