@@ -142,7 +142,7 @@ def test_the_filter_leaves_the_verdicts_asked_for(browser: Browser, tmp_path: Pa
         assert Counter(browser.value(seen)) == {f"line is-{state}": states[f"line is-{state}"]}
 
 
-@pytest.mark.skipif(AXE is None, reason="no axe-core here (the test extra brings axe-playwright-python)")
+@pytest.mark.skipif(AXE is None, reason="no axe-playwright-python, which carries axe-core")
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(browser: Browser, root: Path, name: str, theme: str) -> None:
@@ -154,7 +154,7 @@ def test_axe_finds_nothing(browser: Browser, root: Path, name: str, theme: str) 
     assert found == []
 
 
-@pytest.mark.skipif(AXE is None, reason="no axe-core here (the test extra brings axe-playwright-python)")
+@pytest.mark.skipif(AXE is None, reason="no axe-playwright-python, which carries axe-core")
 def test_axe_finds_what_is_planted(browser: Browser, tmp_path: Path) -> None:
     assert AXE is not None
     (tmp_path / "planted.html").write_text(PLANTED)
