@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from vitbench import runner
 from vitbench.collect import Row, rows, write_predictions, write_rows
@@ -293,4 +294,5 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
     if not options.quiet:
         names = " ".join(ran.item.run for ran in done)
         root = "" if options.root == Path("results") else f" --results {options.root}"
-        console.print(f"Records: {options.root}. Next: [bold]vitbench report {names}{root}[/]", soft_wrap=True)
+        what = options.command if code == 3 and options.command else f"vitbench report {names}{root}"
+        console.print(f"Records: {options.root}. Next: [bold]{escape(what)}[/]", highlight=False, soft_wrap=True)
