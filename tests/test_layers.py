@@ -41,7 +41,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "0": ("numpy", ""),
     "1": ("pydantic yaml", ""),
     "2": ("pydantic numpy PIL", "pyarrow sklearn scipy torchvision datasets"),
-    "3a": ("numpy torch einops safetensors", "scipy sklearn torchvision timm"),
+    "3a": ("numpy torch einops safetensors", "scipy sklearn torchvision timm PIL"),
     "3b": ("numpy scipy pandas", ""),
     "4a": ("numpy", "torch"),
     "4b": ("numpy pandas matplotlib jinja2 markupsafe tabulate rich", ""),

@@ -1,13 +1,15 @@
-"""Everyday damage to images in [0, 1], as torchvision makes it: noise, blur, JPEG.
+"""Everyday damage to images in [0, 1]: noise, blur (torchvision's), JPEG (Pillow's).
 
-Differs: Hendrycks & Dietterich 2019 (ImageNet-C) have 15 kinds; these are the three that a kept library gives, and
-the levels are ours, blur scaled with the image's side. Levels count 1, 2, 3.
+Differs: Hendrycks & Dietterich 2019 (ImageNet-C) have 15 kinds; these are the three that need no library of
+their own, and the levels are ours, blur scaled with the image's side. Levels count 1, 2, 3.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,11 +37,16 @@ def gaussian_blur(images: Tensor, level: int, seed: int) -> Tensor:
 
 def jpeg(images: Tensor, level: int, seed: int) -> Tensor:
     """Images after JPEG compression."""
-    from torchvision.transforms.v2 import functional
+    from PIL import Image
 
-    pixels = (images * 255).round().to(torch.uint8).cpu()
-    back = torch.stack([functional.jpeg(image, JPEG_QUALITY[level - 1]) for image in pixels])
-    return back.to(images) / 255
+    out = []
+    for pixels in (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            file, "jpeg", quality=JPEG_QUALITY[level - 1]
+        )
+        out.append(torch.from_numpy(np.array(Image.open(file))).reshape(pixels.shape))
+    return torch.stack(out).permute(0, 3, 1, 2).to(images) / 255
 
 
 CORRUPTIONS: dict[str, Callable[[Tensor, int, int], Tensor]] = {

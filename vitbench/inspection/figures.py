@@ -7,6 +7,7 @@ Lines are means over seeds, bars their 95% intervals; pictures show the first se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
@@ -256,8 +257,9 @@ def robustness(found: Found) -> Figure:
     styles = looks(list(found))
     for axes, (title, points) in zip(grid.flat, damages, strict=True):
         for offset, (label, each) in zip(_offsets(len(found)), found.items(), strict=True):
-            _curve(axes, each, [name for _, name in points], styles[label], offset)
-        axes.set_xticks(range(len(points)), [tick for tick, _ in points])
+            look = styles[label] if points[1][0].isdigit() else replace(styles[label], dash="none")
+            _curve(axes, each, [name for _, name in points], look, offset)
+        axes.set_xticks(range(len(points)), [tick for tick, _ in points], fontsize=8)
         axes.set_ylim(0, 100)
         axes.set_title(title, fontsize=9)
     for row in grid:
