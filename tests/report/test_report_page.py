@@ -128,7 +128,9 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_an_evil_arm_and_an_evil_data_set_do_no_harm(tmp_path: Path) -> None:
     names = ["digits", f"folder:{EVIL}"]
     question = f"{EVIL}?"
-    made = {"name": "evil", "question": question, "factors": {"data.name": names}, "seeds": 3}
+    claim = {"id": "X-1", "form": "difference", "arms": names, "above_points": 0.0, "statement": f"={EVIL}"}
+    claim["paper"] = {"source": EVIL, "effect_points": 1.0, "values": {names[1]: 90.0, names[0]: 89.0}}
+    made = {"name": "evil", "question": question, "factors": {"data.name": names}, "seeds": 3, "claims": [claim]}
     experiment = Experiment.model_validate(made)
     rows = [row(arm, {"data.name": arm}, s, 80.0 + s, data="../../x", reason=EVIL) for arm in names for s in range(3)]
     folder = write_run(tmp_path / "results", experiment, rows)
@@ -136,6 +138,8 @@ def test_an_evil_arm_and_an_evil_data_set_do_no_harm(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.*"):
         if path.suffix in (".html", ".md", ".svg", ".tex"):
             assert "<script" not in path.read_text(), path
+    with (tmp_path / "results/scoreboard.csv").open() as text:
+        assert next(csv.DictReader(text))["statement"] == f"'={EVIL}"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results"]
     assert not any("../../x" in value for value in Page((folder / "index.html").read_text()).values("href"))
 

@@ -78,9 +78,10 @@ def outlook_text(verdict: Verdict) -> str:
 def images_text(verdict: Verdict) -> str:
     """The interval for other test images of the same kind; the verdict's own is for these images alone."""
     found = verdict.images_interval
-    if found is None or found.low is None or found.high is None or found == verdict.interval:
+    if found is None or found.low is None or found.high is None:
         return ""
-    return f"For other test images too: {found.low:+.2f} to {found.high:+.2f} ({100 * found.level:.0f}%)."
+    ends = f"{found.low:+.2f} to {found.high:+.2f}"
+    return "" if ends in effect_text(verdict) else f"For other test images too: {ends} ({100 * found.level:.0f}%)."
 
 
 def located_text(verdict: Verdict) -> str:
