@@ -44,7 +44,7 @@ class Leftover:
 
 def leftovers(store: Store, use: Use) -> list[Leftover]:
     """Everything that nothing refers to, by path. Trials that no plan uses are left out while a run is still open."""
-    folders = sorted(path for path in store.trials.glob("*") if path.is_dir())
+    folders = [path for path in _inside(store.trials) if path.is_dir() and not path.is_symlink()]
     busy = store.locked(folder.name for folder in folders)
     dead = [*_asides(store.root), *_journals(store.root)]
     out = [_leftover(path, "left by a process that was killed", safe=True) for path in dead]
@@ -66,7 +66,7 @@ def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Le
     except ResultsError:  # A doctor's case.
         return
     committed = record is not None and record.status != "failed"
-    for attempt in sorted(path for path in (folder / "attempts").glob("*") if path.is_dir()):
+    for attempt in (path for path in _inside(folder / "attempts") if path.is_dir()):
         if not any(attempt.iterdir()) and not (record and str(record.run.attempt) == attempt.name):
             yield _leftover(attempt, "an empty attempt", trial_id, safe=True)
         elif committed and not is_conflict(store, trial_id, attempt):
@@ -74,11 +74,16 @@ def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Le
     weights = store.weights(trial_id)
     if not committed:
         return
-    for path in sorted((folder / "checkpoints").glob("*")):
+    for path in _inside(folder / "checkpoints"):
         if path != weights and not ASIDE.fullmatch(path.name):
             yield _leftover(path, "a checkpoint of a committed trial", trial_id, safe=True)
     if weights.is_file() and roles == {"tuning"}:
         yield _leftover(weights, "weights of a tuning trial", trial_id)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is a link, since that leads out of the results."""
+    return [] if folder.is_symlink() else sorted(folder.glob("*"))
 
 
 def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:

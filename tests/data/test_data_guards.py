@@ -172,6 +172,74 @@ def test_damaged_idx_file(options: DataOptions) -> None:
     assert "does not go with 4 labels" in refused("mnist", options)
 
 
+PIXELS = np.stack([picture(key, 32, 32) for key in range(4)])
+
+
+def write_labelled(kind: str, root: Path, labels: list[int]) -> str:
+    """A named set whose four training images have these labels (as its files count them); its `data.name`."""
+    from scipy.io import savemat
+
+    good = [0, 1, 0, 1]
+    if kind == "mnist":
+        grey, target = PIXELS[:, :, :, 0], np.array(labels, dtype=np.int64).astype(np.uint8)
+        write_mnist(root / "MNIST" / "raw", grey, target, compress=True)
+    elif kind == "svhn":
+        root.mkdir()
+        for part, found in (("train", labels), ("test", good)):
+            X = PIXELS.transpose(1, 2, 3, 0)
+            savemat(root / f"{part}_32x32.mat", {"X": X, "y": np.array(found, dtype=np.int16)[:, None]})
+    elif kind == "stl10":
+        (root / "stl10_binary").mkdir(parents=True)
+        for part, found in (("train", labels), ("test", [label + 1 for label in good])):
+            np.zeros((4, 3, 96, 96), np.uint8).tofile(root / "stl10_binary" / f"{part}_X.bin")
+            np.array(found, dtype=np.int64).astype(np.uint8).tofile(root / "stl10_binary" / f"{part}_y.bin")
+        (root / "stl10_binary" / "class_names.txt").write_text(" ".join("abcdefghij"))
+    else:
+        (root / "cifar-100-python").mkdir(parents=True)
+        flat = PIXELS.transpose(0, 3, 1, 2).reshape(4, 3072)
+        content = {"train": labels, "test": good}
+        for part, found in content.items():
+            (root / "cifar-100-python" / part).write_bytes(pickle.dumps({"data": flat, "fine_labels": found}))
+        (root / "cifar-100-python" / "meta").write_bytes(pickle.dumps({"fine_label_names": list("abcdefghij")}))
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [("mnist", 10), ("mnist", 255), ("svhn", 11), ("svhn", -1), ("svhn", -100), ("stl10", 11), ("stl10", 0)]
+    + [("cifar100", bad) for bad in (10, -1, -100)],
+)
+def test_bad_labels_of_named_sets(kind: str, bad: int, options: DataOptions) -> None:
+    """-100 is what torch's loss leaves out in silence."""
+    name = write_labelled(kind, options.folder, [1, 2, 1, bad])
+    line = refused(name, options)
+    assert "1 of 4 labels are not in 0..9" in line
+
+
+@pytest.mark.parametrize("bad", [1.5, "1", True, None])
+def test_cifar_labels_that_are_no_whole_numbers(bad: object, options: DataOptions) -> None:
+    name = write_labelled("cifar100", options.folder, [1, 0, 1, bad])  # type: ignore[list-item]
+    assert "a list of 4 whole numbers" in refused(name, options)
+
+
+def test_cifar_pixels_that_are_no_bytes(options: DataOptions) -> None:
+    """300 as a byte would be 44."""
+    name = write_labelled("cifar100", options.folder, [1, 0, 1, 0])
+    wide = {"data": np.full((4, 3072), 300), "fine_labels": [0, 1, 0, 1]}
+    (options.folder / "cifar-100-python" / "train").write_bytes(pickle.dumps(wide))
+    assert "bytes of shape [n, 3072]" in refused(name, options)
+
+
+def test_a_damaged_gzip_file(options: DataOptions) -> None:
+    """A flipped bit in the packed bytes is zlib's error, which is no OSError."""
+    name = write_labelled("mnist", options.folder, [1, 0, 1, 0])
+    path = options.folder / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+    assert f"{path}: cannot be read" in refused(name, options)
+
+
 class Trap:
     """Runs a command when it is unpickled."""
 

@@ -139,15 +139,21 @@ def test_clean_follows_no_link_out_of_the_results(cli: Cli, smoke_root: Path, tm
     outside = tmp_path / "precious"
     outside.mkdir()
     (outside / "thesis.tex").write_text("all of it")
+    (outside / "1").mkdir()
+    (outside / "1" / "chapter.tex").write_text("of it all")
+    (outside / "2").mkdir()
     (root / "trials" / ("e" * 16)).symlink_to(outside)
     trial = next(path for path in (root / "trials").iterdir() if not path.is_symlink())
     (trial / "checkpoints").mkdir(exist_ok=True)
     (trial / "checkpoints" / "step-000000001.safetensors").symlink_to(outside / "thesis.tex")
     shutil.rmtree(trial / "attempts")
     (trial / "attempts").symlink_to(outside)
+    other = next(p for p in (root / "trials").iterdir() if p != trial and not p.is_symlink())
+    shutil.rmtree(other / "checkpoints", ignore_errors=True)
+    (other / "checkpoints").symlink_to(outside)
     assert cli("clean", "--results", root, "--yes").code == 0
     assert cli("doctor", "--results", root, "--fix").code == 0
-    assert (outside / "thesis.tex").read_text() == "all of it"
+    assert sorted(p.name for p in outside.rglob("*")) == ["1", "2", "chapter.tex", "thesis.tex"]
 
 
 # Files that would run code, or fill the memory.

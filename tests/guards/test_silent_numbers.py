@@ -149,6 +149,17 @@ def test_records_of_another_code_are_refused_unless_told(cli: Cli, tiny: Path, t
     assert cli("report", "--results", root, "tiny").code == 0, "alone they are a table of their own"
 
 
+def test_a_torn_file_of_rows_is_written_again_by_the_next_run(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    common = ["run", tiny, "-j", 1, "--quiet", "--results", tmp_path / "results"]
+    assert cli(*common).code == 0
+    path = tmp_path / "results" / "tiny" / "records.jsonl"
+    whole = path.read_bytes()
+    for torn in (whole[:-30], b"\xff\n" + whole, b"[1]\nnull\n", b""):
+        path.write_bytes(torn)
+        assert cli(*common).code == 0
+        assert path.read_bytes() == whole
+
+
 def test_white_space_in_the_file_changes_nothing(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     common = ["run", tiny, "-j", 1, "--quiet", "--results", tmp_path / "results"]
     assert cli(*common).code == 0
