@@ -96,6 +96,20 @@ def test_two_stages(broken: int, step: int, tmp_path: Path) -> None:
     assert record(tmp_path / "broken", trials[broken]).run.resumed_at_step == step - 1
 
 
+def test_the_best_weights_are_those_of_before(tmp_path: Path) -> None:
+    """A training that was best at its first reading, and is broken off after that."""
+    trials = planned(TINY.replace("lr: 4e-3", "lr: 1e-1, clip_grad: null"))
+    here(trials, options(tmp_path / "unbroken", every=float("inf")))
+    result = record(tmp_path / "unbroken", trials[0]).result
+    percents = [point.val_top1_percent or 0.0 for point in result.curve]
+    assert percents[0] > max(percents[1:]), "else this test tests nothing"
+    assert result.test_top1_best_val_percent != result.test_top1_percent
+    with pytest.raises(MemoryError):
+        stack(trials, options(tmp_path / "broken"), "step.mid:7:memory")
+    here(trials, options(tmp_path / "broken"))
+    assert left(tmp_path / "broken", trials) == left(tmp_path / "unbroken", trials)
+
+
 def test_time_is_that_of_all_attempts(tmp_path: Path) -> None:
     trials = planned()
     with pytest.raises(MemoryError):
