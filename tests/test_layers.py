@@ -45,11 +45,12 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "3b": ("numpy scipy pandas", ""),
     "4a": ("numpy", "torch"),
     "4b": ("numpy pandas matplotlib jinja2 markupsafe tabulate rich", ""),
-    "4c": ("numpy pandas rich", "torch einops timm torchvision PIL matplotlib safetensors"),
+    "4c": ("numpy pandas rich", "torch einops timm torchvision PIL matplotlib safetensors scipy vit_pytorch"),
     "5": ("typer rich yaml", "torch pynvml"),
 }
 """Packages of others that a layer may import: at the top of a module, and only inside functions."""
 LOADS_TORCH = {f"vitbench.engines.{name}" for name in ("attempt", "local", "fused", "machine", "memory", "outcome")}
+LOADS_TORCH |= {"vitbench.bench.plain"}
 LOADS_TORCH |= {f"vitbench.inspection.{path.stem}" for path in (PACKAGE / "inspection").glob("*.py")}
 """Modules of layers 4a and 4c that are themselves imported late, so that they may load torch at their top."""
 

@@ -35,6 +35,7 @@ from vitbench.commands.arguments import (
     data_options_of,
 )
 from vitbench.commands.arguments import asked as asked_of
+from vitbench.commands.bench import bench
 from vitbench.commands.tools import tools
 from vitbench.errors import VitbenchError, printable
 
@@ -230,6 +231,7 @@ def compare(
 
 
 app.add_typer(tools)
+app.add_typer(bench)
 
 
 def _version(asked: bool) -> None:

@@ -6,6 +6,8 @@ norms, activations, softmax, weight standardisation and rotations are not (nor d
 
 from __future__ import annotations
 
+import functools
+
 from vitbench.parameters import Parameter, parameters
 from vitbench.shapes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
 from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec
@@ -52,6 +54,7 @@ def _attention_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int
     return macs
 
 
+@functools.lru_cache(maxsize=4096)
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     """FLOPs of one image's forward pass: 2 per multiply-add."""
     return FLOPS_PER_MAC * sum(forward_macs(model, objective).values())

@@ -1,0 +1,98 @@
+"""Seconds of a training step, and the machine's own limit: what a large matrix product reaches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitbench.cost import forward_flops
+from vitbench.data import Facts
+from vitbench.resolve import resolve
+from vitbench.spec import DataSpec, ModelSpec, TrainSpec, TrialSpec
+
+if TYPE_CHECKING:
+    from vitbench.train.loop import Trainer
+
+NUM_IMAGES = 256
+"""Images that the steps draw from."""
+
+
+def spec_of(model: ModelSpec, img_size: int, num_classes: int, train: TrainSpec) -> TrialSpec:
+    """A resolved spec on drawn images of any size."""
+    counts = (NUM_IMAGES // num_classes + 1,) * num_classes
+    names = tuple(map(str, range(num_classes)))
+    in_chans = 3 if model.in_chans is None else model.in_chans
+    known = Facts(
+        "drawn", img_size, in_chans, num_classes, names, counts, sum(counts), num_classes, False, "drawn", "", True
+    )
+    data = DataSpec(name="drawn", img_size=img_size, val_fraction=0.0)
+    return resolve(TrialSpec(model=model, data=data, train=train), known)
+
+
+def trainer_of(spec: TrialSpec, num_members: int, device: str, program: str = "auto") -> Trainer:
+    """A stack of equal trials on drawn images, ready to take steps."""
+    import torch
+
+    from vitbench.train.fuse import program_of
+    from vitbench.train.images import Images
+    from vitbench.train.loop import Job, Trainer
+
+    rng, where = np.random.default_rng(0), torch.device(device)
+    side, chans, classes = spec.data.img_size, spec.model.in_chans, spec.model.num_classes
+    assert side
+    assert chans
+    assert classes
+    labels = np.arange((NUM_IMAGES // classes + 1) * classes) % classes
+    pixels = torch.from_numpy(rng.integers(0, 256, (len(labels), chans, side, side), dtype=np.uint8)).to(where)
+    half = torch.full((chans, 1, 1), 0.5, device=where)
+    images = Images(
+        train=pixels,
+        test=pixels[:classes],
+        train_labels=labels,
+        test_labels=labels[:classes],
+        mean=half,
+        std=half / 2,
+        num_classes=classes,
+        fingerprint="drawn",
+    )
+    flops = 3.0 * num_members * forward_flops(spec.model, spec.train.objective) * (spec.train.steps or 0)
+    how = program_of(program, device, flops * spec.train.batch_size, spec)
+    return Trainer([Job(spec, seed) for seed in range(num_members)], images, where, how)
+
+
+def seconds(step: Callable[[], None], device: str, warm_up: int = 3, repeats: int = 8) -> list[float]:
+    """Seconds of each of `repeats` calls, after some that are not counted; the device has finished each."""
+    import torch
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+
+    for _ in range(warm_up):
+        step()
+    found = []
+    for _ in range(repeats):
+        wait()
+        started = time.perf_counter()
+        step()
+        wait()
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def matmul_peak(device: str, precision: str) -> float:
+    """FLOP/s of a large square matrix product in the given precision: the best of several."""
+    import torch
+
+    size = 8192 if device.startswith("cuda") else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    out = torch.empty_like(a)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+
+    return 2.0 * size**3 / min(seconds(multiply, device))
