@@ -68,7 +68,7 @@ def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, Look]) -> 
         means = [sum(v) / len(v) for v in curve.values()]
         axes.plot(x, means, **marked(look), markevery=max(1, len(x) // 10), linewidth=1.4, label=printable(name))
     axes.set_xlabel("Epochs" if epochs else "Step")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.set_ylabel("Validation top-1 (%)")
     last = max(max(curve) for curve in curves.values())
     settled = [value for curve in curves.values() for x, v in curve.items() if x >= last / 4 for value in v]

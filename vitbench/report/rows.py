@@ -109,7 +109,9 @@ def quantity(value: float) -> str:
     return f"{value:.3g}"
 
 
-SCALE_PATHS = ("data.train_fraction", "train.epochs", "train.steps", "train.images", "train.train_flops")
+SCALE_PATHS = (
+    "data.train_fraction", "model.patch_size", "train.epochs", "train.steps", "train.images", "train.train_flops",
+)  # fmt: skip
 """Factors along which an arm is one thing in several sizes: drawn as one line in one colour."""
 
 

@@ -20,10 +20,12 @@ from vitbench.report.style import (
     dots,
     figure,
     interval_bar,
+    lanes,
     legend_below,
     log_axis,
     looks,
     marked,
+    shifted,
     within_percent,
 )
 from vitbench.report.summaries import LEVEL
@@ -43,6 +45,8 @@ KNOBS = {
 UNITS = ((18, "exa"), (15, "peta"), (12, "tera"), (9, "giga"), (6, "mega"))
 FAMILIES = {"vit": "ViT", "resnet": "ResNet", "hybrid": "Hybrid"}
 FRONT_DASHES = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+LANES_POINTS = 24.0
+"""Width, in points, over which the series at one x stand side by side."""
 LEAST_SPREAD = 1.2
 """Costs within this ratio are one cost: arms at equal compute make no plot against compute."""
 
@@ -142,8 +146,10 @@ def by_family(points: Mapping[str, Point], rows: Sequence[Row]) -> dict[str, dic
 
 def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     """Score against training FLOPs relative to the baseline, one line per dimension; None where none is varied."""
-    points, models = points_by(experiment, rows, "train_flops"), _models(rows)
-    anchor = arm_order(experiment)[0]
+    anchor, models = arm_order(experiment)[0], _models(rows)
+    points = {
+        name: p for name, p in points_by(experiment, rows, "train_flops").items() if name in _as_long(anchor, rows)
+    }
     knobs = {name: knob_of(models[anchor], models[name]) for name in points if anchor in points and name != anchor}
     lines = {
         knob: [name for name, its in knobs.items() if its == knob] for knob in dict.fromkeys(knobs.values()) if knob
@@ -157,6 +163,12 @@ def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         _line(axes, [relative[name] for name in (anchor, *names)], look_of[knob], knob)
     log_axis(axes, [relative[name].x for names in lines.values() for name in (anchor, *names)])
     return _finished(made, axes, experiment, f"Training FLOPs relative to {printable(anchor)}")
+
+
+def _as_long(anchor: str, rows: Sequence[Row]) -> set[str]:
+    """The arms that see as many images as the anchor: a shape is compared at equal length."""
+    seen = {row["arm"]: row["result"].get("num_images") for row in own_best(rows)}
+    return {arm for arm, num in seen.items() if num == seen.get(anchor)}
 
 
 def _models(rows: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
@@ -191,8 +203,9 @@ def _series(axes: Axes, experiment: Experiment, points: Mapping[str, Point]) -> 
     """Every series of the points in its look, on a log axis."""
     series = series_of(experiment, [{"arm": arm} for arm in points])
     look_of = looks(list(series.values()))
-    for name in dict.fromkeys(series[arm] for arm in points):
-        _line(axes, [point for arm, point in points.items() if series[arm] == name], look_of[name], name)
+    axes.margins(x=0.08)
+    for name, right in lanes(list(dict.fromkeys(series[arm] for arm in points)), LANES_POINTS).items():
+        _line(axes, [point for arm, point in points.items() if series[arm] == name], look_of[name], name, right)
     log_axis(axes, [point.x for point in points.values()])
 
 
@@ -205,12 +218,12 @@ def _finished(made: Figure, axes: Axes, experiment: Experiment, x_label: str) ->
     return made
 
 
-def _line(axes: Axes, points: Sequence[Point], look: Look, name: str) -> None:
-    """Seeds, means and intervals of one series, its means joined."""
-    ordered = sorted(points, key=lambda point: point.x)
+def _line(axes: Axes, points: Sequence[Point], look: Look, name: str, right: float = 0.0) -> None:
+    """Seeds, means and intervals of one series, its means joined, `right` points beside x: series often share x."""
+    ordered, place = sorted(points, key=lambda point: point.x), shifted(axes, right)
     for point in ordered:
-        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, point.links, -5.0)
-        interval_bar(axes, point.x, point.mean, look)
+        dots(axes, [point.x] * len(point.scores), point.scores, look.colour, point.links, right - 4.0)
+        interval_bar(axes, point.x, point.mean, look, place)
     means = [(point.x, point.mean.mean) for point in ordered]
     width = 1.4 if len(means) > 1 else 0.0
-    axes.plot(*zip(*means, strict=True), **marked(look), linewidth=width, label=printable(name))
+    axes.plot(*zip(*means, strict=True), **marked(look), linewidth=width, label=printable(name), transform=place)

@@ -119,10 +119,11 @@ def marked(look: Look) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def interval_bar(axes: Axes, x: float, y: Interval, look: Look) -> None:
-    """Draws a vertical interval at x; nothing where there is none."""
+def interval_bar(axes: Axes, x: float, y: Interval, look: Look, place: Transform) -> None:
+    """Draws a vertical interval at x in the coordinates `place`; nothing where there is none."""
     if y.low is not None and y.high is not None:
-        axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=2.0, solid_capstyle="butt")
+        axes.update_datalim([(x, y.low), (x, y.high)])
+        axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=1.6, solid_capstyle="butt", transform=place)
 
 
 def dots(
