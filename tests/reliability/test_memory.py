@@ -17,8 +17,8 @@ from faulted import TINY, facts_of, fault, here, left, options, planned, record,
 from vitbench.commands.prepare import Asked, data_options
 from vitbench.commands.run import RunOptions, run
 from vitbench.data import DataOptions
-from vitbench.engines import attempt, local
-from vitbench.errors import InputError
+from vitbench.engines import attempt, local, workers
+from vitbench.errors import IncompleteError, InputError
 from vitbench.events import Event, Progress, Started
 from vitbench.plan import Trial
 from vitbench.runner import Request
@@ -126,6 +126,25 @@ def test_a_worker_that_the_kernel_kills_is_tried_three_times(tmp_path: Path) -> 
     said = [line for line in warnings(heard.said) if heard.lost in line]
     assert "worker lost (exit -9, out of memory?)" in said[0]
     assert "left missing" in said[-1]
+
+
+def test_a_fork_server_that_has_just_died_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the kernel says that it is gone, it refuses; the soak met that."""
+    refusals, waits = [2], list[float]()
+
+    def refuse(*given: Any) -> Any:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise ConnectionRefusedError("refused")
+        return given
+
+    monkeypatch.setattr(workers, "Worker", refuse)
+    monkeypatch.setattr(workers.time, "sleep", waits.append)
+    assert workers._started("context", options(Path())) == ("context", options(Path()))
+    assert len(waits) == 2
+    refusals[0] = 3
+    with pytest.raises(IncompleteError, match="no worker process can be started"):
+        workers._started("context", options(Path()))
 
 
 def test_a_killed_loader_process_is_tried_again(trial: Trial, unbroken: Path, tmp_path: Path) -> None:

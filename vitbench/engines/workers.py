@@ -25,6 +25,8 @@ from vitbench.plan import Trial
 GRACE_SECONDS = 30.0
 """What workers have, all together, to finish their steps and save them when the run is stopped."""
 
+RESTART_SECONDS = 0.5
+
 OUT_OF_MEMORY_EXIT = 137
 """As a shell reports a process that the kernel killed."""
 
@@ -59,6 +61,7 @@ def _started(context: Any, options: Options) -> Worker:
     for _ in range(MAX_LOSSES - 1):
         with suppress(EOFError, OSError):
             return Worker(context, options)
+        time.sleep(RESTART_SECONDS)  # It takes a moment until the kernel says that the old one is gone.
     try:
         return Worker(context, options)
     except (EOFError, OSError) as error:

@@ -102,7 +102,7 @@ class Checkpoints:
 
         One without a sidecar was never finished, which is no news.
         """
-        passed_over = []
+        passed_over: list[str] = []
         for path in self._paths():
             try:
                 return self._read(path), passed_over
