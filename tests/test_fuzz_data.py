@@ -1,4 +1,4 @@
-"""Whatever bytes lie where images should: pixels, or one InputError that names the file. 800 cases in about 3 s."""
+"""Whatever bytes lie where images should: pixels, or one InputError that names the file. 920 cases in about 3 s."""
 
 from __future__ import annotations
 

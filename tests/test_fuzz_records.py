@@ -1,6 +1,6 @@
 """Whatever lies where records should: a Record or rows, or one ResultsError; and what passes can be reported.
 
-1100 cases in about 5 s.
+690 cases in about 4 s.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def test_the_valid_record_is_read(store: Store) -> None:
     assert read(store, VALID) is not None
 
 
-@cases(300)
+@cases(200)
 @given(content=st.binary(max_size=60) | trees.map(lambda tree: json.dumps(tree).encode()))
 def test_any_bytes_and_any_json(store: Store, content: bytes) -> None:
     assert read(store, content) is None
 
 
-@cases(400)
+@cases(250)
 @given(changes=edits)
 def test_any_mutation_of_a_record(store: Store, changes: list[tuple[int, int, bytes]]) -> None:
     read(store, mutated(VALID, changes))
@@ -100,7 +100,7 @@ def rows_of(path: Path, content: bytes) -> list[dict[str, Any]] | None:
     return None
 
 
-@cases(300)
+@cases(200)
 @given(changes=edits)
 def test_any_mutation_of_the_rows(store: Store, changes: list[tuple[int, int, bytes]]) -> None:
     rows_of(store.root / "records.jsonl", mutated("\n".join(LINES[:3]).encode(), changes))
@@ -141,7 +141,7 @@ def changed(rows: list[dict[str, Any]], number: int, path: tuple[str, ...], valu
         inside[path[-1]] = value[path[-1]] if isinstance(value, dict) and path[-1] in value else value
 
 
-@cases(60)
+@cases(40)
 @given(changes=changes_of_rows)
 def test_rows_that_pass_can_be_reported(store: Store, changes: list[tuple[int, tuple[str, ...], Any]]) -> None:
     rows = json.loads(json.dumps(SMALL))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +83,9 @@ def find(init_from: str) -> Path:
 
 
 def fetched(init_from: str) -> Path:
-    """Where the weights of `timm:NAME` are kept once they are fetched."""
+    """Where the weights of `timm:NAME` are kept once they are fetched. Raises InputError on a name that is a path."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", init_from.removeprefix(TIMM)):
+        raise InputError(f"model.init_from: {init_from} is no name of timm's: letters, digits, '_' and '.' only")
     cache = os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench"
     return Path(cache) / "weights" / f"{init_from.removeprefix(TIMM)}.safetensors"
 

@@ -1,4 +1,4 @@
-"""Input that means harm: names, weights, arrays, files and words for a terminal. About 3 s."""
+"""Input that means harm: names, weights, arrays, files and words for a terminal. About 6 s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are wrong and look right: every guard is shown to fire. About 5 s."""
+"""Numbers that are wrong and look right: every guard is shown to fire. About 10 s."""
 
 from __future__ import annotations
 

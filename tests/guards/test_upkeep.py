@@ -1,4 +1,4 @@
-"""`doctor`, `clean`, `check-data`: every planted fault is found, and nothing that a run uses is ever touched. 5 s."""
+"""`doctor`, `clean`, `check-data`: every planted fault is found, and nothing that a run uses is ever touched. 6 s."""
 
 from __future__ import annotations
 
