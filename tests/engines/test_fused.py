@@ -105,8 +105,7 @@ def test_memory_that_runs_out_splits_the_stack_and_those_like_it(
 
     monkeypatch.setattr(fused, "execute", cramped)
     ran = Ran(TINY + "seeds: 5\n", tmp_path, engine="fused")
-    assert sizes == [5, 3, 2, 2] or sizes == [5, 2, 3, 1, 2] or sizes[0] == 5
-    assert max(sizes[-2:]) <= 2
+    assert sizes == [5, 2, 2]
     assert len(ran.records) == 5
     assert any("at most" in event.message for event in ran.heard(Warned))
 

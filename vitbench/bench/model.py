@@ -89,7 +89,8 @@ def timm_step(spec: TrialSpec, device: str) -> Callable[[], None]:
     model = timm.create_model(same.name, num_classes=spec.model.num_classes, **same.model_args).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     size, side, chans = spec.train.batch_size, spec.data.img_size, spec.model.in_chans
-    assert side and chans
+    assert side
+    assert chans
     images = torch.randn(size, chans, side, side, device=device)
     labels = torch.arange(size, device=device) % (spec.model.num_classes or 1)
 

@@ -149,7 +149,7 @@ def accuracy(model: nn.Module, batches: Batches, device: str) -> float:
 
 
 def train(plain: Plain, lr: float, seed: int) -> tuple[float, int]:
-    """Test top-1 in percent and images seen of one training: AdamW, warm-up and cosine, clipping, validated by epoch."""
+    """Test top-1 in percent and images seen of one training: AdamW, warm-up, cosine, clipping; validated each epoch."""
     torch.manual_seed(seed)
     data = Resident(plain, seed) if plain.loaders is None else Loaded(plain, seed)
     model = made(plain).to(plain.device)
