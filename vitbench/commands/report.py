@@ -51,7 +51,7 @@ def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -
 
     formats, judged = formats_of(wanted.formats), {}
     for folder, experiment, told, note in _each(runs_named(root, names), formats, wanted):
-        console.print(f"\n[bold]{folder.name}[/]: {escape(experiment.question)}", highlight=False)
+        console.print(f"\n[bold]{escape(folder.name)}[/]: {escape(experiment.question)}", highlight=False)
         if told is None:
             console.print("no finished trials yet")
             continue
