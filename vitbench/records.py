@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from vitbench.arms import level_name
+from vitbench.committed import read_records
 from vitbench.errors import InputError
-from vitbench.store import read_lines
 
 TRIAL = ("seed", "role", "chosen", "stage", "status", "reason", "data", "trial_id", "parent")
 COST = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_mib", "attempt", "device", "threads")
@@ -28,7 +28,7 @@ def load_records(path: str | Path = "results", *, curve: bool = False) -> pd.Dat
     one) is missing in pandas' way, so look at `status` and count before you average.
     Raises InputError where there are no records, ResultsError where a file is torn.
     """
-    found = [(name, row) for name, file in _files(Path(path)) for row in read_lines(file)]
+    found = [(name, row) for name, file in _files(Path(path)) for row in read_records(file)]
     lines = [line for name, row in found for line in (_readings(name, row) if curve else [_trial(name, row)])]
     columns = dict.fromkeys(key for name, row in found for key in _identity(name, row))
     others = dict.fromkeys(key for line in lines for key in line)

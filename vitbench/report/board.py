@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vitbench.committed import read_records
 from vitbench.errors import printable
 from vitbench.experiment import Experiment
 from vitbench.load import load
@@ -25,7 +26,6 @@ from vitbench.report.plots import save
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.stats.outcome import Verdict
 from vitbench.stats.scoreboard import judge_all, with_q
-from vitbench.store import read_lines
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
@@ -104,7 +104,7 @@ def _lines(runs: Sequence[Path], known: Judged) -> tuple[list[Line], list[dict[s
         experiment = load(folder / "experiment.yaml")
         if not isinstance(experiment, Experiment):
             continue
-        rows = with_measured(read_lines(folder / "records.jsonl"), folder)
+        rows = with_measured(read_records(folder / "records.jsonl"), folder)
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
