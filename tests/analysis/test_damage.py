@@ -19,7 +19,7 @@ def images(seed: int = 0, channels: int = 3) -> Tensor:
 
 def test_cells_that_do_not_divide_the_side_cover_it() -> None:
     index = perturb.cell_of_pixel(28, 5)
-    assert sorted(index.unique().tolist()) == list(range(25))
+    assert set(index.flatten().tolist()) == set(range(25))
     assert set(index.flatten().bincount().tolist()) <= {25, 30, 36}
 
 
@@ -68,8 +68,8 @@ def test_low_and_high_pass_share_the_frequencies() -> None:
 def test_scrambled_cells_keep_their_spectra() -> None:
     x = 0.4 + 0.2 * images()
     out = perturb.scramble_phase(x, torch.rand((5, SIDE, SIDE), generator=torch.Generator().manual_seed(2)))
-    spectra = [torch.fft.fft2(z[:, :, 3:6, 6:9]).abs() for z in (x, out)]
-    assert torch.allclose(*spectra, atol=1e-4)
+    before, after = (torch.fft.fft2(z[:, :, 3:6, 6:9]).abs() for z in (x, out))
+    assert torch.allclose(before, after, atol=1e-4)
     assert float((out - x).abs().mean()) > 0.02
 
 

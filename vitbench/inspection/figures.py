@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from vitbench.analysis.representation import cka_table
 from vitbench.inspection.findings import Findings
+from vitbench.report.formats import folded
 from vitbench.report.style import MUTED, Look, looks, marked
 from vitbench.stats.intervals import Interval, mean_interval
 
@@ -52,23 +52,26 @@ def picture(axes: Axes, image: np.ndarray, **options: Any) -> None:
 
 def titled(axes: Axes, text: str) -> None:
     """A small title, in lines that the panel holds."""
-    axes.set_title(fill(text, NAME_WIDTH), fontsize=9)
+    axes.set_title(folded(text, NAME_WIDTH), fontsize=9)
 
 
 def filters(found: Found) -> Figure:
     """Per label: the leading components as a tile, and how much of the variance the first k carry."""
-    made, grid = panels(len(found), 2, width=3.6)
-    for row, (label, each) in zip(grid, found.items(), strict=True):
-        picture(row[0], _tile(each[0].arrays["components"]))
-        titled(row[0], label)
+    pairs = 1 if len(found) < 4 else 2
+    made, grid = panels(-(-len(found) // pairs), 2 * pairs, width=3.0)
+    places = grid.reshape(-1, 2)
+    for (tile, curve), (label, each) in zip(places, found.items(), strict=False):
+        picture(tile, _tile(each[0].arrays["components"]))
+        titled(tile, label)
         for name, colour, dash in (("cumulative_untrained", MUTED, "--"), ("cumulative", "#0072b2", "-")):
             curves = [100 * one.arrays[name] for one in each if name in one.arrays]
             if curves:
                 mean = np.mean(curves, axis=0)
-                row[1].plot(np.arange(1, len(mean) + 1), mean, color=colour, linestyle=dash)
-        row[1].axhline(90.0, color=MUTED, linewidth=0.8)
-        row[1].set_xlabel("components")
-        row[1].set_ylabel("variance (%)")
+                curve.plot(np.arange(1, len(mean) + 1), mean, color=colour, linestyle=dash)
+        curve.axhline(90.0, color=MUTED, linewidth=0.8)
+        curve.set_xlabel("components")
+        curve.set_ylabel("variance (%)")
+    _blank(places, 2 * len(found))
     return made
 
 
@@ -148,6 +151,10 @@ def distance(found: Found) -> Figure:
         axes.set_ylabel("distance (% of uniform)")
         titled(axes, f"{label} (uniform {float(each[0].arrays['uniform_px']):.1f} px)")
     _blank(grid, len(found))
+    used = list(grid.flat)[: len(found)]
+    limits = np.array([axes.get_ylim() for axes in used])
+    for axes in used:
+        axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     return made
 
 
@@ -175,7 +182,7 @@ def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Cal
         for axes, (name, images) in zip(grid, lines, strict=True):
             for one, image in zip(axes, images, strict=False):
                 picture(one, image, **({"cmap": "viridis", "vmin": 0.0} if image.ndim == 2 else {"vmin": 0, "vmax": 1}))
-            axes[0].set_ylabel(fill(name, 16), fontsize=7, rotation=0, ha="right", va="center", color="#1a1a1a")
+            axes[0].set_ylabel(folded(name, 16), fontsize=7, rotation=0, ha="right", va="center", color="#1a1a1a")
         return made
 
     return draw
@@ -214,9 +221,9 @@ def layers(found: Found) -> Figure:
         top.set_ylabel("probe (%)")
         titled(top, label)
         tables = [np.mean([one.arrays["cka"] for one in each], axis=0), between(each, first)]
-        for axes, table, name in zip(below, tables, ("itself", f"{next(iter(found))}, other seeds"), strict=False):
+        for axes, table, name in zip(below, tables, ("itself", "the first arm"), strict=False):
             shown = axes.imshow(table, vmin=0, vmax=1, origin="lower")
-            axes.set_xlabel(f"layer of {fill(name, NAME_WIDTH)}")
+            axes.set_xlabel(f"layer of {name}")
             axes.set_ylabel("layer")
             axes.grid(visible=False)
     made.colorbar(shown, ax=grid[1:], shrink=0.8, label="CKA")
@@ -264,7 +271,7 @@ def robustness(found: Found) -> Figure:
         axes.set_title(title, fontsize=9)
     for row in grid:
         row[0].set_ylabel("top-1 (%)")
-    names = [fill(label, 40) for label in found]
+    names = [folded(label, 40) for label in found]
     made.legend(grid.flat[0].get_lines(), names, loc="outside lower left", ncols=3)
     return made
 

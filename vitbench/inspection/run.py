@@ -14,6 +14,7 @@ from vitbench.data import DataOptions
 from vitbench.errors import InputError
 from vitbench.inspection.catalogue import Analysis
 from vitbench.inspection.findings import Findings, Shown
+from vitbench.inspection.pictures import choose_pictures
 from vitbench.inspection.subject import Subject, of_trial
 from vitbench.measured import Measured, add_measured
 from vitbench.report.formats import to_csv, write
@@ -60,12 +61,16 @@ def look_into(subject: Subject, wanted: Wanted, folder: Path) -> list[str]:
 
     Raises InputError where an analysis that was asked for by name finds nothing of its kind, or none does.
     """
+    if wanted.images is not None:
+        choose_pictures(subject, wanted.images, 1, wanted.data)
     seen: dict[str, Seen] = {name: Seen() for name in wanted.analyses}
     numbers = _look(subject, (subject.name, 0), wanted, seen)
     refused = [reason for one in seen.values() for reason in one.refused.values()]
     done = [name for name, one in seen.items() if one.found]
     if refused and (wanted.named or not done):
         raise InputError(refused[0])
+    for name in (name for name in seen if name not in done):
+        wanted.tell(f"{name}: left out; {next(iter(seen[name].refused.values()))}")
     for name in done:
         (each,) = seen[name].by_label()[subject.name]
         _draw(name, wanted, seen[name], folder, f"{subject.name}; {seen[name].images}.")
@@ -208,9 +213,10 @@ def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
 
 
 def _cell(interval: Interval | None) -> str:
-    """`81.2 [80.1, 82.3], n = 5`; a mean of one network says so; `-` without any."""
+    """`n = 5: 81.20 [80.10, 82.30]`; `none` without any. The count stands first, so that no cell looks like a formula
+    to a spreadsheet."""
     if interval is None or interval.mean is None:
-        return "-"
+        return "none"
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:.2f}, n = {interval.n}"
-    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}], n = {interval.n}"
+        return f"n = {interval.n}: {interval.mean:.2f}"
+    return f"n = {interval.n}: {interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
