@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -93,12 +94,8 @@ def trial_id(
     ALGORITHM_VERSION. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
     for them), arm, device, engine, threads.
     """
-    fields = spec.model_dump(mode="json", exclude_defaults=True)
-    fields.get("data", {}).pop("name", None)
-    if weights_sha256 is not None:
-        fields["model"]["init_from"] = weights_sha256
     identity = {
-        "spec": {key: value for key, value in fields.items() if value},
+        "spec": _hashed_fields(spec, weights_sha256),
         "seed": seed,
         "data": data_fingerprint,
         "parent": parent,
@@ -106,6 +103,16 @@ def trial_id(
     }
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4096)
+def _hashed_fields(spec: TrialSpec, weights_sha256: str | None) -> dict[str, Any]:
+    """The part of a trial's identity that the seeds of an arm share; not to be changed by who gets it."""
+    fields = spec.model_dump(mode="json", exclude_defaults=True)
+    fields.get("data", {}).pop("name", None)
+    if weights_sha256 is not None:
+        fields["model"]["init_from"] = weights_sha256
+    return {key: value for key, value in fields.items() if value}
 
 
 def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...]:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,9 @@ PIECE_BYTES = 1 << 14
 
 class Store:
     """The trials of one results root."""
+
+    _read: ClassVar[dict[Path, tuple[tuple[int, ...], Record]]] = {}
+    """Records as this process read them, by file and its stamp: one command looks at them several times."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,6 +50,10 @@ class Store:
         """The committed record, or None. Raises ResultsError where the file is no record."""
         path = self.folder(trial_id) / "record.json"
         try:
+            stat = path.stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+            if self._read.get(path, (None,))[0] == stamp:
+                return self._read[path][1]
             record = Record.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -58,6 +65,7 @@ class Store:
             raise ResultsError(f"{path}: not a record of this version ({where}: {first['msg']})") from error
         if record.trial_id != trial_id:
             raise ResultsError(f"{path}: the record of another trial, {record.trial_id}")
+        self._read[path] = stamp, record
         return record
 
     def read_all(self, trial_ids: Iterable[str]) -> dict[str, Record]:

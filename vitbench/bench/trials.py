@@ -62,8 +62,7 @@ def committed(trial: Trial, number: int) -> Record:
 
 
 def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
-    """Seconds to expand the plan of `num_trials` committed trials, to read them, and to `run` them, that is to skip
-    them all."""
+    """Seconds to expand the plan of `num_trials` committed trials, and to `run` it, that is to skip them all."""
     experiment = loads(TEXT.format(seeds=num_trials // ARMS), "many.yaml")
     assert isinstance(experiment, Experiment)
 
@@ -79,7 +78,6 @@ def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
             folder = store.folder(trial.trial_id)
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(committed(trial, number).model_dump_json(exclude_none=True))
-        _timed(out, "read", lambda: store.read_all(plan.unique()))
         request = runner.Request(Options(Path(name), DataOptions()))
         done = _timed(out, "skip", lambda: runner.run(experiment, request, choose, known, lambda event: None))
         assert not done.missing
