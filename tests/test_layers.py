@@ -16,7 +16,8 @@ PACKAGE = Path(vitbench.__file__).parent
 
 LAYERS: dict[str, str] = {
     "0": "errors seeding interrupts faults",
-    "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events committed shelf",
+    "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events"
+    " committed shelf",
     "2": "cost init_from parameters shapes variants data store plan resolve diff collect measured journal",
     "3a": "model train analysis",
     "3b": "stats",
