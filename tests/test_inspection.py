@@ -327,7 +327,7 @@ def test_numbers_of_a_run_reach_its_claims_and_records_stay(tmp_path: Path, cli:
     before = (folder / "records.jsonl").read_bytes()
     untested = cli("verdict", "--results", tmp_path)
     assert "untested" in untested.out
-    answer = cli("inspect", "inside", "--results", tmp_path, "--limit", "12", "--what", "positions,distance")
+    answer = cli("inspect", "inside", "--results", tmp_path, "--limit", "12", "--what", "positions,distance,rollout")
     assert answer.code == 0, answer.err
     said = cli("verdict", "--results", tmp_path).out
     assert "untested" not in said
@@ -339,6 +339,8 @@ def test_numbers_of_a_run_reach_its_claims_and_records_stay(tmp_path: Path, cli:
     assert "Left out: resnet, seed 0" in caption
     table = (folder / "analysis/distance.csv").read_text()
     assert "n = 5: 100.00" in table
+    assert "rollout.png" in (folder / "assets/SHA256SUMS").read_text()
+    assert '"box_area_percent": 25.0' in (folder / "analysis.jsonl").read_text()
     shutil.rmtree(folder / "analysis")
     (folder / "analysis.jsonl").unlink()
     assert "untested" in cli("verdict", "--results", tmp_path).out
