@@ -39,7 +39,7 @@ def suite(
     )
     table = pages.suite_table(found)
     pages.write(to, f"suite_{which}", found, table, pages.suite_figure(found))
-    terminal.print(table, markup=False)
+    terminal.print(table, markup=False, soft_wrap=True)
 
 
 @bench.command()
@@ -60,7 +60,7 @@ def model(
     table = pages.model_table(found)
     slug = "".join(c if c.isalnum() else "_" for c in name).lower()
     pages.write(to, f"model_{slug}_{precision}", found, table, None)
-    console().print(table, markup=False)
+    console().print(table, markup=False, soft_wrap=True)
 
 
 @bench.command()
@@ -74,4 +74,4 @@ def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> N
     found = scaling.measure(choose_device(device), threads, choose, terminal.print)
     table = pages.scaling_table(found)
     pages.write(to, "scaling", found, table, pages.scaling_figure(found))
-    terminal.print(table, markup=False)
+    terminal.print(table, markup=False, soft_wrap=True)

@@ -47,13 +47,13 @@ class Optimizer:
         grad = torch.where(active > 0, grad, torch.zeros_like(grad))
         if self.clip_grad is not None:
             norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-            grad = grad * (self.clip_grad / (norm + 1e-6)).clamp(max=1.0)
+            grad.mul_((self.clip_grad / (norm + 1e-6)).clamp(max=1.0))
         lr = lr * active
         if self.opt == "sgd":
-            self.first.mul_(self.momentum).add_(grad + self.decay * flat)
+            self.first.mul_(self.momentum).add_(grad.add_(self.decay * flat))
             flat.sub_(lr * self.first)
             return
         self.first.lerp_(grad, 1 - BETA_1)
         self.second.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
         root = (self.second / correction[1]).sqrt_().add_(EPS)
-        flat.mul_(1 - lr * self.decay).sub_(lr / correction[0] * self.first / root)
+        flat.mul_((lr * self.decay).neg_().add_(1)).sub_((lr / correction[0] * self.first).div_(root))
