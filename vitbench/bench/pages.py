@@ -112,6 +112,7 @@ def scaling_table(found: Mapping[str, Any]) -> str:
 def scaling_figure(found: Mapping[str, Any]) -> Figure:
     """One log-log panel an axis, with the line of the fitted exponent."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     axes_found = list(found["axes"].items())
     columns = 4
@@ -122,6 +123,10 @@ def scaling_figure(found: Mapping[str, Any]) -> Figure:
         values, times, slope = axis["values"], axis["seconds"], axis["slope"]
         panel.loglog(values, times, "o", color=BLUE, markersize=5)
         panel.loglog(values, [times[-1] * (v / values[-1]) ** slope for v in values], "--", color=GREY, linewidth=1)
+        panel.set_xticks(values, [f"{v:,}" for v in values])
+        panel.xaxis.minorticks_off()
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel(name.partition(":")[0], fontsize=8)
         panel.set_title(f"{name}: exponent {slope:.2f}", fontsize=9)
         panel.set_ylabel("seconds", fontsize=8)
         panel.tick_params(labelsize=7)
