@@ -18,7 +18,7 @@ LAYERS: dict[str, str] = {
     "0": "errors seeding interrupts faults",
     "1": "spec experiment record load arms override spec_paths problems check_settings yaml_safe schema events"
     " committed shelf",
-    "2": "cost init_from parameters shapes variants data store plan resolve diff collect measured journal",
+    "2": "cost identity init_from parameters shapes variants data store plan resolve diff collect measured journal",
     "3a": "model train analysis",
     "3b": "stats",
     "4a": "engines runner",

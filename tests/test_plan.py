@@ -11,7 +11,8 @@ from made_plans import best, experiment, facts_of, record, rounds, top
 
 from vitbench.errors import InputError
 from vitbench.events import Role
-from vitbench.plan import Builder, Plan, Trial, expand, extend, settings, trial_id
+from vitbench.identity import trial_id
+from vitbench.plan import Builder, Plan, Trial, expand, extend, settings
 from vitbench.record import ALGORITHM_VERSION, Record
 from vitbench.resolve import resolve
 from vitbench.spec import TrialSpec

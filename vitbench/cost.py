@@ -54,9 +54,13 @@ def _attention_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int
     return macs
 
 
-@functools.lru_cache(maxsize=4096)
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     """FLOPs of one image's forward pass: 2 per multiply-add."""
+    return _forward_flops(model, objective)
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     return FLOPS_PER_MAC * sum(forward_macs(model, objective).values())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import itertools
 import json
 import re
@@ -20,8 +18,9 @@ from vitbench.data import Facts
 from vitbench.errors import InputError
 from vitbench.events import Role
 from vitbench.experiment import Experiment, Stage
+from vitbench.identity import trial_id
 from vitbench.init_from import start_sha256, with_start
-from vitbench.record import ALGORITHM_VERSION, Record
+from vitbench.record import Record
 from vitbench.resolve import resolve
 from vitbench.spec import TrialSpec
 from vitbench.spec_paths import validate_trial
@@ -83,36 +82,6 @@ class Plan:
     def num_expected(self) -> int:
         """How many trials there will be at most, equal ones counted once."""
         return len(self.unique()) + len(self.later)
-
-
-def trial_id(
-    spec: TrialSpec, seed: int, data_fingerprint: str, parent: str | None, weights_sha256: str | None = None
-) -> str:
-    """Sixteen hex digits that name what a trial computes, and nothing about where or under which name it runs.
-
-    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from, and
-    ALGORITHM_VERSION. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
-    for them), arm, device, engine, threads.
-    """
-    identity = {
-        "spec": _hashed_fields(spec, weights_sha256),
-        "seed": seed,
-        "data": data_fingerprint,
-        "parent": parent,
-        "algorithm": ALGORITHM_VERSION,
-    }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.lru_cache(maxsize=4096)
-def _hashed_fields(spec: TrialSpec, weights_sha256: str | None) -> dict[str, Any]:
-    """The part of a trial's identity that the seeds of an arm share; not to be changed by who gets it."""
-    fields = spec.model_dump(mode="json", exclude_defaults=True)
-    fields.get("data", {}).pop("name", None)
-    if weights_sha256 is not None:
-        fields["model"]["init_from"] = weights_sha256
-    return {key: value for key, value in fields.items() if value}
 
 
 def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...]:

@@ -21,7 +21,8 @@ from vitbench.engines.attempt import execute
 from vitbench.engines.options import Options
 from vitbench.errors import InputError
 from vitbench.events import Progress
-from vitbench.plan import Trial, trial_id
+from vitbench.identity import trial_id
+from vitbench.plan import Trial
 from vitbench.resolve import resolve
 from vitbench.spec import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.store import Store

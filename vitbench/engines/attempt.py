@@ -17,8 +17,9 @@ from vitbench.engines.options import Emit, Options, why_not_halve
 from vitbench.engines.outcome import PREDICTIONS, WEIGHTS, Outcome, outcomes
 from vitbench.errors import InputError, ResultsError, VitbenchError
 from vitbench.events import Progress, Started, Warned
+from vitbench.identity import trial_id
 from vitbench.init_from import find, start_sha256
-from vitbench.plan import Trial, trial_id
+from vitbench.plan import Trial
 from vitbench.record import Record, Result, Run
 from vitbench.spec import TrialSpec
 from vitbench.store import Store, replace_durably, require_space

@@ -1,0 +1,41 @@
+"""What names a trial: a hash of what it computes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+from vitbench.record import ALGORITHM_VERSION
+from vitbench.spec import TrialSpec
+
+
+def trial_id(
+    spec: TrialSpec, seed: int, data_fingerprint: str, parent: str | None, weights_sha256: str | None = None
+) -> str:
+    """Sixteen hex digits that name what a trial computes, and nothing about where or under which name it runs.
+
+    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from, and
+    ALGORITHM_VERSION. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
+    for them), arm, device, engine, threads.
+    """
+    identity = {
+        "spec": _hashed_fields(spec, weights_sha256),
+        "seed": seed,
+        "data": data_fingerprint,
+        "parent": parent,
+        "algorithm": ALGORITHM_VERSION,
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4096)
+def _hashed_fields(spec: TrialSpec, weights_sha256: str | None) -> dict[str, Any]:
+    """The part of a trial's identity that the seeds of an arm share; not to be changed by who gets it."""
+    fields = spec.model_dump(mode="json", exclude_defaults=True)
+    fields.get("data", {}).pop("name", None)
+    if weights_sha256 is not None:
+        fields["model"]["init_from"] = weights_sha256
+    return {key: value for key, value in fields.items() if value}
