@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from vitbench.analysis.representation import cka_table
 from vitbench.inspection.findings import Findings
@@ -271,8 +272,8 @@ def robustness(found: Found) -> Figure:
         axes.set_title(title, fontsize=9)
     for row in grid:
         row[0].set_ylabel("top-1 (%)")
-    names = [folded(label, 40) for label in found]
-    made.legend(grid.flat[0].get_lines(), names, loc="outside lower left", ncols=3)
+    handles = [Line2D([], [], **marked(styles[label])) for label in found]
+    made.legend(handles, [folded(label, 40) for label in found], loc="outside lower left", ncols=3)
     return made
 
 
