@@ -96,15 +96,12 @@ class Store:
         folder = self.folder(record.trial_id)
         if not (folder / "record.json").exists():
             for name, content in files.items():
-                replace_durably(folder / name, content)
+                replace_durably(folder / name, content, aside=attempt / Path(name).name)
         aside = attempt / "record.json"
         write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n", "record")
         fault("record.before_link")
         if _link(aside, folder / "record.json"):
             fault("record.after_link")
-            for name in files:
-                for left_by_a_kill in (folder / name).parent.glob(f".{Path(name).name}.*"):
-                    left_by_a_kill.unlink(missing_ok=True)
             return True
         first = self.read(record.trial_id)
         assert first is not None
@@ -184,10 +181,13 @@ def _write_all(handle: FileIO, piece: memoryview) -> None:
         piece = piece[handle.write(piece) :]
 
 
-def replace_durably(path: Path, content: bytes, what: str = "file") -> None:
-    """Replace a derived file in one step: the old one or the new one is there, never a part."""
+def replace_durably(path: Path, content: bytes, what: str = "file", aside: Path | None = None) -> None:
+    """Replace a derived file in one step: the old one or the new one is there, never a part.
+
+    It is written to `aside` first, on the same file system; by default beside it, under this process's number.
+    """
     make_folder(path.parent)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside or path.with_name(f".{path.name}.{os.getpid()}")
     write_durably(aside, content, what)
     fault(f"{what}.before_rename")
     try:

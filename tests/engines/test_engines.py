@@ -60,7 +60,7 @@ def test_events_tell_the_whole_story(staged: Ran) -> None:
     assert {e.trial_id for e in staged.heard(Progress)} == set(staged.records)
     first, *_, last = staged.heard(Planned)
     assert (first.num_done, first.num_trials) == (0, 6)
-    assert (last.num_done, last.train_flops_done) == (6, last.train_flops)
+    assert (last.num_done, sum(work.num_trials for work in last.done), last.left) == (6, 6, ())
     finished = {e.trial_id: e for e in staged.heard(Finished)}
     assert all(finished[i].metric == r.result.test_top1_percent for i, r in staged.records.items())
 
