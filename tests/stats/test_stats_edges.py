@@ -205,10 +205,12 @@ TUNED = {"tune": {"train.lr": [1e-3, 2e-3, 4e-3], "seeds": 3}}
 CLOSE = {1e-3: [88.0, 90.0, 89.0], 2e-3: [90.0, 89.0, 90.0], 4e-3: [89.0, 90.0, 90.5]}
 
 
-def tuned_verdict(claim: dict[str, Any], grid: dict[float, list[Score]], lr: float) -> Verdict:
+def tuned_verdict(
+    claim: dict[str, Any], grid: dict[float, list[Score]], lr: float, metric: str = "test_top1_percent"
+) -> Verdict:
     experiment = an_experiment(claim, **TUNED)
     rows = [*tuning_rows(experiment, "token", grid), *tuning_rows(experiment, "avg", grid)]
-    rows += made_rows(experiment, {"token": TOKEN, "avg": AVG}, setting={"train.lr": lr})
+    rows += made_rows(experiment, {"token": TOKEN, "avg": AVG}, setting={"train.lr": lr}, metric=metric)
     return judge(the_claim(experiment), experiment, rows)
 
 
@@ -219,6 +221,16 @@ def test_tuned_arms_carry_the_variance_of_the_choice_and_shared_settings_do_not(
     assert shared.tuning_variance == 0.0
     assert own.interval.low < shared.interval.low
     assert any("edge of its grid" in note for note in own.notes)
+
+
+def test_the_noise_of_a_choice_is_known_for_accuracies_only() -> None:
+    name = "pos_distance_spearman"
+    own = tuned_verdict({**ABOVE, "metric": name}, CLOSE, 4e-3, name)
+    assert (own.state, own.tuning_variance) == ("inconclusive", 0.0)
+    assert "noise of its tuned choice is unknown" in own.reason
+    assert f"{name} is no accuracy" in own.reason
+    shared = tuned_verdict({**ABOVE, "metric": name, "at": {"train.lr": "best_of(token)"}}, CLOSE, 4e-3, name)
+    assert "tuned choice" not in (shared.reason or "")
 
 
 def test_tuned_on_one_seed_is_inconclusive() -> None:

@@ -86,6 +86,8 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         check_origin(options.root / item.run, facts_of)
     check_engine(options.engine, options.jobs)
     workers = choose_workers(options.jobs, device, options.threads)
+    if options.track is not None:
+        tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
     make_folder(options.root)
     engine = Options(
         root=options.root.resolve(),
@@ -97,8 +99,6 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         oom=options.oom,
         program=options.program,
     )
-    if options.track is not None:
-        tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), Journal(options.root) as journal:
         session = Session(options, facts_of, console, journal, gauge_of(device), Pace())

@@ -140,7 +140,7 @@ def own_best_pairs(experiment: Experiment, rows: Sequence[Row]) -> Pairs:
     best, table, metric = own_best(rows), tabulate(rows), experiment.report.metric
     order = arm_order(experiment, rows)
     scores = {arm: scores_by_seed((row for row in best if row["arm"] == arm), metric) for arm in order}
-    noise = {arm: tuning_variance(table, arm) or 0.0 for arm in order}
+    noise = {arm: tuning_variance(table, arm, metric) or 0.0 for arm in order}
     return Pairs(scores, noise, counted_images(metric, best))
 
 

@@ -20,6 +20,8 @@ from vitbench.stats.table import Table
 
 LEAST_SEEDS = 3
 MOST_DIVERGED = 0.2
+ACCURACIES = ("test_top1", "val_top1", "few_shot", "linear_probe", "knn", "robust_")
+"""How the names of accuracies begin."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ class Case:
                 return "inconclusive", f"{cell.arm}: {lost.sum()} of {n} seeds diverged, its setting is unfit"
         if n < self.claim.seeds_min:
             return "inconclusive", f"n = {n}, a verdict needs {self.claim.seeds_min}"
-        unknown = [cell.arm for cell, variance in self.variances.items() if variance is None]
-        if unknown:
-            return "inconclusive", f"{unknown[0]}: the noise of its tuned choice is unknown (needs 2 tuning seeds)"
+        unknown = next((cell for cell, variance in self.variances.items() if variance is None), None)
+        if unknown is not None:
+            why = "needs 2 tuning seeds" if is_accuracy(unknown.metric) else f"{unknown.metric} is no accuracy"
+            return "inconclusive", f"{unknown.arm}: the noise of its tuned choice is unknown ({why})"
         return None
 
 
@@ -105,18 +108,26 @@ def open_case(claim: Claim, experiment: Experiment, table: Table, asked: Questio
     cells = asked.cells()
     planned = design(experiment, cells, table)
     sample = gather(cells, table, planned.seeds[-1])
-    variances = {cell: tuning_variance(table, cell.arm) for cell in cells if cell.tuned}
+    variances = {cell: tuning_variance(table, cell.arm, cell.metric) for cell in cells if cell.tuned}
     known = {cell: variance for cell, variance in variances.items() if variance is not None}
     return Case(claim, experiment, table, asked, planned, sample, variances, noise_of(asked.parts, sample, known))
 
 
-def tuning_variance(table: Table, arm: str) -> float | None:
-    """V of an arm that chose its own setting, points squared; None where the tuning trials cannot tell."""
-    if arm not in table.tuning:
+def tuning_variance(table: Table, arm: str, metric: str) -> float | None:
+    """V of an arm that chose its own setting, points squared; None where the tuning trials cannot tell.
+
+    They tell it in points of validation accuracy, which says nothing of a quantity in another unit.
+    """
+    if arm not in table.tuning or not is_accuracy(metric):
         return None
     rng = np.random.default_rng(derive_seed(0, "stats/tuning"))
     noise = tuning_noise(table.tuning[arm].eligible_scores(), rng)
     return noise.variance if noise else None
+
+
+def is_accuracy(metric: str) -> bool:
+    """Is the metric a share of test images that were classified right?"""
+    return metric.endswith("_percent") and metric.startswith(ACCURACIES)
 
 
 def claim_problem(claim: Claim, num_images: int | None) -> str | None:

@@ -52,7 +52,7 @@ def compare_to_baseline(
     name = metric or experiment.report.metric
     check_metric(table, name)
     names = [arm.name for arm in arms(experiment)]
-    noise = {arm: tuning_variance(table, arm) or 0.0 for arm in names}
+    noise = {arm: tuning_variance(table, arm, name) or 0.0 for arm in names}
     sides = {arm: (arm, trials_at(table, arm)) for arm in names}
     found = [_paired(sides[arm], sides[names[0]], name, level, noise[arm] + noise[names[0]]) for arm in names[1:]]
     tested = [index for index, one in enumerate(found) if one.p is not None]
@@ -71,7 +71,7 @@ def compare_arms(
     first, second = (_one_arm(tabulate(rows), name) for rows, name in ((rows_a, "A"), (rows_b, "B")))
     for table, _ in (first, second):
         check_metric(table, metric)
-    noise = sum(tuning_variance(table, arm) or 0.0 for table, arm in (first, second))
+    noise = sum(tuning_variance(table, arm, metric) or 0.0 for table, arm in (first, second))
     sides = [(arm, trials_at(table, arm)) for table, arm in (first, second)]
     return _paired(sides[0], sides[1], metric, level, noise)
 

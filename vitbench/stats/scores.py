@@ -97,4 +97,7 @@ def check_metric(table: Table, metric: str) -> None:
     rows = [row for row in table.rows() if row["status"] == "ok"]
     if rows and all(metric_value(row, metric) is None for row in rows):
         names = metric_names(rows)
-        raise InputError(f"no trial has the metric {metric!r}; there are {', '.join(names)}.{nearest(metric, names)}")
+        raise InputError(
+            f"no trial has the metric {metric!r}; there are {', '.join(names)}.{nearest(metric, names)} "
+            "`vitbench inspect RUN` adds what it measures of kept weights"
+        )
