@@ -240,6 +240,9 @@ def test_a_suite_overrides_its_members_and_the_command_line_the_suite() -> None:
 def test_a_suites_duration_holds_for_members_that_count_in_its_unit() -> None:
     suite = _suite("base: {train: {steps: 9, weight_decay: 0.1}}")
     assert apply_suite(suite, _experiment()).base["train"] == {"epochs": 20, "weight_decay": 0.1}
+    both = _suite("base: {train: {steps: 9, epochs: 17}}")
+    assert apply_suite(both, _experiment()).base["train"] == {"epochs": 17}
+    assert apply_suite(both, _experiment("name: e\nbase: {train: {steps: 300}}")).base["train"] == {"steps": 9}
 
 
 @pytest.mark.parametrize(

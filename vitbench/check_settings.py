@@ -26,7 +26,11 @@ def setting_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
     names = _members_stages(raw) if "suite" in raw else [name for _, name in _stage_names(raw)]
     problems = _stage_problems(raw, where)
     for loc, spec in _specs(raw):
-        problems += spec_problems(spec, lambda inner, loc=loc: where((*loc, *inner)))  # type: ignore[misc]
+        problems += spec_problems(
+            spec,
+            lambda inner, loc=loc: where((*loc, *inner)),  # type: ignore[misc]
+            of_suite="suite" in raw,
+        )
     for loc, path, values in _settings(raw):
         if problem := path_problem(path, names):
             problems.append(f"{where(loc)}: {problem}")

@@ -26,6 +26,7 @@ from vitbench.commands.arguments import (
     Names,
     Oom,
     Program,
+    Recompute,
     Results,
     SeedsOption,
     Sets,
@@ -76,6 +77,7 @@ def run(
     oom: Oom = "fail",
     engine: EngineName = "auto",
     program: Program = "auto",
+    recompute: Recompute = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
     until_settled: UntilSettled = False,
@@ -113,6 +115,7 @@ def run(
         oom=oom,
         engine=engine,
         program=program,
+        recompute=recompute,
     )
     raise typer.Exit(run_command(asked, how, terminal))
 

@@ -104,14 +104,17 @@ def value_problems(path: str, value: Any, stages: Collection[str], where: str) -
     return spec_problems(set_path({}, own, value), lambda _: where)
 
 
-def spec_problems(written: Any, locate: Locate) -> list[str]:
-    """One line for everything that is wrong with a partial TrialSpec: unknown keys, values, two durations at once."""
+def spec_problems(written: Any, locate: Locate, *, of_suite: bool = False) -> list[str]:
+    """One line for everything that is wrong with a partial TrialSpec: unknown keys, values, two durations at once.
+
+    A suite may give one in each unit: every experiment takes the one in which it counts.
+    """
     try:
         TrialSpec.model_validate(written)
     except ValidationError as error:
         return translate(error, locate)
     found = [name for name in DURATIONS if name in written.get("train", {})]
-    if len(found) > 1:
+    if len(found) > 1 and not of_suite:
         return [f"{locate(('train', found[1]))}: one duration at a time; {' and '.join(found)} are given"]
     return []
 

@@ -176,6 +176,9 @@ def test_the_engine_is_chosen_and_says_why(
 def test_an_engine_that_cannot_be_had_is_refused(asked: str, jobs: int | None) -> None:
     with pytest.raises(InputError, match=r"--engine|--jobs"):
         check(asked, jobs)
+    check("auto", jobs, recompute=True)
+    with pytest.raises(InputError, match=r"--recompute.*stack"):
+        check("fused", None, recompute=True)
 
 
 def test_workers_are_the_serial_run_bit_for_bit(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny_jobs import CPU, RESNET, VIT, images_of, spec, trained, trainer
 
 from vitbench.errors import InputError
 from vitbench.train.course import Trained, train_stack
-from vitbench.train.fuse import Graph, program_of
+from vitbench.train.fuse import WARM_UP, Graph, program_of
 from vitbench.train.loop import Job, Trainer
 
 POSITIONS = ("none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d")
@@ -92,6 +92,71 @@ def test_the_test_images_are_run_once_for_the_whole_stack(monkeypatch: pytest.Mo
     answers = made.test()
     assert sum(seen) == sum(len(used.test) for used in made.used)
     assert len(answers) == 3
+
+
+RECOMPUTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({**VIT, "pos_embed": "relative_2d"}, {}),
+    ({**VIT, "pos_placement": "every_layer", "drop_rate": 0.1, "drop_path_rate": 0.1}, {"grad_accum": 2}),
+    (VIT, {"objective": "pixels"}),
+    (HYBRID, {}),
+]
+
+
+@pytest.mark.parametrize(("model", "train"), RECOMPUTED)
+def test_recomputed_blocks_change_no_bit(model: dict[str, Any], train: dict[str, Any]) -> None:
+    one = spec(model, steps=4, **train)
+    plain, again = (
+        train_stack(Trainer([Job(one, 0)], images_of(one), CPU, recompute=recompute), lambda *_: None)[0]
+        for recompute in (False, True)
+    )
+    assert plain.curve == again.curve
+    assert all(torch.equal(tensor, again.state[name]) for name, tensor in plain.state.items())
+
+
+def test_recomputed_blocks_are_not_kept() -> None:
+    one = spec({**VIT, "depth": 6})
+
+    def kept(recompute: bool) -> int:
+        found: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        made = Trainer([Job(one, 0)], images_of(one), CPU, recompute=recompute)
+        images = torch.zeros(1, 16, 1, 8, 8)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            made.stack.forward(images, train=True)
+        return sum(found.values())
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+@pytest.mark.parametrize("model", [RESNET, HYBRID])
+def test_channels_last_is_a_matter_of_memory(model: dict[str, Any]) -> None:
+    made = trainer([spec(model)], [0])
+    images = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not made.stack.channels_last, "on CUDA alone"
+    plain = made.stack.forward(images, train=True)
+    made.stack.channels_last = True
+    torch.testing.assert_close(made.stack.forward(images, train=True), plain)
+
+
+def test_a_step_that_no_graph_can_hold_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = torch.zeros(())
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graph = Graph(lambda given: sums.add_(given["x"]))
+    monkeypatch.setattr(graph, "_beside", graph.function)
+    monkeypatch.setattr(graph, "_capture", refuse)
+    for _ in range(WARM_UP):
+        graph({"x": torch.ones(())})
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        graph({"x": torch.ones(())})
+    graph({"x": torch.ones(())})
+    assert sums == WARM_UP + 2
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -55,6 +55,12 @@ Oom = Annotated[str, typer.Option(help="Out of memory: fail, or halve the micro-
 EngineName = Annotated[
     str, typer.Option(help="How trials share the machine: auto, local, workers, fused (equal shapes as one).")
 ]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute", help="Large ViTs: keep only what enters each block, and compute it again for the gradient."
+    ),
+]
 Program = Annotated[str, typer.Option(help="How a step is launched: auto, eager, graph (CUDA) or compile.")]
 UntilSettled = Annotated[
     bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")

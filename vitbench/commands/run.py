@@ -59,6 +59,7 @@ class RunOptions:
     oom: str = "fail"
     engine: str = "auto"
     program: str = "auto"
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     _check_oom(prepared, options.oom, facts_of)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
-    check_engine(options.engine, options.jobs)
+    check_engine(options.engine, options.jobs, options.recompute)
     workers = choose_workers(options.jobs, device, options.threads)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
@@ -98,6 +99,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         checkpoint_seconds=options.checkpoint_seconds,
         oom=options.oom,
         program=options.program,
+        recompute=options.recompute,
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), Journal(options.root) as journal:
@@ -122,7 +124,10 @@ def _chosen_engine(item: Prepared, options: RunOptions, device: str, workers: in
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(item.experiment, Store(options.root), choose, facts_of)
     missing = [trial for trial_id, trial in plan.unique().items() if trial_id not in records]
-    return choose_engine(options.engine, device, workers, (*missing, *plan.later))
+    asked = options.engine
+    if asked == "auto" and options.recompute:  # not in a stack
+        asked = "workers" if workers > 1 else "local"
+    return choose_engine(asked, device, workers, (*missing, *plan.later))
 
 
 def _check_oom(prepared: Sequence[Prepared], oom: str, facts_of: FactsOf) -> None:

@@ -203,7 +203,8 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     assert spec.train.steps is not None
     num_steps = spec.train.steps
     flops = len(trials) * started_event(trials[0]).train_flops
-    trainer = Trainer(jobs, images, device, program_of(options.program, options.device, flops, spec))
+    program = program_of(options.program, options.device, flops, spec)
+    trainer = Trainer(jobs, images, device, program, options.recompute)
 
     def tick(step: int, speed: float, loss: float | None) -> None:
         for trial in trials:

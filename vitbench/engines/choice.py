@@ -26,12 +26,16 @@ class Choice:
         return f"engine: {self.engine}{processes} ({self.reason})"
 
 
-def check(asked: str, jobs: int | None) -> None:
-    """Raises InputError where there is no such engine, or it cannot have so many processes."""
+def check(asked: str, jobs: int | None, recompute: bool = False) -> None:
+    """Raises InputError where there is no such engine, or it cannot have so many processes, or cannot recompute."""
     if asked not in ENGINES:
         raise InputError(f"--engine {asked}: allowed are {', '.join(ENGINES)}")
     if asked in ("local", "fused") and (jobs or 1) > 1:
         raise InputError(f"--jobs {jobs}: --engine {asked} is one process; leave it out, or --engine workers")
+    if asked == "fused" and recompute:
+        raise InputError(
+            "--recompute: computes the blocks of one trial again, not of a stack; leave out --engine fused"
+        )
 
 
 def choose_engine(asked: str, device: str, workers: int, trials: Sequence[Trial]) -> Choice:

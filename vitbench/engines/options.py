@@ -31,6 +31,7 @@ class Options:
     checkpoint_seconds: float = 60.0
     oom: str = "fail"
     program: str = "auto"
+    recompute: bool = False
 
 
 def why_not_halve(spec: TrialSpec) -> str | None:

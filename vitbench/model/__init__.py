@@ -13,11 +13,11 @@ from vitbench.model.hybrid import HybridEmbed
 from vitbench.model.initial import draw
 from vitbench.model.resnet import ResNet
 from vitbench.model.transfer import load_weights
-from vitbench.model.vit import ConvStem, MaskedPatchViT, ViT, patch_projection
+from vitbench.model.vit import ConvStem, Encoder, MaskedPatchViT, ViT, patch_projection
 from vitbench.parameters import parameters
 from vitbench.spec import ModelSpec, ObjectiveSpec
 
-__all__ = ["build", "draw", "initialise", "load_weights"]
+__all__ = ["Encoder", "build", "draw", "initialise", "load_weights"]
 
 
 def build(model: ModelSpec, objective: ObjectiveSpec) -> nn.Module:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from vitbench.model import pos_embed
 from vitbench.model.layers import (
@@ -131,6 +133,8 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(model, shape, layer) for layer in range(shape.depth))
         self.norm = LayerNorm(shape.embed_dim) if model.final_norm == "before_pool" else nn.Identity()
         self.fc_norm = LayerNorm(shape.embed_dim) if model.final_norm == "after_pool" else nn.Identity()
+        self.recompute = False
+        """Keep only what enters each block, and run it again in the backward pass: less memory, a third more time."""
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Tokens `[B, T, D]` after the last block and, with `before_pool`, the final norm."""
@@ -141,7 +145,8 @@ class Encoder(nn.Module):
         turn = pos_embed.rotation(self.model.pos_embed, self.shape, patches.device)
         x = self._with_class_token(patches)
         for layer, block in enumerate(self.blocks):
-            x = block(self._placed(x, layer), turn)
+            x = self._placed(x, layer)
+            x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
         out: Tensor = self.norm(x)
         return out
 
@@ -176,6 +181,18 @@ class Encoder(nn.Module):
         positions = self.positions(layer, x.device)
         x = x if positions is None else x + positions
         return self.pos_drop(x) if layer == 0 else x
+
+
+def _replayed(block: nn.Module, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+    """`block(x, turn)`, computed again for the gradient; with the weights of this call, which a stack only lends."""
+    names, weights = zip(*block.named_parameters(), strict=True)
+
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        out: Tensor = functional_call(block, dict(zip(names, weights, strict=True)), (x, turn))
+        return out
+
+    out: Tensor = checkpoint(run, x, *weights, use_reentrant=False)
+    return out
 
 
 class ViT(Encoder):

@@ -6,6 +6,7 @@ them, so that it rounds otherwise.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
@@ -58,6 +59,7 @@ class Graph:
     def __init__(self, function: Callable[[Given], None]) -> None:
         self.function = function
         self.calls: dict[Shapes, int] = {}
+        self.refused = False
         self.captured: dict[Shapes, tuple[torch.cuda.CUDAGraph, Given]] = {}
 
     def __call__(self, given: Given) -> None:
@@ -66,8 +68,19 @@ class Graph:
         if self.calls[key] <= WARM_UP:
             self._beside(given)
             return
+        if self.refused:
+            self.function(given)
+            return
         if key not in self.captured:
-            self.captured[key] = self._capture(given)
+            try:
+                self.captured[key] = self._capture(given)
+            except RuntimeError as error:  # Of an operation that cannot be captured; nothing of it has run.
+                self.refused = True
+                warnings.warn(
+                    f"a step runs operation by operation, since no CUDA graph of it can be made: {error}", stacklevel=2
+                )
+                self.function(given)
+                return
         graph, static = self.captured[key]
         for name, tensor in given.items():
             static[name].copy_(tensor, non_blocking=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.model import build, initialise, load_weights
+from vitbench.model import Encoder, build, initialise, load_weights
 from vitbench.seeding import derive_seed
 from vitbench.spec import TrialSpec
 from vitbench.train.augment import Augment
@@ -47,7 +47,12 @@ class Trainer:
     """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
 
     def __init__(
-        self, jobs: Sequence[Job], images: ImageSource, device: torch.device, program: Program = "eager"
+        self,
+        jobs: Sequence[Job],
+        images: ImageSource,
+        device: torch.device,
+        program: Program = "eager",
+        recompute: bool = False,
     ) -> None:
         self.jobs, self.images, self.device = jobs, images, device
         self.spec = jobs[0].spec
@@ -61,6 +66,9 @@ class Trainer:
         objective = self.train.objective
         with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
             module = build(self.spec.model, objective)
+        if recompute and isinstance(module, Encoder):
+            assert len(jobs) == 1, "a stack's blocks are not computed twice"
+            module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
         self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)

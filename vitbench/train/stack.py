@@ -25,6 +25,9 @@ class Stack:
     def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
         self.module = module
         self.num_members = len(states)
+        convolves = any(isinstance(part, nn.Conv2d) and part.kernel_size != part.stride for part in module.modules())
+        self.channels_last = device.type == "cuda" and convolves and self.num_members == 1
+        """Tensor cores read convolutions' images with channels last; a stack's axes are the vmap's to order."""
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.flat = torch.stack([_flatten(state, self.shapes) for state in states]).to(device)
         self.grad = torch.zeros_like(self.flat)
@@ -63,7 +66,10 @@ class Stack:
         params = self.params if flat is None else self._leaves(flat)
         if self.num_members == 1:
             buffers = {name: b[0] for name, b in self.buffers.items()}
-            return self._one(params, buffers, tuple(x.squeeze(0) for x in inputs)).unsqueeze(0)
+            single = [x.squeeze(0) for x in inputs]
+            if self.channels_last:
+                single[0] = single[0].contiguous(memory_format=torch.channels_last)
+            return self._one(params, buffers, tuple(single)).unsqueeze(0)
         return torch.vmap(self._one, in_dims=0, randomness="different")(params, self.buffers, inputs)
 
     def _one(self, params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
