@@ -14,7 +14,7 @@ from vitbench.bench import pages, scaling, trials
 from vitbench.bench.plain import Plain, forward_flops, made, train
 from vitbench.bench.processes import measure
 from vitbench.bench.steps import seconds, spec_of, trainer_of
-from vitbench.bench.suite import Size, contestants, experiment_text, ratios, trials_of, write_images
+from vitbench.bench.suite import Rules, Size, contestants, experiment_text, ratios, trials_of, write_images
 from vitbench.cli import app
 from vitbench.cost import forward_flops as closed_form
 from vitbench.data import DataOptions
@@ -62,12 +62,14 @@ def test_an_unknown_suite_is_one_clear_line() -> None:
 
 def test_everybody_runs_the_same_twenty_trainings(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    found = list(contestants("positions", SIZE, tmp_path / "x", "cpu", 2))
+    found = list(contestants("positions", SIZE, tmp_path / "x", "cpu", Rules()))
     assert [c.name for c in found if c.ours] == ["vitbench"]
     for one in (c for c in found if not c.ours):
         given = json.loads(one.command[-1])
         assert len(given["rates"]) * len(given["seeds"]) == 20
         assert given["epochs"] == SIZE.epochs
+    fewer = contestants("positions", SIZE, tmp_path / "x", "cpu", Rules(compiled=False))
+    assert [c.name for c in fewer] == [c.name for c in found if c.name != "timm, compiled"]
 
 
 def test_a_ratio_is_paired_by_repeat() -> None:

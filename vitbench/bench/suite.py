@@ -45,6 +45,15 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """How often everybody runs, and the plain loops: their loader processes, and whether one of them compiles."""
+
+    repeats: int = 3
+    loaders: int = 2
+    compiled: bool = True
+
+
+@dataclass(frozen=True)
 class Contestant:
     """One way to run the 20 trainings: a command, and the variables that it wants."""
 
@@ -99,7 +108,7 @@ def trials_of(text: str, data: DataOptions, choose: Chooser) -> tuple[Trial, ...
     return expand(loads(text, "bench.yaml"), {}, choose, lambda name: facts(name, data)).trials  # type: ignore[arg-type]
 
 
-def contestants(suite: str, size: Size, folder: Path, device: str, loaders: int) -> Iterator[Contestant]:
+def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules) -> Iterator[Contestant]:
     """Everybody, in the order in which they run."""
     yaml = folder / f"{suite}.yaml"
     yaml.write_text(experiment_text(suite, size))
@@ -116,29 +125,27 @@ def contestants(suite: str, size: Size, folder: Path, device: str, loaders: int)
         "device": device,
     }
     ways: dict[str, dict[str, Any]] = {
-        "timm": {"library": "timm", "loaders": loaders},
-        "timm, compiled": {"library": "timm", "loaders": loaders, "compiled": True},
-        "vit-pytorch": {"library": "vit-pytorch", "loaders": loaders},
+        "timm": {"library": "timm", "loaders": rules.loaders},
+        "timm, compiled": {"library": "timm", "loaders": rules.loaders, "compiled": True},
+        "vit-pytorch": {"library": "vit-pytorch", "loaders": rules.loaders},
         "timm, images in memory": {"library": "timm", "loaders": None},
     }
+    if not rules.compiled:
+        del ways["timm, compiled"]
     for name, own in ways.items():
         command = (sys.executable, "-m", "vitbench.bench.plain", json.dumps({**common, **own}))
         yield Contestant(name, command, {}, False)
 
 
-def run(suite: str, size: Size, device: str, counts: tuple[int, int], choose: Chooser, say: Say) -> dict[str, Any]:
-    """Every contestant in turn, whole processes timed from outside: the measurements as plain data.
-
-    `counts`: the plain loops' loader processes, and how often everybody runs.
-    """
-    loaders, repeats = counts
+def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say: Say) -> dict[str, Any]:
+    """Every contestant in turn, whole processes timed from outside: the measurements as plain data."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, size)
-        everybody = list(contestants(suite, size, folder, device, loaders))
+        everybody = list(contestants(suite, size, folder, device, rules))
         took: dict[str, list[Took]] = {c.name: [] for c in everybody}
         top1: dict[str, float] = {}
-        for repeat in range(repeats):
+        for repeat in range(rules.repeats):
             for contestant in everybody:
                 results = folder / f"results-{repeat}-{contestant.name.replace(' ', '')}"
                 command = (*contestant.command, "--results", str(results)) if contestant.ours else contestant.command
@@ -162,7 +169,7 @@ def run(suite: str, size: Size, device: str, counts: tuple[int, int], choose: Ch
             "device": device,
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "plain_threads": plain["threads"],
-            "loaders": loaders,
+            "loaders": rules.loaders,
             "seconds": {name: [t.seconds for t in found] for name, found in took.items()},
             "cpu_seconds": {name: [t.cpu_seconds for t in found] for name, found in took.items()},
             "peak_mib": {name: max(t.peak_mib for t in found) for name, found in took.items()},

@@ -25,6 +25,9 @@ def suite(
     repeats: Annotated[int, typer.Option(min=1, help="Times that everybody runs, in turn.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = 10,
     loaders: Annotated[int, typer.Option(min=0, help="Loader processes of the plain loops.")] = 2,
+    compiled: Annotated[
+        bool, typer.Option(help="Let timm's loop run compiled, too; on a CPU that takes minutes a round.")
+    ] = True,
     device: Device = "cpu",
     to: To = RESULTS,
 ) -> None:
@@ -34,9 +37,8 @@ def suite(
     from vitbench.stats.select import choose
 
     terminal = console()
-    found = suite.run(
-        which, suite.Size(epochs=epochs), choose_device(device), (loaders, repeats), choose, terminal.print
-    )
+    rules = suite.Rules(repeats, loaders, compiled)
+    found = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, choose, terminal.print)
     table = pages.suite_table(found)
     pages.write(to, f"suite_{which}", found, table, pages.suite_figure(found))
     terminal.print(table, markup=False, soft_wrap=True)
