@@ -85,17 +85,15 @@ def run(
     track: Track = None,
 ) -> None:
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
-    asked, terminal = asked_of(name, data, seeds, sets, as_name), console()
-    options = data_options_of(data_dir, download)
+    asked, options = asked_of(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
     if dry_run:
         from vitbench.commands.listing import plan as show_plan
 
-        raise typer.Exit(show_plan(asked, options, results, None, terminal, as_json))
+        raise typer.Exit(show_plan(asked, options, results, None, console(), as_json))
+    from vitbench.commands import run as running
     from vitbench.commands.prepare import command_of
-    from vitbench.commands.run import RunOptions
-    from vitbench.commands.run import run as run_command
 
-    how = RunOptions(
+    how = running.RunOptions(
         root=results,
         data=options,
         device=device,
@@ -117,7 +115,7 @@ def run(
         program=program,
         recompute=recompute,
     )
-    raise typer.Exit(run_command(asked, how, terminal))
+    raise typer.Exit(running.run(asked, how, console()))
 
 
 @app.command()
