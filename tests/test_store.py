@@ -16,7 +16,7 @@ import pytest
 
 from vitbench.errors import NoSpaceError, ResultsError
 from vitbench.record import Record, Result, Run
-from vitbench.store import Store, make_folder, read_lines, replace_durably, write_durably
+from vitbench.store import Store, make_folder, replace_durably, write_durably
 
 ID = "0123456789abcdef"
 
@@ -235,10 +235,3 @@ def test_ten_thousand_records_are_read_once_each(store: Store, monkeypatch: pyte
         (folder / "record.json").write_text(text.replace(ID, trial_id))
     assert counted(monkeypatch, lambda: store.read_all(ids)) == len(ids)
     assert set(store.read_all(ids[:50])) == set(ids[:50])
-
-
-def test_torn_lines_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    path.write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ResultsError, match=r"records\.jsonl:2: not a JSON record"):
-        read_lines(path)

@@ -6,16 +6,14 @@ A committed record that a run uses is never among it, nor anything of a trial th
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitbench.errors import ResultsError
-from vitbench.journal import folder_of
+from vitbench.journal import folder_of, is_alive, is_running
 from vitbench.record import Record
 from vitbench.store import Store, disk_error
 
@@ -102,26 +100,13 @@ def _asides(root: Path) -> Iterator[Path]:
     """Files written aside by processes that are no longer there."""
     for path in root.rglob(".*"):
         match = ASIDE.fullmatch(path.name)
-        if match and path.is_file() and not _is_alive(int(match[1])):
+        if match and path.is_file() and not is_running(int(match[1])):
             yield path
 
 
 def _journals(root: Path) -> Iterator[Path]:
     """Journals of processes of this machine that are no longer there."""
-    for path in folder_of(root).glob("*.jsonl"):
-        host, _, pid = path.stem.rpartition("-")
-        if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid)):
-            yield path
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OverflowError, PermissionError):
-        return True
-    return True
+    return (path for path in folder_of(root).glob("*.jsonl") if not is_alive(path))
 
 
 def _leftover(path: Path, why: str, trial_id: str | None = None, *, safe: bool = False) -> Leftover:

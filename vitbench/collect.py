@@ -88,6 +88,11 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
     replace_durably(folder / "predictions.npz", buffer.getvalue())
 
 
+def predictions_sha256(predicted: np.ndarray) -> str:
+    """The hash of predicted classes `[M]`, whatever their width in bytes."""
+    return hashlib.sha256(predicted.astype("<i8").tobytes()).hexdigest()
+
+
 def _answers(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
     """A trial's answers, checked against the hash in its record."""
     try:
@@ -95,6 +100,6 @@ def _answers(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
             part = {key: answers[key] for key in ("index", "label", "predicted", "confidence")}
     except Exception as error:  # numpy and zipfile raise what they like on damaged files
         raise ResultsError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if sha256 not in (None, hashlib.sha256(part["predicted"].astype("<i8").tobytes()).hexdigest()):
+    if sha256 not in (None, predictions_sha256(part["predicted"])):
         raise ResultsError(f"{path}: not the answers of the trial's record")
     return part

@@ -10,11 +10,11 @@ import functools
 
 from vitbench.parameters import Parameter, parameters
 from vitbench.shapes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
-from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec
+from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
     "Parameter", "check", "forward_flops", "forward_macs", "grid_side", "num_params", "num_tokens", "parameters",
-    "total_stride", "train_flops",
+    "total_stride", "train_flops", "trial_flops",
 ]  # fmt: skip
 
 FLOPS_PER_MAC = 2
@@ -70,6 +70,12 @@ def train_flops(model: ModelSpec, objective: ObjectiveSpec, num_images: int) -> 
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
     return TRAIN_PER_FORWARD * forward_flops(model, objective) * num_images
+
+
+def trial_flops(spec: TrialSpec) -> int:
+    """FLOPs of all training of one resolved trial."""
+    train = spec.train
+    return train_flops(spec.model, train.objective, known(train.steps) * train.batch_size)
 
 
 def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from vitbench.clean import Use, is_conflict, leftovers
 from vitbench.data import DATASETS, DataOptions, Facts, find
+from vitbench.engines.options import num_cores
 from vitbench.errors import InputError, ResultsError
 from vitbench.record import ALGORITHM_VERSION, Record
 from vitbench.store import Store, sync_folder
@@ -94,7 +95,7 @@ def pinned_torch(requirements: Sequence[str]) -> str | None:
 
 def _cores() -> Iterator[Finding]:
     """Cores that may be used, and threads that would get in each other's way."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = num_cores()
     quota = quota_cores(_read(Path("/sys/fs/cgroup/cpu.max")))
     said = f"{usable} usable, one trial and one thread on each"
     if quota is not None and quota < usable:

@@ -69,6 +69,19 @@ def find_trial(store: Store, text: str) -> Record:
     return record
 
 
+def kept_weights(record: Record, store: Store) -> Path:
+    """The file of a finished trial's weights. Raises InputError where it left none, or they were not kept."""
+    path = store.weights(record.trial_id)
+    if record.status != "ok":
+        raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
+    if not path.is_file():
+        raise InputError(
+            f"trial {record.trial_id}: its weights were not kept (--keep all keeps also those of tuning trials); "
+            f"move {store.folder(record.trial_id)} away and run its experiment again"
+        )
+    return path
+
+
 def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Architecture:
     """Write a trial's weights and configuration into a new folder; what timm calls the model.
 
@@ -76,14 +89,7 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
     """
     spec = TrialSpec.model_validate(record.spec)
     chosen = architecture(spec.model, spec.train.objective)
-    weights = store.weights(record.trial_id)
-    if record.status != "ok":
-        raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
-    if not weights.is_file():
-        raise InputError(
-            f"trial {record.trial_id}: its weights were not kept (--keep all keeps also those of tuning trials); "
-            f"move {store.folder(record.trial_id)} away and run its experiment again"
-        )
+    weights = kept_weights(record, store)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
     described = _config(spec, chosen, *_seen(spec, record, data))

@@ -76,13 +76,16 @@ class Journal:
 def is_alive(path: Path) -> bool:
     """Does the process that writes this journal live? Of another host it is taken to."""
     host, _, pid = path.stem.rpartition("-")
-    if host != socket.gethostname() or not pid.isdigit():
-        return True
+    return host != socket.gethostname() or not pid.isdigit() or is_running(int(pid))
+
+
+def is_running(pid: int) -> bool:
+    """Is there a process of this number on this machine? Where that cannot be told it is taken to be."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return True
 

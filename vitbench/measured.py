@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, ValidationError
 
-from vitbench.errors import ResultsError
+from vitbench.committed import read_records
+from vitbench.errors import InputError, ResultsError
 from vitbench.spec import Frozen
 from vitbench.store import replace_durably
 
@@ -63,6 +64,14 @@ def add_measured(folder: Path, new: Iterable[Measured]) -> None:
 
 def _origin(one: Measured) -> tuple[str | None, str, int]:
     return one.weights_sha256, one.images, one.num_images
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run, with what was measured. Raises InputError where there are none, ResultsError on damage."""
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        raise InputError(f"{folder}: no records.jsonl; run the experiment first")
+    return with_measured(read_records(path), folder)
 
 
 def with_measured(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

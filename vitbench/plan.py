@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vitbench.arms import Arm, Assignment, arms, find_arms
-from vitbench.cost import train_flops
+from vitbench.cost import trial_flops
 from vitbench.data import Facts
 from vitbench.errors import InputError
 from vitbench.events import Role
@@ -77,6 +77,10 @@ class Plan:
         for trial in self.trials:
             out.setdefault(trial.trial_id, trial)
         return out
+
+    def missing(self, records: Mapping[str, Record]) -> list[Trial]:
+        """Planned trials without a record, in order."""
+        return [trial for trial_id, trial in self.unique().items() if trial_id not in records]
 
     @property
     def num_expected(self) -> int:
@@ -144,11 +148,8 @@ class Builder:
         match = re.fullmatch(r"total_of\((.+)\)", value) if isinstance(value, str) else None
         if match is None:
             return value
-        total = 0.0
-        for _, spec, _ in self.stages(find_arms(self.experiment, match[1])[0], setting):
-            assert spec.train.steps is not None
-            total += train_flops(spec.model, spec.train.objective, spec.train.steps * spec.train.batch_size)
-        return total
+        stages = self.stages(find_arms(self.experiment, match[1])[0], setting)
+        return float(sum(trial_flops(spec) for _, spec, _ in stages))
 
     def trials(self, arm: Arm, setting: Assignment, seed: int, role: Role) -> list[Trial]:
         """The trial of the last stage, after those of the stages that it starts from."""

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from vitbench.cost import train_flops
+from vitbench.cost import trial_flops
 from vitbench.engines.options import Options
 from vitbench.events import Event, Finished, Listener, Planned, Warned, Work
 from vitbench.experiment import Experiment
@@ -30,7 +30,7 @@ class Outcome:
     @property
     def missing(self) -> list[Trial]:
         """Planned trials without a record."""
-        return [trial for trial_id, trial in self.plan.unique().items() if trial_id not in self.records]
+        return self.plan.missing(self.records)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Request:
 
 def flops_of(trial: Trial) -> float:
     """Training FLOPs of one trial."""
-    train = trial.spec.train
-    return train_flops(trial.spec.model, train.objective, (train.steps or 0) * train.batch_size)
+    return trial_flops(trial.spec)
 
 
 def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: FactsOf, listen: Listener) -> Outcome:
@@ -65,7 +64,7 @@ def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: Fac
         plan = expand(experiment, records, choose, facts_of, request.seeds)
         unique = plan.unique()
         records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
-        missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
+        missing = plan.missing(records)
         listen(planned(experiment, plan, records))
         if not missing:
             if plan.complete:
@@ -134,7 +133,7 @@ def planned(experiment: Experiment, plan: Plan, records: Mapping[str, Record]) -
     """What is said of a plan: its trials, and the work that is done and left."""
     unique = plan.unique()
     done = [trial for trial_id, trial in unique.items() if trial_id in records]
-    left = [trial for trial_id, trial in unique.items() if trial_id not in records]
+    left = plan.missing(records)
     return Planned(
         experiment=experiment.name,
         num_trials=len(unique),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -274,14 +273,3 @@ def _try_lock(handle: IO[str]) -> bool:
     except OSError as error:  # Any other: no working locks here, and the first writer wins all the same.
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
-
-
-def read_lines(path: Path) -> list[dict[str, object]]:
-    """The objects of a JSON-lines file. Raises ResultsError naming file and line where one is torn."""
-    out = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            out.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ResultsError(f"{path}:{number}: not a JSON record ({error.msg})") from error
-    return out

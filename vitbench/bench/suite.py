@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from vitbench.bench.processes import Took, measure
-from vitbench.cost import train_flops
+from vitbench.cost import trial_flops
 from vitbench.data import DataOptions, facts
+from vitbench.engines.options import num_cores
 from vitbench.errors import InputError
 from vitbench.load import loads
 from vitbench.plan import Chooser, Trial, expand
@@ -156,10 +156,7 @@ def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say:
         plain = json.loads(took["timm"][-1].output.splitlines()[-1])
         num_images = sum((t.spec.train.steps or 0) * t.spec.train.batch_size for t in trials)
         assert num_images == plain["images"], "both sides see as many images"
-        ours = sum(
-            train_flops(t.spec.model, t.spec.train.objective, (t.spec.train.steps or 0) * t.spec.train.batch_size)
-            for t in trials
-        )
+        ours = sum(trial_flops(trial.spec) for trial in trials)
         return {
             "suite": suite,
             "size": asdict(size),
@@ -167,7 +164,7 @@ def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say:
             "images": num_images,
             "train_flops": {"vitbench": ours, "timm": 3 * plain["forward_flops"] * plain["images"]},
             "device": device,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": num_cores(),
             "plain_threads": plain["threads"],
             "loaders": rules.loaders,
             "seconds": {name: [t.seconds for t in found] for name, found in took.items()},

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from vitbench.engines.options import num_cores
 from vitbench.errors import InputError
 
 
@@ -64,8 +65,3 @@ def choose_loaders(asked: int | None, device: str, jobs: int) -> int:
     if asked and jobs > 1:
         raise InputError(f"--workers {asked}: not with {jobs} trials at once; add --jobs 1, or leave it out")
     return asked
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

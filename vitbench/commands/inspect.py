@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from vitbench.commands.prepare import runs_named
-from vitbench.commands.report import read_rows
 from vitbench.data import DataOptions
 from vitbench.errors import InputError
 from vitbench.init_from import TIMM
+from vitbench.measured import read_rows
 
 
 def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,

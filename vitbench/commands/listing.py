@@ -131,7 +131,7 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> d
     known, records = runner.look(item.experiment, Store(root), choose, facts_of)
     builder = Builder(item.experiment, facts_of)
     unique = known.unique()
-    missing = [trial for trial_id, trial in unique.items() if trial_id not in records]
+    missing = known.missing(records)
     left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
     seconds = _seconds_by(known, records)
     device = likely_device()
@@ -239,8 +239,8 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
     for folder in runs_named(root, names):
         known, records = runner.look(read_run(folder), store, choose, facts_of)
         counts = Counter(record.status for record in records.values())
-        missing = [trial_id for trial_id in known.unique() if trial_id not in records]
-        running = store.locked(missing)
+        missing = known.missing(records)
+        running = store.locked(trial.trial_id for trial in missing)
         out.append(
             {
                 "run": folder.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,10 @@ from vitbench.collect import Row
 from vitbench.commands.prepare import read_run, runs, runs_named
 from vitbench.committed import read_records
 from vitbench.diff import flatten
+from vitbench.engines.options import num_cores
 from vitbench.errors import InputError, nearest
 from vitbench.experiment import Experiment
-from vitbench.measured import with_measured
+from vitbench.measured import read_rows
 from vitbench.spec import TrialSpec
 from vitbench.stats.outcome import Verdict
 
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run folder. Raises InputError where there are none."""
-    path = folder / "records.jsonl"
-    if not path.is_file():
-        raise InputError(f"{folder}: no records.jsonl; run the experiment first")
-    return with_measured(read_records(path), folder)
 
 
 def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -> int:
@@ -79,7 +71,7 @@ def _each(
     if len(jobs) == 1 or multiprocessing.get_start_method() != "fork":
         yield from map(_write, jobs)
         return
-    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(min(len(jobs), num_cores()), multiprocessing.get_context("fork")) as pool:
         yield from pool.map(_write, jobs)
 
 

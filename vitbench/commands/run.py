@@ -123,11 +123,10 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
 def _chosen_engine(item: Prepared, options: RunOptions, device: str, workers: int, facts_of: FactsOf) -> Choice:
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(item.experiment, Store(options.root), choose, facts_of)
-    missing = [trial for trial_id, trial in plan.unique().items() if trial_id not in records]
     asked = options.engine
     if asked == "auto" and options.recompute:  # not in a stack
         asked = "workers" if workers > 1 else "local"
-    return choose_engine(asked, device, workers, (*missing, *plan.later))
+    return choose_engine(asked, device, workers, (*plan.missing(records), *plan.later))
 
 
 def _check_oom(prepared: Sequence[Prepared], oom: str, facts_of: FactsOf) -> None:
@@ -158,7 +157,7 @@ def _beginnings(prepared: Sequence[Prepared], store: Store, facts_of: FactsOf) -
     work: list[tuple[Work, ...]] = []
     for item in prepared if len(prepared) > 1 else ():
         plan, records = runner.look(item.experiment, store, choose, facts_of)
-        new = [t for i, t in plan.unique().items() if i not in records and i not in seen]
+        new = [trial for trial in plan.missing(records) if trial.trial_id not in seen]
         work.append(runner.work_of((*new, *plan.later)))
         seen.update(plan.unique())
     return [

@@ -34,10 +34,13 @@ ORDER = (6, 5, 2)
 def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_json: bool) -> int:
     """Print one finding a line; with `fix`, first remove what is safe to lose. 0 where nothing is bad."""
     store, facts_of = Store(root), facts_source(data)
-    removed = cleaning.remove(store, [x for x in _leftovers(store, facts_of) if x.safe]) if fix else []
+    removed: list[Leftover] = []
     found = [*machine(root, data)]
     if root.is_dir():
-        found += [*root_findings(store, use_of(root, facts_of)), *_run_findings(root, facts_of)]
+        use = use_of(root, facts_of)
+        if fix:
+            removed = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
+        found += [*root_findings(store, use), *_run_findings(root, facts_of)]
     else:
         found.append(ok("results", f"no folder {root} yet"))
     if as_json:
@@ -74,10 +77,6 @@ def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
     return 0
 
 
-def _leftovers(store: Store, facts_of: FactsOf) -> list[Leftover]:
-    return cleaning.leftovers(store, use_of(store.root, facts_of)) if store.root.is_dir() else []
-
-
 def use_of(root: Path, facts_of: FactsOf) -> Use:
     """What the plans and the records of a root's runs refer to.
 
@@ -97,8 +96,7 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
             continue
         for trial in plan.trials:
             roles[trial.trial_id].add(trial.role)
-        missing = len(plan.unique().keys() - records.keys())
-        if missing or not plan.complete:
+        if plan.missing(records) or not plan.complete:
             still_open[folder.name] = "is not finished"
     return Use({trial_id: frozenset(found) for trial_id, found in roles.items()}, still_open)
 

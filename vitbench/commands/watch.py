@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from vitbench.commands.prepare import read_run
+from vitbench.committed import read_records
 from vitbench.errors import InputError
 from vitbench.events import Began, Ended, Event, Planned
 from vitbench.interrupts import Interrupted, stoppable
@@ -17,7 +18,6 @@ from vitbench.journal import Reader, is_alive, journals
 from vitbench.report.live import LiveView
 from vitbench.report.pace import Pace
 from vitbench.report.progress import RunState
-from vitbench.store import read_lines
 
 POLL_SECONDS = 0.25
 SILENT_SECONDS = 900.0
@@ -101,7 +101,7 @@ class Watcher:
     def _records(self, place: Began | None) -> list[dict[str, Any]]:
         """The records that the run itself knew when it made its plan."""
         path = self._root / place.run / "records.jsonl" if place else None
-        return read_lines(path) if path and path.is_file() else []
+        return read_records(path) if path and path.is_file() else []
 
     def _stop(self) -> None:
         if self._view is not None:

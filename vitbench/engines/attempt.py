@@ -21,6 +21,7 @@ from vitbench.identity import trial_id
 from vitbench.init_from import find, start_sha256
 from vitbench.plan import Trial
 from vitbench.record import Record, Result, Run
+from vitbench.shapes import known
 from vitbench.spec import TrialSpec
 from vitbench.store import Store, replace_durably, require_space
 from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
@@ -182,10 +183,9 @@ def _run(outcome: Outcome, attempt: int, options: Options, started: datetime) ->
 
 def started_event(trial: Trial) -> Started:
     """What is said when a trial begins."""
-    train = trial.spec.train
-    assert train.steps is not None
-    flops = cost.train_flops(trial.spec.model, train.objective, train.steps * train.batch_size)
-    return Started(trial.trial_id, trial.arm, dict(trial.setting), trial.seed, trial.role, train.steps, flops)
+    spec, setting = trial.spec, dict(trial.setting)
+    num_steps = known(spec.train.steps)
+    return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, cost.trial_flops(spec))
 
 
 def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[Outcome]:
@@ -200,9 +200,8 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
         raise InputError(f"{spec.data.name}: changed since it was planned; give the same command again")
     jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit)) for t in trials]
     set_precision(spec.train.precision)  # Not before the stage that the trial starts from may have been trained.
-    assert spec.train.steps is not None
-    num_steps = spec.train.steps
-    flops = len(trials) * started_event(trials[0]).train_flops
+    num_steps = known(spec.train.steps)
+    flops = len(trials) * cost.trial_flops(spec)
     program = program_of(options.program, options.device, flops, spec)
     trainer = Trainer(jobs, images, device, program, options.recompute)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from vitbench import cost
+from vitbench.collect import predictions_sha256
 from vitbench.model import build
 from vitbench.record import Result, Status
 from vitbench.train.checkpoint import pack, weights_sha256
@@ -87,18 +87,14 @@ def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None
         curve=tuple(member.curve),
         num_params=cost.num_params(spec.model, spec.train.objective),
         forward_flops=cost.forward_flops(spec.model, spec.train.objective),
-        train_flops=cost.train_flops(spec.model, spec.train.objective, num_images),
+        train_flops=cost.trial_flops(spec),
         num_images=num_images,
         num_steps=steps,
         num_train_images=len(member.members.train),
         num_test_images=len(member.members.test),
-        predictions_sha256=_predictions_sha256(answer) if answer else None,
+        predictions_sha256=predictions_sha256(answer.predicted) if answer else None,
         weights_sha256=weights_sha256(member.state) if ok else None,
     )
-
-
-def _predictions_sha256(answer: Evaluation) -> str:
-    return hashlib.sha256(answer.predicted.astype("<i8").tobytes()).hexdigest()
 
 
 def predictions(answer: Evaluation, trainer: Trainer, e: int) -> bytes:

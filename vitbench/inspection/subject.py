@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vitbench.data import DataOptions, facts
 from vitbench.data.source import optional
 from vitbench.errors import InputError, ResultsError
-from vitbench.export import CONFIG_FILE, find_trial
+from vitbench.export import CONFIG_FILE, find_trial, kept_weights
 from vitbench.init_from import TIMM, WEIGHTS_FILE, fetched
 from vitbench.model import build, initialise
 from vitbench.model.pretrained import fetch
@@ -107,14 +107,7 @@ def load_subject(text: str, root: Path, options: DataOptions) -> Subject:
 
 def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     """The network of a finished trial. Raises InputError where it left no weights, ResultsError on other images."""
-    store = Store(root)
-    path = store.weights(record.trial_id)
-    if record.status != "ok":
-        raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
-    if not path.is_file():
-        raise InputError(
-            f"trial {record.trial_id}: its weights were not kept (--keep all keeps also those of tuning trials)"
-        )
+    path = kept_weights(record, Store(root))
     spec = TrialSpec.model_validate(record.spec)
     images = load_images(spec.data, options, CPU)
     if images.fingerprint != record.data_fingerprint:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vitbench.committed import read_records
-from vitbench.errors import printable
+import pandas as pd
+
 from vitbench.experiment import Experiment
 from vitbench.load import load
-from vitbench.measured import with_measured
+from vitbench.measured import read_rows
 from vitbench.report.board_plot import board_plot
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
-from vitbench.report.formats import ALL, Format, Table, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.html import render
 from vitbench.report.ledger import Entry, entry_of, ledger
 from vitbench.report.plots import save
@@ -104,7 +102,7 @@ def _lines(runs: Sequence[Path], known: Judged) -> tuple[list[Line], list[dict[s
         experiment = load(folder / "experiment.yaml")
         if not isinstance(experiment, Experiment):
             continue
-        rows = with_measured(read_records(folder / "records.jsonl"), folder)
+        rows = read_rows(folder)
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
@@ -156,25 +154,20 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]]) -> str:
 
 def scoreboard_csv(lines: Sequence[Line]) -> str:
     """The scoreboard as CSV, one line a verdict, numbers with four decimals."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     columns = (
         "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
         "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason",
     )  # fmt: skip
-    writer.writerow(columns)
+    rows = []
     for line in lines:
         verdict = line.verdict
         facts = vars(verdict) | {"verdict": verdict.state, "data": line.data, "run": line.run}
         facts |= {name: getattr(verdict.interval, name, None) for name in ("low", "high", "level")}
-        writer.writerow([_csv_cell(facts[name]) for name in columns])
-    return out.getvalue()
+        rows.append({name: _csv_cell(facts[name]) for name in columns})
+    return to_csv(pd.DataFrame(rows, columns=list(columns)))
 
 
 def _csv_cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    text = printable(str(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
