@@ -55,6 +55,7 @@ def test_no_operation_falls_back_to_a_loop(name: str) -> None:
     x = torch.stack([images(model)] * 2)
     out = torch.vmap(lambda p, b, i: functional_call(module, (p, b), (i,)))(params, buffers, x)
     out.sum().backward()
+    assert all(torch.equal(tensor.grad[0], tensor.grad[1]) for tensor in params.values() if tensor.grad is not None)
 
 
 def test_masked_patches_stack() -> None:

@@ -15,18 +15,6 @@ from vitbench.store import Store
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
-    return planned()[0]
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, trial: Trial) -> Path:
-    root = tmp_path_factory.mktemp("unbroken")
-    here([trial], options(root, every=float("inf")))
-    return root
-
-
-@pytest.fixture(scope="module")
 def broken_off(tmp_path_factory: pytest.TempPathFactory, trial: Trial) -> Path:
     """A root in which the trial has checkpoints of steps 7 and 8; copy it."""
     root = tmp_path_factory.mktemp("broken")

@@ -5,24 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faulted import checkpoints, here, in_child, left, options, planned, record, saved_steps, warnings
+from faulted import checkpoints, here, in_child, left, options, record, saved_steps, warnings
 
 from vitbench.plan import Trial
 from vitbench.store import Store
 
 KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def trial() -> Trial:
-    return planned()[0]
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, trial: Trial) -> Path:
-    root = tmp_path_factory.mktemp("unbroken")
-    here([trial], options(root, every=float("inf")))
-    return root
 
 
 def goes_on(trial: Trial, root: Path, unbroken: Path, resumed_at: int | None) -> None:

@@ -28,18 +28,6 @@ from vitbench.store import Store
 from vitbench.train.loop import Trainer
 
 
-@pytest.fixture(scope="module")
-def trial() -> Trial:
-    return planned()[0]
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, trial: Trial) -> Path:
-    root = tmp_path_factory.mktemp("unbroken")
-    here([trial], options(root, every=float("inf")))
-    return root
-
-
 @pytest.mark.parametrize("kind", ["memory", "allocator"])
 def test_it_is_tried_again_from_its_checkpoint(kind: str, trial: Trial, unbroken: Path, tmp_path: Path) -> None:
     said = warnings(here([trial], options(tmp_path), f"step.mid:5:{kind}"))

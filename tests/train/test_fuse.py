@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def difference(stacked: Trained, alone: Trained) -> None:
+def assert_same_training(stacked: Trained, alone: Trained) -> None:
     """Losses within 1e-4, relative; weights within 1e-3, but for the keys' bias, which softmax ignores."""
     losses, expected = ([point.train_loss for point in member.curve] for member in (stacked, alone))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
@@ -52,7 +52,7 @@ def test_a_stack_of_three_is_its_members(kind: str) -> None:
     specs = [spec(model, **{"steps": 50, **train, **each}) for each in own]
     stacked = trained(specs, [0, 1, 2])
     for one, seed, member in zip(specs, (0, 1, 2), stacked, strict=True):
-        difference(member, trained([one], [seed])[0])
+        assert_same_training(member, trained([one], [seed])[0])
 
 
 def test_a_ragged_rest_is_the_same_trainings() -> None:
@@ -62,7 +62,7 @@ def test_a_ragged_rest_is_the_same_trainings() -> None:
     for cut in (3, 4):
         parts = [*trained(specs[:cut], seeds[:cut]), *trained(specs[cut:], seeds[cut:])]
         for member, expected in zip(parts, whole, strict=True):
-            difference(member, expected)
+            assert_same_training(member, expected)
 
 
 @pytest.mark.parametrize("kind", [{}, {"augment": "medium"}, {"objective": "downsampled"}, {"grad_accum": 2}])
@@ -166,7 +166,7 @@ def test_compiled_is_eager_within_rounding() -> None:
         train_stack(Trainer([Job(one, 0)], images_of(one), CPU, program), lambda *_: None)[0]
         for program in ("eager", "compile")
     )
-    difference(compiled, eager)
+    assert_same_training(compiled, eager)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device; there is none here")
