@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 from conftest import Cli
 
-ROOTS = sorted(path for path in (Path(__file__).parent.parent / "results").glob("tier*-*") if path.is_dir())
+HERE = Path(__file__).parent.parent
+ROOTS = sorted(path for path in (HERE / "results").glob("tier*-*") if path.is_dir())
 
 
 @pytest.mark.parametrize("root", ROOTS, ids=lambda path: path.name)
 def test_committed_tables_are_what_their_records_give(root: Path, cli: Cli) -> None:
     answer = cli("report", "--check", "--results", str(root))
     assert answer.code == 0, answer.out
-    assert sum(path.stat().st_size for path in root.rglob("*") if "trials" not in path.parts) < 10 * 2**20
+
+
+def committed(root: Path) -> list[Path]:
+    """The files of a root that git holds: .gitignore leaves out trials and the plots' PNGs."""
+    left_out = ("plots/*.png", "scoreboard.png")
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and "trials" not in path.parts)
+    return [path for path in files if not any(path.match(pattern) for pattern in left_out)]
+
+
+def test_the_committed_results_are_small() -> None:
+    assert sum(path.stat().st_size for root in ROOTS for path in committed(root)) < 10 * 2**20
+
+
+@pytest.mark.skipif(
+    f'"matplotlib=={matplotlib.__version__}"' not in (HERE / "pyproject.toml").read_text(),
+    reason="another matplotlib than the one that drew the committed plots",
+)
+@pytest.mark.parametrize("root", ROOTS, ids=lambda path: path.name)
+def test_committed_records_give_every_committed_byte(root: Path, tmp_path: Path, cli: Cli) -> None:
+    """Tables, plots, pages and the scoreboard, rebuilt from the records in an empty folder."""
+    given = ("experiment.yaml", "records.jsonl", "predictions.npz", "analysis.jsonl")
+    for path in committed(root):
+        if path.name in given or path.parent.name == "assets":
+            copy = tmp_path / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    assert cli("report", "--results", str(tmp_path)).code == 0
+    for path in committed(root):
+        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes(), path
 
 
 def test_the_readme_shows_the_committed_table_and_picture() -> None:
-    here = Path(__file__).parent.parent
-    readme = (here / "README.md").read_text(encoding="utf-8")
-    table = (here / "results/tier1-digits/position_encoding/table.md").read_text(encoding="utf-8").splitlines()
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    table = (HERE / "results/tier1-digits/position_encoding/table.md").read_text(encoding="utf-8").splitlines()
     shown = [line for line in readme.splitlines() if line.startswith("| learned_1d")]
     assert shown
     assert set(shown) <= set(table)
     for path in re.findall(r"\]\((results/[^)]+)\)", readme):
-        assert (here / path).is_file(), path
+        assert (HERE / path).is_file(), path

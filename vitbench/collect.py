@@ -46,14 +46,20 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "grid_side": side,
         "depth": model.depth,
         "spec": record.spec,
-        "result": record.result.model_dump(mode="json"),
+        "result": _with_short_curve(record.result.model_dump(mode="json")),
         "run": record.run.model_dump(mode="json"),
     }
 
 
+def _with_short_curve(result: Row) -> Row:
+    """Readings to six digits, as losses are float32: the curves are half of records.jsonl."""
+    readings = [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in r.items()} for r in result["curve"]]
+    return {**result, "curve": readings}
+
+
 def write_rows(folder: Path, found: Sequence[Row]) -> None:
     """Write records.jsonl of a run in one step."""
-    text = "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in found)
+    text = "".join(json.dumps(row, sort_keys=True, allow_nan=False, separators=(",", ":")) + "\n" for row in found)
     replace_durably(folder / "records.jsonl", text.encode())
 
 

@@ -16,6 +16,33 @@ _KEPT = frozenset((
 
 
 _DOT = re.compile(r'<a xlink:href="(#trial-[^"|]*)\|([^"]*)"[^>]*>')
+_MARKER = re.compile(r'<defs>\s*<path id="([^"]+)" ([^>]*)/>\s*</defs>')
+
+
+def slim(svg: str) -> str:
+    """The drawing in half its bytes: equal markers once, hundredths of a point, no names of groups, no indentation.
+
+    A machine without matplotlib's font takes its own sans-serif.
+    """
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+
+    def once(marker: re.Match[str]) -> str:
+        same[marker[1]] = first.setdefault(marker[2], marker[1])
+        return marker[0] if same[marker[1]] == marker[1] else ""
+
+    svg = _MARKER.sub(once, svg)
+    svg = re.sub(r'(?<=xlink:href="#)[^"]+', lambda name: same.get(name[0], name[0]), svg)
+    svg = re.sub(r">\s*\n\s*<", ">\n<", svg).replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
+    return re.sub(r"<[^>]+>", _slim_tag, svg)
+
+
+def _slim_tag(tag: re.Match[str]) -> str:
+    words = " ".join(tag[0].split())
+    if words.startswith("<a "):
+        return words
+    words = re.sub(r'^<g id="[^"]*"', "<g", words)
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", words)
 
 
 def linked(svg: str, page: str, more: str = "") -> str:

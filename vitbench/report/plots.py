@@ -15,7 +15,7 @@ from vitbench.errors import printable
 from vitbench.experiment import Experiment
 from vitbench.report.curve_plots import curves_plot, rates_plot
 from vitbench.report.formats import folded
-from vitbench.report.inline import linked
+from vitbench.report.inline import linked, slim
 from vitbench.report.paper import equivalence_margin, paper_effects
 from vitbench.report.rows import (
     Setting,
@@ -114,7 +114,7 @@ def svg(made: Figure) -> str:
         text = io.StringIO()
         made.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         made.set_layout_engine("none")
-    return text.getvalue()
+    return slim(text.getvalue())
 
 
 def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
