@@ -14,6 +14,7 @@ from scipy import stats
 
 from vitbench.experiment import Experiment
 from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_rich
+from vitbench.report.machine import root_cost_table
 from vitbench.report.rows import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
@@ -203,3 +204,18 @@ def test_settings_of_lists_are_keys() -> None:
 )
 def test_quantities_have_three_digits(value: float, text: str) -> None:
     assert quantity(value) == text
+
+
+def test_a_trial_that_two_runs_share_is_paid_once() -> None:
+    run = {"train_seconds": 90.0, "eval_seconds": 2.0}
+    first, second, other = (
+        {**line, "trial_id": name, "run": run, "result": {**line["result"], "num_images": 9000, "train_flops": 1e9}}
+        for line, name in zip(rows_of(a=[90.0, 91.0, 92.0]), ("one", "two", "three"), strict=True)
+    )
+    table = root_cost_table({"x": [first, second, first], "y": [second, other]})
+    assert [line[:4] for line in table.rows] == [
+        ("x", "2", "2G", "3 min 00 s"),
+        ("y", "1", "1G", "1 min 30 s"),
+        ("in all", "3", "3G", "4 min 30 s"),
+    ]
+    assert {line[4] for line in table.rows} == {"100"}

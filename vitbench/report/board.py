@@ -20,6 +20,7 @@ from vitbench.report.claims import Said, data_names, facts_of, said, verdict_tab
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.html import render
 from vitbench.report.ledger import Entry, entry_of, ledger
+from vitbench.report.machine import root_cost_table
 from vitbench.report.plots import save
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.stats.outcome import Verdict
@@ -78,10 +79,13 @@ def scoreboard(
 
     Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
-    lines, listed = _lines(runs, judged or {})
+    experiments = {folder: load(folder / "experiment.yaml") for folder in runs}
+    asked = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
+    lines, listed = _lines(asked, judged or {})
+    cost = root_cost_table({folder.name: rows for folder, (_, rows) in asked.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
     if "md" in formats:
-        write(root / "scoreboard.md", to_markdown(table))
+        write(root / "scoreboard.md", f"{to_markdown(table)}\n{to_markdown(cost)}")
     if "csv" in formats:
         write(root / "scoreboard.csv", scoreboard_csv(lines))
     if "tex" in formats:
@@ -90,19 +94,17 @@ def scoreboard(
         shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
         if shown:
             save({"scoreboard": board_plot(shown)}, root)
-        write(root / "index.html", _page(lines, listed))
+        write(root / "index.html", _page(lines, listed, cost))
     return table
 
 
-def _lines(runs: Sequence[Path], known: Judged) -> tuple[list[Line], list[dict[str, str]]]:
+def _lines(
+    asked: Mapping[Path, tuple[Experiment, list[dict[str, Any]]]], known: Judged
+) -> tuple[list[Line], list[dict[str, str]]]:
     """Every claim of every run, in the ledger's order, and the runs themselves."""
     found: list[tuple[dict[str, str], str, Verdict]] = []
     listed = []
-    for folder in runs:
-        experiment = load(folder / "experiment.yaml")
-        if not isinstance(experiment, Experiment):
-            continue
-        rows = read_rows(folder)
+    for folder, (experiment, rows) in asked.items():
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
@@ -125,7 +127,7 @@ def _place(line: Line) -> tuple[int, list[tuple[int, str]], str]:
     return (sections.index(line.section) if line.section in sections else len(sections), claim, line.run)
 
 
-def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]]) -> str:
+def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) -> str:
     asked = {known.claim for line in lines if (known := entry_of(line.verdict.claim))}
     tally = {state: Counter(line.verdict.claim for line in lines if line.verdict.state == state) for state in STATES}
     sections = {line.section: [other for other in lines if other.section == line.section] for line in lines}
@@ -149,6 +151,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]]) -> str:
         unasked=unasked,
         has_picture=any(line.verdict.interval for line in lines),
         runs=listed,
+        cost=cost,
     )
 
 

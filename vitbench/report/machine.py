@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitbench.report.formats import Table
@@ -15,20 +15,37 @@ ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"
 
 def cost_table(rows: Sequence[Row]) -> Table:
     """Trials, training FLOPs and time by role; a trial that serves several arms is paid once."""
-    unique = list({row["trial_id"]: row for row in rows}.values())
-    lines = [_cost(name, [row for row in unique if row["role"] == role]) for role, name in ROLES.items()]
-    lines = [line for line in lines if line[1] != "0"]
+    unique = _unique(rows)
+    parts = {name: [row for row in unique if row["role"] == role] for role, name in ROLES.items()}
+    return _costs("Spent on", parts, unique)
+
+
+def root_cost_table(runs: Mapping[str, Sequence[Row]]) -> Table:
+    """The same of a results root, run by run; a trial that several runs use is paid in the first."""
+    unique = _unique([{**row, "run_name": name} for name, rows in runs.items() for row in rows])
+    return _costs("Run", {name: [row for row in unique if row["run_name"] == name] for name in runs}, unique)
+
+
+def _unique(rows: Sequence[Row]) -> list[Row]:
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row["trial_id"], row)
+    return list(found.values())
+
+
+def _costs(what: str, parts: Mapping[str, Sequence[Row]], unique: Sequence[Row]) -> Table:
+    lines = [_cost(name, rows) for name, rows in parts.items() if rows]
     whole = [_cost("in all", unique)] if len(lines) > 1 else []
-    header = ("Spent on", "Trials", "Train FLOPs", "Training time", "Evaluation time")
-    return Table(
-        "Cost", header, (*lines, *whole), notes=("Times are summed over trials, whether or not they ran side by side.",)
-    )
+    header = (what, "Trials", "Train FLOPs", "Training time", "Images/s", "Evaluation time")
+    notes = ("Times are summed over trials, whether or not they ran side by side; images/s are those of one process.",)
+    return Table("Cost", header, (*lines, *whole), notes=notes)
 
 
 def _cost(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
-    flops = sum(row["result"].get("train_flops") or 0.0 for row in rows)
+    flops, images = (sum(row["result"].get(key) or 0.0 for row in rows) for key in ("train_flops", "num_images"))
     train, evaluate = (sum(row["run"].get(key) or 0.0 for row in rows) for key in ("train_seconds", "eval_seconds"))
-    return name, str(len(rows)), quantity(flops), duration(train), duration(evaluate)
+    speed = f"{images / train:.0f}" if images and train else "-"
+    return name, str(len(rows)), quantity(flops), duration(train), speed, duration(evaluate)
 
 
 def environment_table(rows: Sequence[Row]) -> Table:
