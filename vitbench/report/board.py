@@ -25,6 +25,7 @@ from vitbench.report.plots import save
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.stats.outcome import Verdict
 from vitbench.stats.scoreboard import judge_all, with_q
+from vitbench.stats.wording import qualifying
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
@@ -61,6 +62,11 @@ class Line:
     def interval(self) -> str:
         """The interval alone."""
         return self.said.effect.partition(" (")[2].rstrip(")")
+
+    @property
+    def qualified(self) -> str:
+        """What must be known to read the state, such as that the arms were under-trained."""
+        return "; ".join(qualifying(self.verdict))
 
     @property
     def section(self) -> str:
@@ -159,12 +165,17 @@ def scoreboard_csv(lines: Sequence[Line]) -> str:
     """The scoreboard as CSV, one line a verdict, numbers with four decimals."""
     columns = (
         "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
-        "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason",
+        "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason", "qualified",
     )  # fmt: skip
     rows = []
     for line in lines:
         verdict = line.verdict
-        facts = vars(verdict) | {"verdict": verdict.state, "data": line.data, "run": line.run}
+        facts = vars(verdict) | {
+            "verdict": verdict.state,
+            "data": line.data,
+            "run": line.run,
+            "qualified": line.qualified,
+        }
         facts |= {name: getattr(verdict.interval, name, None) for name in ("low", "high", "level")}
         rows.append({name: _csv_cell(facts[name]) for name in columns})
     return to_csv(pd.DataFrame(rows, columns=list(columns)))

@@ -22,8 +22,13 @@ def one_line(verdict: Verdict) -> str:
     if verdict.finished_interval:
         pieces.append(f"given that training finishes {_range(verdict.finished_interval)}")
     scale = f"at {verdict.scale}" if verdict.scale else ""
-    pieces += [_paper(verdict), scale, *(note for note in verdict.notes if note.startswith(QUALIFIERS))]
+    pieces += [_paper(verdict), scale, *qualifying(verdict)]
     return f"{head}: {'; '.join(piece for piece in pieces if piece)}"
+
+
+def qualifying(verdict: Verdict) -> list[str]:
+    """The notes without which the state would be misread."""
+    return [note for note in verdict.notes if note.startswith(QUALIFIERS)]
 
 
 def count(number: int, noun: str) -> str:
