@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,14 @@ def test_open_shows_the_scoreboard(cli: Cli, root: Path, monkeypatch: pytest.Mon
     assert cli("report", "--results", str(root), "--format", "csv", "--open").code == 2
     assert cli("report", "--results", str(root), "--format", "html", "--open").code == 0
     assert opened == [(root / "index.html").as_uri()]
+
+
+@pytest.mark.parametrize("words", [("report",), ("report", "--check"), ("verdict",)])
+def test_a_run_that_has_just_begun_keeps_nobody_from_the_others(cli: Cli, root: Path, words: tuple[str, ...]) -> None:
+    assert cli("report", "--results", str(root)).code == 0
+    begun = root / "begun"
+    begun.mkdir()
+    shutil.copy(root / "class_token_vs_gap" / "experiment.yaml", begun)
+    answer = cli(*words, "--results", str(root))
+    assert answer.code == 0, answer.err
+    assert not list(begun.glob("table.*"))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitbench.collect import Row
-from vitbench.commands.prepare import read_run, runs, runs_named
+from vitbench.commands.prepare import read_run, runs_named
 from vitbench.committed import read_records
 from vitbench.diff import flatten
 from vitbench.engines.options import num_cores
@@ -42,7 +42,7 @@ def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -
     from vitbench.report.formats import to_rich
 
     formats, judged = formats_of(wanted.formats), {}
-    for folder, experiment, told, note in _each(runs_named(root, names), formats, wanted):
+    for folder, experiment, told, note in _each(_begun(root, names), formats, wanted):
         console.print(f"\n[bold]{escape(folder.name)}[/]: {escape(experiment.question)}", highlight=False)
         if told is None:
             console.print("no finished trials yet")
@@ -52,13 +52,18 @@ def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -
             console.print(to_rich(table, console.width))
         for line in (note, f"Written: {folder}"):
             console.print(line, markup=False, highlight=False, soft_wrap=True, end="\n" if line else "")
-    done = [folder for folder in runs(root) if (folder / "records.jsonl").is_file()]
-    console.print(to_rich(scoreboard(root, done, formats, judged), console.width))
+    console.print(to_rich(scoreboard(root, _begun(root, ()), formats, judged), console.width))
     page = root / "index.html"
     console.print(f"Scoreboard: {page}" if page.is_file() else f"Written: {root}", highlight=False, soft_wrap=True)
     if wanted.open:
         _open(page)
     return 0
+
+
+def _begun(root: Path, names: Sequence[str]) -> list[Path]:
+    """The runs that are meant; without names those with rows: another shell may just have started one."""
+    found = runs_named(root, names)
+    return found if names else [folder for folder in found if (folder / "records.jsonl").is_file()] or found
 
 
 def _each(
@@ -122,7 +127,7 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
     """Rebuild every named run's tables in a temporary folder and compare; 4 where one differs."""
     from vitbench.report.page import report as write_report
 
-    stale, folders = [], runs_named(root, names)
+    stale, folders = [], _begun(root, names)
     for folder in folders:
         with tempfile.TemporaryDirectory() as scratch:
             fresh = Path(scratch) / folder.name
@@ -153,7 +158,7 @@ def verdict(claim: str | None, root: Path, names: Sequence[str], console: Consol
     from vitbench.stats.wording import one_line
 
     out: list[tuple[str, Verdict]] = []
-    for folder in runs_named(root, names):
+    for folder in _begun(root, names):
         found = read_rows(folder)
         out += [(folder.name, v) for v in judged(read_run(folder), found, folder)]
     if claim is not None:
