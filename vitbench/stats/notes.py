@@ -37,7 +37,7 @@ def _tuning_notes(case: Case) -> list[str]:
     margins = [region.high for region in case.regions if region.level == 0.90]
     advised = 5 if margins and min(margins) <= 1.0 else 3
     used = min((len(search.seeds) for search in searches.values()), default=advised)
-    return notes + ([f"tuned on {used} seeds; {advised} are advised"] if used < advised else [])
+    return notes + ([f"tuned on {used} seed{'s' * (used > 1)}; {advised} are advised"] if used < advised else [])
 
 
 def _sensitivity(case: Case) -> list[str]:
