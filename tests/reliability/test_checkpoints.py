@@ -13,6 +13,8 @@ from faulted import here, left, options, planned, record, saved_steps, stack, wa
 from vitbench.plan import Trial
 from vitbench.store import Store
 
+pytest_plugins = ["broken_trial"]
+
 
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory: pytest.TempPathFactory, trial: Trial) -> Path:

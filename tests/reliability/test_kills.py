@@ -10,6 +10,8 @@ from faulted import checkpoints, here, in_child, left, options, record, saved_st
 from vitbench.plan import Trial
 from vitbench.store import Store
 
+pytest_plugins = ["broken_trial"]
+
 KILLED = -9
 
 

@@ -27,6 +27,8 @@ from vitbench.stats.select import choose
 from vitbench.store import Store
 from vitbench.train.loop import Trainer
 
+pytest_plugins = ["broken_trial"]
+
 
 @pytest.mark.parametrize("kind", ["memory", "allocator"])
 def test_it_is_tried_again_from_its_checkpoint(kind: str, trial: Trial, unbroken: Path, tmp_path: Path) -> None:
