@@ -79,7 +79,7 @@ def test_metrics_by_name() -> None:
 
 def answers(index: list[int], predicted: list[int]) -> bytes:
     buffer = io.BytesIO()
-    label, confidence = np.zeros(len(index), np.uint8), np.zeros(len(index), np.float16)
+    label, confidence = np.zeros(len(index), np.uint8), np.full(len(index), 0.257, np.float16)
     np.savez_compressed(
         buffer, index=index, label=label, predicted=np.array(predicted, np.uint8), confidence=confidence
     )
@@ -98,6 +98,7 @@ def test_predictions_of_reporting_trials_on_the_same_images(tmp_path: Path) -> N
     with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as found:
         assert found["trial_id"].tolist() == [trial.trial_id for trial in plan.trials[:2]]
         assert found["predicted"].tolist() == [[0, 0, 0], [1, 1, 1]]
+        assert found["confidence"].tolist() == [[26, 26, 26]] * 2
         assert found["index"].tolist() == [0, 1, 2]
 
 

@@ -64,7 +64,8 @@ def write_rows(folder: Path, found: Sequence[Row]) -> None:
 
 
 def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
-    """Write predictions.npz of a run: test indices, labels, and answers `[R, M]` of its reporting trials.
+    """Write predictions.npz of a run: test indices, labels, and answers `[R, M]` of its reporting trials, with their
+    confidence in whole percent; image by image, as trials agree on an image, which packs three times as small.
 
     Trials of different test images (held-out classes, say) are left out after the first set. Raises ResultsError where
     a trial's answers are not those of its record.
@@ -88,8 +89,8 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
         trial_id=np.array(ids),
         index=common,
         label=parts[0]["label"],
-        predicted=np.stack([part["predicted"] for part in parts]),
-        confidence=np.stack([part["confidence"] for part in parts]),
+        predicted=np.asfortranarray([part["predicted"] for part in parts]),
+        confidence=np.asfortranarray([np.rint(100 * part["confidence"].astype(float)).astype("u1") for part in parts]),
     )
     replace_durably(folder / "predictions.npz", buffer.getvalue())
 

@@ -198,7 +198,7 @@ def test_a_drawing_keeps_the_order_of_its_numbers() -> None:
 def test_predictions_beside_the_records_reach_the_judge(tmp_path: Path) -> None:
     ids, label = ["a", "b"], np.array([0, 1, 2])
     predicted = np.array([[0, 1, 1], [2, 1, 2]])
-    stored = {"trial_id": np.array(ids), "label": label, "predicted": predicted, "confidence": np.ones((2, 3))}
+    stored = {"trial_id": np.array(ids), "label": label, "predicted": predicted, "confidence": np.full((2, 3), 100)}
     np.savez(tmp_path / "predictions.npz", **stored)
     found = facts_of(class_token_rows(3), tmp_path)
     assert found.correct["b"].tolist() == [False, True, True]

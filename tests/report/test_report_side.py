@@ -38,7 +38,7 @@ def store(folder: Path, trials: list[str]) -> None:
         trial_id=np.array(trials),
         label=np.array(LABEL, dtype=np.uint8),
         predicted=predicted,
-        confidence=np.full(predicted.shape, 0.75, dtype=np.float16),
+        confidence=np.full(predicted.shape, 75, dtype=np.uint8),
     )
 
 
@@ -80,7 +80,7 @@ def test_without_answers_the_section_says_so(tmp_path: Path, trials: list[str] |
             trial_id=np.array(trials),
             label=np.array(LABEL),
             predicted=np.zeros((1, 4)),
-            confidence=np.ones((1, 4)),
+            confidence=np.full((1, 4), 100),
         )
     text = to_markdown(side_table(experiment(), rows(), read_answers(tmp_path)))
     assert text == "## e: side evidence\n\n- Nothing to show: the answers to the test images were not stored.\n"
@@ -94,7 +94,11 @@ def test_page_and_markdown_show_it_and_no_verdict_moves(tmp_path: Path) -> None:
     ids = [str(entry["trial_id"]) for entry in found if entry["role"] == "reporting"]
     told = np.random.default_rng(0).integers(0, 3, (len(ids), 30))
     np.savez(
-        full / "predictions.npz", trial_id=np.array(ids), label=told[0], predicted=told, confidence=np.ones(told.shape)
+        full / "predictions.npz",
+        trial_id=np.array(ids),
+        label=told[0],
+        predicted=told,
+        confidence=np.full(told.shape, 100),
     )
     report(made, found, full)
     for name in ("table.md", "index.html"):

@@ -41,7 +41,7 @@ def read_answers(folder: Path) -> Answers | None:
         with np.load(path, allow_pickle=False) as stored:
             ids, label = stored["trial_id"].tolist(), stored["label"]
             right = stored["predicted"] == label[None, :]
-            sure = stored["confidence"].astype(np.float64)
+            sure = stored["confidence"].astype(np.float64) / 100.0
         return Answers(label, dict(zip(ids, right, strict=True)), dict(zip(ids, sure, strict=True)))
     except Exception as error:  # numpy and zipfile raise what they like on damaged files
         raise ResultsError(
