@@ -77,3 +77,12 @@ def test_a_gauge_reads_memory_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = gauge_of("cuda")
     assert whole is not None
     assert whole() == "GPU 0: 5.0 of 8.0 GiB, 87% in use"
+
+
+def test_the_command_on_record_names_the_looks() -> None:
+    from vitbench.commands.prepare import Asked, command_of
+
+    asked = Asked("mine", None, None, ("train.steps=5",))
+    assert command_of(asked, Path("results")) == "vitbench run mine --set train.steps=5"
+    said = command_of(asked, Path("elsewhere"), until_settled=True, max_seeds=8)
+    assert said == "vitbench run mine --set train.steps=5 --until-settled --max-seeds 8 --results elsewhere"

@@ -105,7 +105,7 @@ def run(
         retry_failed=retry_failed,
         quiet=quiet,
         as_json=as_json,
-        command=command_of(asked, results),
+        command=command_of(asked, results, until_settled, max_seeds),
         until_settled=until_settled,
         max_seeds=max_seeds,
         track=track,

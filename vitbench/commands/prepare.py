@@ -102,13 +102,15 @@ def data_options(data_dir: Path | None, download: bool) -> DataOptions:
     return DataOptions(data_dir=given, download=download, cache_dir=Path(cache) if cache else None)
 
 
-def command_of(asked: Asked, root: Path) -> str:
-    """The command that repeats a run."""
+def command_of(asked: Asked, root: Path, until_settled: bool = False, max_seeds: int | None = None) -> str:
+    """The command that repeats a run, wherever its images lie."""
     words = ["vitbench", "run", asked.name]
     for option, value in (("--data", asked.data), ("--seeds", asked.seeds), ("--as", asked.as_name)):
         words += [option, value] if value is not None else []
     for change in asked.sets:
         words += ["--set", change]
+    words += ["--until-settled"] if until_settled else []
+    words += ["--max-seeds", str(max_seeds)] if max_seeds is not None else []
     return shlex.join(words + ([] if root == Path("results") else ["--results", str(root)]))
 
 
