@@ -172,14 +172,16 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
 def look(experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf) -> tuple[Plan, dict[str, Record]]:
     """The plan as far as the committed records reveal it, and those records; nothing is run.
 
-    Of a design with looks, the seeds of a later look belong to the plan as soon as one of its trials was run.
+    Of a design with looks, the seeds of a later look belong to the plan once every arm has run one of them; a few
+    arms may have them from another experiment that shares their trials.
     """
-    found = _look(experiment, store, choose, facts_of, None)
+    found, last = _look(experiment, store, choose, facts_of, None), experiment.seeds.first()[-1]
     for reached in (experiment.seeds.looks or ())[1:]:
-        longer = _look(experiment, store, choose, facts_of, range(reached))
-        if len(longer[1]) == len(found[1]):
+        plan, records = _look(experiment, store, choose, facts_of, range(reached))
+        later = [trial for trial in plan.trials if trial.role == "reporting" and trial.seed > last]
+        if not later or {t.arm for t in later} != {t.arm for t in later if t.trial_id in records}:
             return found
-        found = longer
+        found, last = (plan, records), reached - 1
     return found
 
 
