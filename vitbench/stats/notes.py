@@ -46,7 +46,7 @@ def _sensitivity(case: Case) -> list[str]:
     notes = []
     cut = region.low if np.isfinite(region.low) else region.high
     if region.level == 0.95 and (p := sign_flip_p(values, cut)) is not None:
-        notes.append(f"sign-flip p = {p:.3f} against {cut:g}")
+        notes.append(f"sign-flip p {'< 0.001' if p < 0.001 else f'= {p:.3f}'} against {cut:g}")
     limits = bootstrap_t(values, region.level, np.random.default_rng(derive_seed(0, "stats/bootstrap")))
     if limits:
         notes.append(f"bootstrap-t {100 * region.level:.0f}% [{limits[0]:+.2f}, {limits[1]:+.2f}]")
