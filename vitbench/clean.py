@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitbench.errors import ResultsError
-from vitbench.journal import folder_of, is_alive, is_running
+from vitbench.journal import abandoned, is_running
 from vitbench.record import Record
 from vitbench.store import Store, disk_error
 
@@ -44,7 +44,7 @@ def leftovers(store: Store, use: Use) -> list[Leftover]:
     """Everything that nothing refers to, by path. Trials that no plan uses are left out while a run is still open."""
     folders = [path for path in _inside(store.trials) if path.is_dir() and not path.is_symlink()]
     busy = store.locked(folder.name for folder in folders)
-    dead = [*_asides(store.root), *_journals(store.root)]
+    dead = [*_asides(store.root), *abandoned(store.root)]
     out = [_leftover(path, "left by a process that was killed", safe=True) for path in dead]
     for folder in folders:
         if folder.name in busy:
@@ -102,11 +102,6 @@ def _asides(root: Path) -> Iterator[Path]:
         match = ASIDE.fullmatch(path.name)
         if match and path.is_file() and not is_running(int(match[1])):
             yield path
-
-
-def _journals(root: Path) -> Iterator[Path]:
-    """Journals of processes of this machine that are no longer there."""
-    return (path for path in folder_of(root).glob("*.jsonl") if not is_alive(path))
 
 
 def _leftover(path: Path, why: str, trial_id: str | None = None, *, safe: bool = False) -> Leftover:

@@ -42,9 +42,8 @@ class Journal:
     def __enter__(self) -> Journal:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for path in self.path.parent.glob("*.jsonl"):
-                if not is_alive(path):
-                    path.unlink(missing_ok=True)
+            for path in abandoned(self.path.parent.parent):
+                path.unlink(missing_ok=True)
             self._file = self.path.open("w", buffering=1)
         return self
 
@@ -113,3 +112,8 @@ class Reader:
 def journals(root: Path) -> list[Path]:
     """The journals of commands that run now, the oldest name first."""
     return sorted(path for path in folder_of(root).glob("*.jsonl") if is_alive(path))
+
+
+def abandoned(root: Path) -> list[Path]:
+    """The journals of processes of this machine that are no longer there, the oldest name first."""
+    return sorted(path for path in folder_of(root).glob("*.jsonl") if not is_alive(path))

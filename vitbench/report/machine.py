@@ -16,14 +16,17 @@ ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"
 def cost_table(rows: Sequence[Row]) -> Table:
     """Trials, training FLOPs and time by role; a trial that serves several arms is paid once."""
     unique = _unique(rows)
-    parts = {name: [row for row in unique if row["role"] == role] for role, name in ROLES.items()}
-    return _costs("Spent on", parts, unique)
+    return _costs("Spent on", {name: [row for row in unique if row["role"] == role] for role, name in ROLES.items()})
 
 
 def root_cost_table(runs: Mapping[str, Sequence[Row]]) -> Table:
     """The same of a results root, run by run; a trial that several runs use is paid in the first."""
-    unique = _unique([{**row, "run_name": name} for name, rows in runs.items() for row in rows])
-    return _costs("Run", {name: [row for row in unique if row["run_name"] == name] for name in runs}, unique)
+    paid: set[str] = set()
+    parts: dict[str, list[Row]] = {}
+    for name, rows in runs.items():
+        parts[name] = [row for row in _unique(rows) if row["trial_id"] not in paid]
+        paid.update(row["trial_id"] for row in parts[name])
+    return _costs("Run", parts)
 
 
 def _unique(rows: Sequence[Row]) -> list[Row]:
@@ -33,9 +36,9 @@ def _unique(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
-def _costs(what: str, parts: Mapping[str, Sequence[Row]], unique: Sequence[Row]) -> Table:
+def _costs(what: str, parts: Mapping[str, Sequence[Row]]) -> Table:
     lines = [_cost(name, rows) for name, rows in parts.items() if rows]
-    whole = [_cost("in all", unique)] if len(lines) > 1 else []
+    whole = [_cost("in all", [row for rows in parts.values() for row in rows])] if len(lines) > 1 else []
     header = (what, "Trials", "Train FLOPs", "Training time", "Images/s", "Evaluation time")
     notes = ("Times are summed over trials, whether or not they ran side by side; images/s are those of one process.",)
     return Table("Cost", header, (*lines, *whole), notes=notes)

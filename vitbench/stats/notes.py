@@ -12,6 +12,7 @@ from vitbench.stats.evidence import evidence_notes
 from vitbench.stats.outcome import Facts, State
 from vitbench.stats.scores import trials_at
 from vitbench.stats.sensitivity import bootstrap_t, sign_flip_p
+from vitbench.stats.wording import count
 
 
 def notes_on(case: Case, settled: Settlement, state: State, facts: Facts) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def _tuning_notes(case: Case) -> list[str]:
     margins = [region.high for region in case.regions if region.level == 0.90]
     advised = 5 if margins and min(margins) <= 1.0 else 3
     used = min((len(search.seeds) for search in searches.values()), default=advised)
-    return notes + ([f"tuned on {used} seed{'s' * (used > 1)}; {advised} are advised"] if used < advised else [])
+    return notes + ([f"tuned on {count(used, 'seed')}; {advised} are advised"] if used < advised else [])
 
 
 def _sensitivity(case: Case) -> list[str]:
