@@ -1,238 +1,203 @@
-"""A step of training: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
+"""A stack's way from the first step, or from a checkpoint, to the last.
 
-E stacked trials, B batch, C channels, H image side, N patches, K classes.
+E stacked trials, P parameters of one model.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from vitbench.model import Encoder, build, initialise, load_weights
-from vitbench.seeding import derive_seed
-from vitbench.spec import TrialSpec
-from vitbench.train.augment import Augment
-from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
-from vitbench.train.feed import Batch, Order
-from vitbench.train.fuse import Given, Graph, Program
-from vitbench.train.objective import (
-    corrupt,
-    cross_entropy,
-    masked_patch_hits,
-    masked_patch_loss,
-    patch_targets,
-)
-from vitbench.train.optim import Optimizer, bias_corrections
-from vitbench.train.schedule import learning_rates
-from vitbench.train.source import ImageSource, Members, members, on_device
-from vitbench.train.stack import Stack
+from vitbench.faults import fault
+from vitbench.interrupts import held
+from vitbench.record import CurvePoint
+from vitbench.train.checkpoint import Checkpoints, Snapshot, Standing
+from vitbench.train.loop import Trainer
+from vitbench.train.source import Members
+
+NUM_READINGS, FEWEST_READINGS, READ_SHARE = 10, 2, 2
+"""Readings of a training curve; fewer where they would pass over 2 validation images for every training image."""
+TICK_SECONDS = 0.5
+
+Tick = Callable[[int, float, float | None], None]
+"""Called with (step, images per second of one member, last loss read)."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One trial as the trainer needs it: a resolved spec, a seed, and the weights that it starts from."""
+@dataclass
+class Trained:
+    """One member after training; `diverged_at` is the first step whose loss was not finite."""
 
-    spec: TrialSpec
-    seed: int
-    parent: dict[str, Tensor] | None = None
+    members: Members
+    state: dict[str, Tensor]
+    best_state: dict[str, Tensor]
+    curve: list[CurvePoint] = field(default_factory=list)
+    best_val: float = -1.0
+    diverged_at: int | None = None
+    seconds: float = 0.0
 
 
-class Trainer:
-    """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
+@dataclass
+class Saves:
+    """Where a stack's members are saved (nowhere, if there are none), how often, and what they start from."""
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        images: ImageSource,
-        device: torch.device,
-        program: Program = "eager",
-        recompute: bool = False,
-    ) -> None:
-        self.jobs, self.images, self.device = jobs, images, device
-        self.spec = jobs[0].spec
-        self.train = self.spec.train
-        self.used = [members(images, job.spec.data, job.seed) for job in jobs]
-        self.augment = Augment.of(self.spec)
-        self.orders = [
-            Order(job.seed, used.train, self.train.batch_size, self.augment.lanes)
-            for job, used in zip(jobs, self.used, strict=True)
-        ]
-        objective = self.train.objective
-        with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
-            module = build(self.spec.model, objective)
-        if recompute and isinstance(module, Encoder):
-            assert len(jobs) == 1, "a stack's blocks are not computed twice"
-            module.recompute = True
-        self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
-        self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
-        rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
-        self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
-        self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
-        self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
-        self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
-        self.corrections = bias_corrections(len(rates)).to(device)
-        self.numbers = torch.arange(len(rates), device=device)
-        self.bad_step = torch.full((len(jobs),), -1, device=device)
-        self.loss_sum, self.total = torch.zeros(2, len(jobs), device=device).unbind()
-        self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
-        self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
-        self._move = Graph(self._update) if program == "graph" else self._update
+    places: Sequence[Checkpoints] = ()
+    starts: Sequence[Snapshot | None] = ()
+    interval_seconds: float = math.inf
+    begun: bool = False
+    last: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Has the interval gone by since the last time?"""
+        return time.monotonic() - self.last >= self.interval_seconds
+
+    def write(self, course: Course) -> None:
+        """One checkpoint a member, all at the same step."""
+        for e, place in enumerate(self.places):
+            place.write(course.snapshot(e, place))
+        self.begun, self.last = True, time.monotonic()
+
+
+def reading_steps(num_steps: int, num_images: int, num_val: int) -> set[int]:
+    """The steps (1-based) after which the curve is read: evenly spaced to the last one, and at nine tenths.
+
+    `num_images` are seen in training, `num_val` at each reading: a short training does not mostly validate.
+    """
+    count = max(FEWEST_READINGS, min(NUM_READINGS, READ_SHARE * num_images // max(1, num_val)))
+    return {-(-num_steps * k // count) for k in range(1, count + 1)} | {-(-num_steps * 9 // 10)}
+
+
+def train_stack(trainer: Trainer, tick: Tick, saves: Saves | None = None) -> list[Trained]:
+    """Train to the last step and return every member; a diverged one is frozen at its step, the others go on.
+
+    A stop that is asked for meanwhile is raised once the step is finished and saved.
+    """
+    saves = saves or Saves()
+    course = Course(trainer, saves.starts)
+    try:
+        with held() as stop_asked:
+            course.look(tick)  # A stop may have come before the reading of its step.
+            while not course.over and not stop_asked():
+                trainer.step(course.step)
+                fault("step.mid")
+                course.step += 1
+                if saves.due():
+                    saves.write(course)
+                if not stop_asked():
+                    course.look(tick)
+            if saves.begun or stop_asked():
+                saves.write(course)
+    finally:
+        trainer.feed.close()
+    return course.finish()
+
+
+class Course:
+    """What a stack knows of its way, beside weights and optimizer; `step` steps are done."""
+
+    def __init__(self, trainer: Trainer, starts: Sequence[Snapshot | None]) -> None:
+        assert trainer.train.steps is not None
+        self.trainer, self.num_steps = trainer, trainer.train.steps
+        num_images, num_val = self.num_steps * trainer.train.batch_size, len(trainer.used[0].val)
+        self.readings = reading_steps(self.num_steps, num_images, num_val)
+        self.members = [Trained(used, {}, {}) for used in trainer.used]
+        self.best = trainer.stack.flat.clone()
+        self.step = self.last_read = 0
+        for e, start in enumerate(starts):
+            if start is not None:
+                self._restore(e, start)
+        self.loss = self.members[0].curve[-1].train_loss if self.members[0].curve else None
+        self.first_step, self.spoken = self.step, 0.0
+        self.earlier = [member.seconds for member in self.members]
+        self.started = time.monotonic()
 
     @property
-    def classifies(self) -> bool:
-        return self.train.objective.name == "classify"
+    def over(self) -> bool:
+        """Is the last step done, or has every member diverged?"""
+        return self.step >= self.num_steps or all(member.diverged_at is not None for member in self.members)
 
-    def step(self, step: int) -> None:
-        """One optimizer step; nothing here waits for the device.
+    def look(self, tick: Tick) -> None:
+        """Read the curve where that is due, and say every now and then how far it is."""
+        due = self.step in self.readings and self.last_read < self.step
+        if due:
+            self.loss = self._read()
+        now = time.monotonic()
+        if due or (now - self.spoken > TICK_SECONDS and self.step > self.first_step):
+            self.spoken = now
+            num_images = (self.step - self.first_step) * self.trainer.train.batch_size
+            tick(self.step, num_images / max(1e-9, now - self.started), self.loss)
 
-        Dropout alone draws on the device, from one generator for the whole stack: with it a stack is not its members.
-        """
-        if self.drops:
-            torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
-        for batches, pixels, draws in self.feed.raw(step):
-            self._add({"pixels": pixels, "draws": draws, **self._wanted(batches)})
-        numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
-        self._move(numbers)
+    def _read(self) -> float:
+        """Append a curve point to every live member, keep the best weights; the mean training loss of the first."""
+        trainer = self.trainer
+        losses: list[float] = (trainer.loss_sum / (self.step - self.last_read)).tolist()
+        trainer.loss_sum.zero_()
+        self.last_read = self.step
+        bad = trainer.bad_step.tolist()
+        for e, (top1, val_loss, finite) in enumerate(trainer.validate()):
+            member = self.members[e]
+            if member.diverged_at is not None:
+                continue
+            if bad[e] >= 0 or not finite:
+                member.diverged_at = bad[e] + 1 if bad[e] >= 0 else self.step
+                continue
+            point = CurvePoint(step=self.step, train_loss=losses[e], val_top1_percent=top1, val_loss=val_loss)
+            member.curve.append(point)
+            if top1 is not None and top1 > member.best_val:
+                member.best_val = top1
+                self.best[e] = trainer.stack.flat[e]
+        return losses[0]
 
-    def _wanted(self, batches: list[Batch]) -> Given:
-        """What the images are trained for: labels and MixUp's shares `[E, b]`, or corruptions `[E, b, N]`."""
-        if not self.classifies:
-            return self._corruptions(batches)
-        index = on_device(np.stack([batch.index for batch in batches]), self.device)
-        shares = [self.augment.mix_weights(batch.draws) for batch in batches]
-        if shares[0] is None:
-            return {"index": index}
-        mix = np.stack([share for share in shares if share is not None]).astype(np.float32)
-        return {"index": index, "mix": on_device(mix, self.device)}
+    def finish(self) -> list[Trained]:
+        """The members, with their weights and their share of the time."""
+        for e, (member, seconds) in enumerate(zip(self.members, self._seconds(), strict=True)):
+            stack = self.trainer.stack
+            member.state, member.best_state, member.seconds = stack.state(e), stack.state(e, self.best), seconds
+        return self.members
 
-    def _corruptions(self, batches: list[Batch]) -> Given:
-        patch, side = self.spec.model.patch_size, self.spec.data.img_size
-        assert patch is not None
-        assert side is not None
-        drawn = [
-            corrupt(self.train.objective, (side // patch) ** 2, job.seed, batch.epoch, batch.index)
-            for job, batch in zip(self.jobs, batches, strict=True)
-        ]
-        action, source = (np.stack(part) for part in zip(*((d.action, d.source) for d in drawn), strict=True))
-        return {"action": on_device(action, self.device), "source": on_device(source, self.device)}
+    def _seconds(self) -> list[float]:
+        """Each member's share of the time until now, and what it had spent before."""
+        share = (time.monotonic() - self.started) / len(self.members)
+        return [seconds + share for seconds in self.earlier]
 
-    def _accumulate(self, given: Given) -> None:
-        """Add one micro-batch's gradients and losses."""
-        loss = self._losses(given)
-        self.stack.backward(loss)
-        self.total += loss.detach()
-
-    def _update(self, given: Given) -> None:
-        """Move the weights of the members whose loss was finite in every step so far."""
-        fresh = (self.bad_step < 0) & ~torch.isfinite(self.total)
-        self.bad_step.copy_(torch.where(fresh, given["step"], self.bad_step))
-        active = (self.bad_step < 0).float()
-        self.loss_sum += torch.where(active > 0, self.total, torch.zeros_like(self.total))
-        grad = self.stack.grad
-        self.optimizer.step(self.stack.flat, grad, given["lr"], given["correction"], active.unsqueeze(-1))
-        grad.zero_()
-        self.total.zero_()
-
-    def _losses_of(self, given: Given) -> Tensor:
-        """Each member's share `[E]` of its batch's loss."""
-        unit = self.feed.unit(given["pixels"], given["draws"])
-        unit = unit.view(len(self.jobs), -1, *unit.shape[1:])
-        with self._precision():
-            loss = self._classified(unit, given) if self.classifies else self._predicted(unit, given)
-        return loss * (unit.shape[1] / self.train.batch_size)
-
-    def _precision(self) -> contextlib.AbstractContextManager[None]:
-        bf16 = self.train.precision == "bf16"
-        return (
-            torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
-            if bf16
-            else contextlib.nullcontext()
+    def snapshot(self, e: int, place: Checkpoints) -> Snapshot:
+        """Member `e` as it stands, on the CPU."""
+        member = self.members[e]
+        standing = Standing(
+            trial_id=place.trial_id,
+            made_by=dict(place.made_by),
+            step=self.step,
+            last_read=self.last_read,
+            best_val=member.best_val,
+            diverged_at=member.diverged_at,
+            seconds=self._seconds()[e],
+            curve=tuple(member.curve),
         )
+        tensors = {name: tensor[e].detach().cpu().clone() for name, tensor in self._tensors().items()}
+        return Snapshot(standing, tensors)
 
-    def _classified(self, unit: Tensor, given: Given) -> Tensor:
-        """Cross entropy `[E]`."""
-        mix = given.get("mix")
-        if mix is not None:
-            weight = mix[:, :, None, None, None]
-            unit = weight * unit + (1 - weight) * unit.roll(1, dims=1)
-        logits = self.stack.forward(self.images.standardise(unit), train=True)
-        return cross_entropy(logits, self.class_of.gather(1, given["index"]), self.train.smoothing, mix)
+    def _restore(self, e: int, start: Snapshot) -> None:
+        """Put member `e` where the snapshot stands; the members of a stack stand at one step."""
+        standing, member = start.standing, self.members[e]
+        assert self.step in (0, standing.step), "equal steps"
+        self.step, self.last_read = standing.step, standing.last_read
+        member.curve, member.best_val = list(standing.curve), standing.best_val
+        member.diverged_at, member.seconds = standing.diverged_at, standing.seconds
+        for name, tensor in self._tensors().items():
+            tensor[e].copy_(start.tensors[name])
 
-    def _predicted(self, unit: Tensor, given: Given) -> Tensor:
-        """Loss of masked patch prediction `[E]`."""
-        predicted, targets = self._predict_patches(unit, given, train=True)
-        return masked_patch_loss(self.train.objective, predicted, targets, given["action"])
-
-    def _predict_patches(self, unit: Tensor, given: Given, *, train: bool) -> tuple[Tensor, Tensor]:
-        """Predictions and targets of masked patch prediction, each with leading `[E, B, N]`."""
-        objective, patch = self.train.objective, self.spec.model.patch_size
-        assert patch is not None
-        pixels = self.images.standardise(unit)
-        predicted = self.stack.forward(pixels, given["action"], given["source"], train=train)
-        shown = pixels if objective.target == "pixels" else unit
-        targets = patch_targets(objective, shown.flatten(0, 1), patch)
-        return predicted, targets.view(*unit.shape[:2], *targets.shape[1:])
-
-    def validate(self) -> list[tuple[float | None, float | None, bool]]:
-        """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
-        index = np.stack([used.val for used in self.used])  # stratified, so every seed holds out as many
-        if index.shape[1] == 0:
-            return [(None, None, True)] * len(self.jobs)
-        if not self.classifies:
-            return self._validate_patches(index)
-        logits = logits_of(self.stack, self.images, "train", index)
-        out: list[tuple[float | None, float | None, bool]] = []
-        for e, used in enumerate(self.used):
-            found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
-            out.append((found.top1_percent, found.loss, True) if found.finite else (None, None, False))
-        return out
-
-    def _validate_patches(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
-        """As `validate`, over the corrupted patches of the validation images, under draws that never change."""
-        objective, num_images = self.train.objective, index.shape[1]
-        classes = objective.target != "pixels"
-        loss, percent = torch.zeros(2, len(self.jobs), device=self.device)
-        for start, unit in zip(range(0, num_images, BATCH), self.images.read("train", index, BATCH), strict=True):
-            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
-            share = unit.shape[1] / num_images  # Every image has as many corrupted patches.
-            with torch.no_grad():
-                given = self._corruptions(still)
-                predicted, targets = self._predict_patches(unit, given, train=False)
-                loss += share * masked_patch_loss(objective, predicted, targets, given["action"])
-                if classes:
-                    hits, count = masked_patch_hits(predicted, targets, given["action"])
-                    percent += share * (100 * hits / count)
-        return [
-            (p if classes else None, v, True) if math.isfinite(v) else (None, None, False)
-            for p, v in zip(percent.tolist(), loss.tolist(), strict=True)
-        ]
-
-    def test(self, flat: Tensor | None = None) -> list[Evaluation]:
-        """Test answers of every member, in one pass; read once, after training. Members have the same classes."""
-        index = np.stack([used.test for used in self.used])
-        logits = logits_of(self.stack, self.images, "test", index, flat)
-        return [
-            evaluate(own, np.searchsorted(used.classes, self.images.test_labels[used.test]))
-            for own, used in zip(logits, self.used, strict=True)
-        ]
-
-
-def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
-    """Fresh weights of a job, on the CPU, with its parent's loaded over them where it has one."""
-    module = build(job.spec.model, job.spec.train.objective)
-    initialise(module, job.spec.model, job.spec.train.objective, job.seed)
-    if job.parent is not None:
-        load_weights(module, job.parent)
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def _class_positions(images: ImageSource, used: Members) -> np.ndarray:
-    """Label of every training image as a position among the trained classes (0 for images never drawn)."""
-    known = np.isin(images.train_labels, used.classes)
-    return np.where(known, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)
+    def _tensors(self) -> dict[str, Tensor]:
+        """What training changes, each with a leading axis `[E]`; written in place, so that graphs stay valid."""
+        trainer = self.trainer
+        moments = {"first": trainer.optimizer.first, "second": trainer.optimizer.second}
+        return {
+            "weights": trainer.stack.flat,
+            "best": self.best,
+            "loss_sum": trainer.loss_sum,
+            "bad_step": trainer.bad_step,
+            **{name: tensor for name, tensor in moments.items() if tensor.numel()},
+            **{f"buffer.{name}": tensor for name, tensor in trainer.stack.buffers.items()},
+        }
