@@ -1,6 +1,6 @@
 """Lets `python cli.py` work from a checkout."""
 
-from vitbench.cli import main
+from vitbench.cli.main import main
 
 if __name__ == "__main__":
     main()

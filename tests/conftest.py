@@ -36,7 +36,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`cli("run", "smoke", ...)` as a shell would call it, in this process."""
-    from vitbench.cli import main
+    from vitbench.cli.main import main
 
     def call(*words: str | Path) -> Answer:
         monkeypatch.setattr(sys, "argv", ["vitbench", *map(str, words)])
@@ -54,8 +54,8 @@ def smoke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results root in which the smoke experiment has run to its end, one trial after another; read it only."""
     from rich.console import Console
 
-    from vitbench.commands.prepare import Asked, data_options
-    from vitbench.commands.run import RunOptions, run
+    from vitbench.cli.commands.prepare import Asked, data_options
+    from vitbench.cli.commands.run import RunOptions, run
 
     root = tmp_path_factory.mktemp("smoke")
     code = run(Asked("smoke"), RunOptions(root, data_options(None, False), jobs=1, quiet=True), Console(quiet=True))

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.experiment import Suite
-from vitbench.load import load
+from vitbench.spec.experiment import Suite
+from vitbench.spec.load import load
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from vitbench import load
-from vitbench.arms import find_arms
-from vitbench.commands.checks import check_all
-from vitbench.commands.prepare import Asked, facts_source, prepare
-from vitbench.cost import forward_flops, num_params, train_flops
+from vitbench.cli.commands.checks import check_all
+from vitbench.cli.commands.prepare import Asked, facts_source, prepare
 from vitbench.data import DataOptions
-from vitbench.experiment import Experiment, Suite
-from vitbench.plan import Builder, settings
-from vitbench.resolve import MIN_STEPS
-from vitbench.runner import flops_of
-from vitbench.spec import TrialSpec
+from vitbench.engines.runner import flops_of
+from vitbench.model.costs import forward_flops, num_params, train_flops
+from vitbench.plan.resolve import MIN_STEPS
+from vitbench.plan.trials import Builder, settings
+from vitbench.spec import load
+from vitbench.spec.arms import find_arms
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.trial import TrialSpec
 from vitbench.stats.looks import CALIBRATED
 
 FOLDER = Path(__file__).parent.parent / "experiments"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitbench.records import load_records
+    from vitbench.store.frame import load_records
 
 __all__ = ["load_records"]
 
@@ -13,7 +13,7 @@ __all__ = ["load_records"]
 def __getattr__(name: str) -> Any:
     """`load_records`, loaded when it is first asked for: pandas is too slow for every command to wait for it."""
     if name in __all__:
-        from vitbench import records
+        from vitbench.store import frame
 
-        return getattr(records, name)
+        return getattr(frame, name)
     raise AttributeError(f"module 'vitbench' has no attribute {name!r}")

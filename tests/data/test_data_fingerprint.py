@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from made_sets import picture, png, write_folder, write_parquet
 
-from vitbench.data import DataOptions, catalog, facts, index, open_images, resident
+from vitbench.data import DataOptions, catalog, facts, open_images, resident
+from vitbench.data import fingerprint as fingerprint_module
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_damaged_cache_is_done_without(root: Path, options: DataOptions) -> None
 
 
 def test_large_sets_go_by_name_and_size(root: Path, options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "HASHED_BYTES", 100)
+    monkeypatch.setattr(fingerprint_module, "HASHED_BYTES", 100)
     first = facts(f"folder:{root}", options)
     assert "names and sizes" in first.fingerprint_note
     assert first.img_size is None  # no size is claimed that was not read

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitbench.data import DataOptions, facts, open_images
-from vitbench.data.pixel_floor import pixel_floor_percent
+from vitbench.data.pixel_baseline import pixel_floor_percent
 
 
 def test_pixels_say_something_but_not_all_and_are_fitted_once(tmp_path: Path) -> None:

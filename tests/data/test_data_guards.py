@@ -12,8 +12,8 @@ import pytest
 from made_sets import idx_bytes, picture, png, write_folder, write_mnist, write_parquet
 from PIL import Image
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, check, facts, open_images, overlap, resident
-from vitbench.errors import InputError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from vitbench.data.matlab import read_arrays
+from vitbench.data.readers.matlab import read_arrays
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from made_sets import write_mnist
 
+from vitbench.base.errors import InputError
 from vitbench.data import DATASETS, NOMINAL, DataOptions, facts, facts_or_nominal
-from vitbench.data.nominal import SIZES, nominal_facts
-from vitbench.errors import InputError
+from vitbench.data.known_sizes import SIZES, nominal_facts
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitbench.base.errors import InputError
 from vitbench.data import partition, partition_sizes
-from vitbench.data.images import Ints
-from vitbench.errors import InputError
-from vitbench.spec import DataSpec
+from vitbench.data.types import Ints
+from vitbench.spec.trial import DataSpec
 
 fractions = st.floats(0.1, 1.0)
 class_counts = st.lists(st.integers(5, 60), min_size=2, max_size=6)

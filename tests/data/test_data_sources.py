@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, ImageData, Split, channel_stats, facts, fits_in_memory, open_images, resident
-from vitbench.data.idx import DEBIAN_FASHION
-from vitbench.errors import InputError
+from vitbench.data.readers.idx import DEBIAN_FASHION
 
 
 @pytest.fixture

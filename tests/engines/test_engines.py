@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from made_runs import ARMS, STAGED, TINY, TUNED, Ran, options, results
 
-from vitbench import runner
-from vitbench.engines import attempt
-from vitbench.errors import ResultsError
-from vitbench.events import Event, Finished, Planned, Progress, Started, Warned
-from vitbench.plan import Trial
-from vitbench.record import Record
-from vitbench.store import Store
+from vitbench.base.errors import ResultsError
+from vitbench.engines import execute, runner
+from vitbench.plan.trials import Trial
+from vitbench.store.events import Event, Finished, Planned, Progress, Started, Warned
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_a_second_run_trains_nothing(staged: Ran) -> None:
 def test_a_trial_that_another_process_finished_meanwhile_is_not_run_again(staged: Ran) -> None:
     heard: list[Event] = []
     for trial in staged.trials:
-        assert attempt.execute_locked(trial, options(staged.root), heard.append)
+        assert execute.execute_locked(trial, options(staged.root), heard.append)
     assert heard == []
 
 
@@ -163,14 +162,14 @@ def test_weights_of_stages_are_always_kept(tmp_path: Path) -> None:
 
 def faulty(monkeypatch: pytest.MonkeyPatch, error: BaseException, seed: int) -> None:
     """Training of one seed raises."""
-    train = attempt.train_stack
+    train = execute.train_stack
 
     def broken(trainer: Any, *rest: Any) -> Any:
         if trainer.jobs[0].seed == seed:
             raise error
         return train(trainer, *rest)
 
-    monkeypatch.setattr(attempt, "train_stack", broken)
+    monkeypatch.setattr(execute, "train_stack", broken)
 
 
 def test_a_fault_is_a_record_the_sweep_goes_on_and_it_is_not_repeated(

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from made_runs import ARMS, STAGED, TINY, TUNED, Ran, experiment, results
 
-from vitbench.commands.prepare import data_options, facts_source
-from vitbench.engines import fused
-from vitbench.engines.choice import check, choose_engine
+from vitbench.base.errors import InputError
+from vitbench.cli.commands.prepare import data_options, facts_source
+from vitbench.engines import stacked
+from vitbench.engines.engine_choice import check, choose_engine
 from vitbench.engines.memory import activation_bytes, member_bytes
 from vitbench.engines.stacks import split, stack_key, stacks
-from vitbench.errors import InputError
-from vitbench.events import Warned
-from vitbench.plan import Plan, Trial, expand
-from vitbench.record import Record
-from vitbench.stats.select import choose
+from vitbench.plan.trials import Plan, Trial, expand
+from vitbench.stats.tuning import choose
+from vitbench.store.events import Warned
+from vitbench.store.record import Record
 
 GRID = (
     TINY.replace("lr: 4e-3", "weight_decay: 0.1")
@@ -45,7 +45,7 @@ def assert_alike(fused: Record, alone: Record) -> None:
     """Everything of a record but what rounding may move; accuracies within two of the few test images."""
     for key in ("trial_id", "status", "reason", "seed", "parent", "data_fingerprint", "spec"):
         assert getattr(fused, key) == getattr(alone, key)
-    own, other = fused.result, alone.result
+    own, other = stacked.result, alone.result
     assert own.model_dump().keys() == other.model_dump().keys()
     for key in ("num_params", "train_flops", "num_images", "num_steps", "num_train_images", "num_test_images"):
         assert getattr(own, key) == getattr(other, key)
@@ -95,7 +95,7 @@ def test_memory_that_runs_out_splits_the_stack_and_those_like_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    execute = fused.execute
+    execute = stacked.execute
 
     def cramped(trials: Any, options: Any, emit: Any) -> None:
         sizes.append(len(trials))
@@ -103,7 +103,7 @@ def test_memory_that_runs_out_splits_the_stack_and_those_like_it(
             raise MemoryError("no room")
         execute(trials, options, emit)
 
-    monkeypatch.setattr(fused, "execute", cramped)
+    monkeypatch.setattr(stacked, "execute", cramped)
     ran = Ran(TINY + "seeds: 5\n", tmp_path, engine="fused")
     assert sizes == [5, 2, 2]
     assert len(ran.records) == 5
@@ -117,7 +117,7 @@ def test_a_trial_that_another_process_holds_is_left_to_it(tmp_path: Path) -> Non
     with ExitStack() as stack:
         other = next(t for t in trials_of(text) if t.trial_id not in warm.records)
         assert stack.enter_context(warm.store.lock(other.trial_id))
-        done = fused.run(trials_of(text), _options(tmp_path), lambda event: None)
+        done = stacked.run(trials_of(text), _options(tmp_path), lambda event: None)
         assert set(done) == {t.trial_id for t in (held, *free)} - {other.trial_id}
     assert warm.store.read(other.trial_id) is None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_runs import TINY, Ran
 
-from vitbench.record import ALGORITHM_VERSION
+from vitbench.store.record import ALGORITHM_VERSION
 
 COMMITTED = Path(__file__).with_name("golden_curves.json")
 ADVICE = """A curve has changed, so finished trials of the same id would hold other numbers. If that is on purpose,

@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitbench import runner
+from vitbench.base.errors import InputError, ResultsError
 from vitbench.data import DataOptions, Facts, facts
-from vitbench.engines.attempt import execute, execute_locked
+from vitbench.engines import runner
+from vitbench.engines.execute import execute, execute_locked
 from vitbench.engines.options import Options
-from vitbench.errors import InputError, ResultsError
-from vitbench.experiment import Experiment
-from vitbench.load import loads
-from vitbench.model.transfer import interpolate_grid
-from vitbench.plan import Builder, Trial
-from vitbench.record import Record, Result, Run, Status
-from vitbench.stats.select import choose
-from vitbench.store import Store
+from vitbench.model.weights.transfer import interpolate_grid
+from vitbench.plan.trials import Builder, Trial
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import loads
+from vitbench.stats.tuning import choose
+from vitbench.store.record import Record, Result, Run, Status
+from vitbench.store.trials import Store
 
 STILL = "{steps: 1, batch_size: 8, lr: 1.0e-12, weight_decay: 0.0}"
 STAGED = f"""

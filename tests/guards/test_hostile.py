@@ -21,12 +21,12 @@ from conftest import Cli
 from PIL import Image
 
 import vitbench
-from vitbench.committed import read_records
+from vitbench.base.errors import InputError, ResultsError
 from vitbench.data.decode import MAX_PIXELS, decode
-from vitbench.errors import InputError, ResultsError
-from vitbench.init_from import read_shapes
-from vitbench.load import loads
-from vitbench.report.side import read_answers
+from vitbench.model.weights.start import read_shapes
+from vitbench.report.secondary_evidence import read_answers
+from vitbench.spec.load import loads
+from vitbench.store.rows import read_records
 from vitbench.train.checkpoint import read_weights
 
 PACKAGE = Path(vitbench.__file__).parent
@@ -111,7 +111,7 @@ def test_no_data_set_leads_out_of_its_folder(data: str, cli: Cli, tmp_path: Path
 def test_a_run_is_named_within_the_results_whatever_its_data_are_called(cli: Cli, tmp_path: Path) -> None:
     for data in ("folder:../../x", "parquet:/etc/../x", "folder:..", "folder:a\nb", "hf:../../x"):
         assert cli("run", "smoke", "--data", data, "--results", tmp_path / "results").code == 2
-        from vitbench.commands.prepare import slug
+        from vitbench.cli.commands.prepare import slug
 
         assert re.fullmatch(r"[A-Za-z0-9._-]+", slug(data))
     assert not list(tmp_path.iterdir())
@@ -254,7 +254,7 @@ def test_hostile_yaml_costs_nothing(text: str, tmp_path: Path, monkeypatch: pyte
 def test_a_packed_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gzip
 
-    from vitbench.data import idx
+    from vitbench.data.readers import idx
 
     monkeypatch.setattr(idx, "MAX_BYTES", 10_000)
     path = tmp_path / "a.gz"

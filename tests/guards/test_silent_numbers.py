@@ -18,15 +18,15 @@ from conftest import Cli
 from PIL import Image
 from pydantic import ValidationError
 
-from vitbench.committed import read_records
+from vitbench.base.errors import InputError, ResultsError
 from vitbench.data import DataOptions, facts
-from vitbench.errors import InputError, ResultsError
-from vitbench.load import loads
-from vitbench.record import ALGORITHM_VERSION, Record, Result, Run
-from vitbench.store import Store
-from vitbench.train import images as images_module
+from vitbench.spec.load import loads
+from vitbench.store.record import ALGORITHM_VERSION, Record, Result, Run
+from vitbench.store.rows import read_records
+from vitbench.store.trials import Store
+from vitbench.train import resident as images_module
 from vitbench.train.evaluate import evaluate, logits_of
-from vitbench.train.source import ImageSource
+from vitbench.train.image_source import ImageSource
 
 EXPERIMENT = """
 name: tiny
@@ -243,7 +243,6 @@ class Losing(ImageSource):
 
 
 def test_an_evaluation_that_misses_or_repeats_an_image_stops() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
     from tiny_jobs import spec, trainer
 
     made = trainer([spec()], [0])

@@ -1,4 +1,4 @@
-"""The closed forms of `vitbench.cost` against the modules: names, shapes, FLOPs as torch counts them."""
+"""The closed forms of `vitbench.model.costs` against the modules: names, shapes, FLOPs as torch counts them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, made, named, resolved
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitbench import cost
-from vitbench.model import build
-from vitbench.spec import ModelSpec, ObjectiveSpec
+from vitbench.model import costs
+from vitbench.model.build import build
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 NAMED = ["ViT-Mu/2", "ViT-Ti/4", "ViT-S/32", "ViT-B/16", "ViT-L/16", "ViT-H/14", "R14x0.5", "R50x1", "R200x3"]
 HYBRIDS = ["R26x1+ViT-Ti/4", "R14x0.25+ViT-Mu/8", "R50x1+ViT-B/16", "R50x1+ViT-L/32"]
@@ -30,10 +30,10 @@ def on_meta(model: ModelSpec, objective: ObjectiveSpec) -> torch.nn.Module:
 def test_names_and_shapes_are_the_modules(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
-    listed = {tensor.name: tensor.shape for tensor in cost.parameters(model, objective)}
+    listed = {tensor.name: tensor.shape for tensor in costs.parameters(model, objective)}
     assert listed == {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    assert len(listed) == len(cost.parameters(model, objective))
-    assert cost.num_params(model, objective) == sum(p.numel() for p in module.parameters())
+    assert len(listed) == len(costs.parameters(model, objective))
+    assert costs.num_params(model, objective) == sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -42,10 +42,10 @@ def test_flops_are_torchs(case: str) -> None:
     module = on_meta(model, objective)
     inputs = [torch.empty(1, model.in_chans, model.img_size, model.img_size, device="meta")]  # type: ignore[arg-type]
     if objective.name == "masked_patch":
-        inputs += [torch.zeros(1, cost.grid_side(model) ** 2, dtype=torch.long, device="meta")] * 2
+        inputs += [torch.zeros(1, costs.grid_side(model) ** 2, dtype=torch.long, device="meta")] * 2
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
-    assert cost.forward_flops(model, objective) == counter.get_total_flops()
+    assert costs.forward_flops(model, objective) == counter.get_total_flops()
 
 
 def test_flops_by_module_are_torchs() -> None:
@@ -53,7 +53,7 @@ def test_flops_by_module_are_torchs() -> None:
     with FlopCounterMode(display=False, depth=9) as counter:
         on_meta(model, CLASSIFY)(torch.empty(1, 1, 8, 8, device="meta"))
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    macs = cost.forward_macs(model, CLASSIFY)
+    macs = costs.forward_macs(model, CLASSIFY)
     attn = ("qkv", "proj", "scores", "values")
     assert counted["ViT.blocks.0.attn"] == 2 * sum(macs[f"blocks.0.attn.{part}"] for part in attn)
     assert counted["ViT.head"] == 2 * macs["head"]
@@ -63,7 +63,7 @@ def test_flops_on_the_cpu_are_those_on_meta() -> None:
     model = resolved(MECHANISMS["relative_2d"])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         made(model)(torch.zeros(1, 1, 8, 8))
-    assert cost.forward_flops(model, CLASSIFY) == counter.get_total_flops()
+    assert costs.forward_flops(model, CLASSIFY) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("case", [name for name, (model, _) in CASES.items() if model.family != "resnet"])
@@ -71,4 +71,4 @@ def test_num_tokens_is_the_sequences_length(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
     tokens = module.forward_features(torch.empty(2, model.in_chans, model.img_size, model.img_size, device="meta"))
-    assert tokens.shape == (2, cost.num_tokens(model), model.embed_dim)
+    assert tokens.shape == (2, costs.num_tokens(model), model.embed_dim)

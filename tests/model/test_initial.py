@@ -8,8 +8,8 @@ import pytest
 import torch
 from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, made, resolved
 
-from vitbench.model import build, draw, initialise
-from vitbench.parameters import Parameter, parameters
+from vitbench.model.build import build, draw, initialise
+from vitbench.model.tensors import Parameter, parameters
 
 WIDE = {**TINY, "embed_dim": 64, "num_classes": 10}
 

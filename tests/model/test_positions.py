@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from model_specs import POSITIONS, TINY, images, made, resolved
 
-from vitbench.model.pos_embed import learned_2d, relative, sincos_2d
-from vitbench.shapes import transformer
+from vitbench.model.position import learned_2d, relative, sincos_2d
+from vitbench.model.sizes import transformer
 
 SIDE = 4
 OFFSETS_ONLY = ["relative_2d", "relative_2d clipped", "rope_2d", "relative_1d", "none"]

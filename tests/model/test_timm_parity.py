@@ -9,8 +9,8 @@ import timm
 import torch
 from model_specs import CLASSIFY, images, named
 
-from vitbench.model import build
-from vitbench.spec import ModelSpec
+from vitbench.model.build import build
+from vitbench.spec.trial import ModelSpec
 
 AVG = {"global_pool": "avg", "class_token": False}
 CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, images, made, resolved
 
-from vitbench.model import build
+from vitbench.model.build import build
 from vitbench.model.layers import StochasticDepth, depth_rates
-from vitbench.parameters import relative_tables
-from vitbench.spec import ModelSpec
+from vitbench.model.tensors import relative_tables
+from vitbench.spec.trial import ModelSpec
 
 
 @pytest.mark.parametrize("name", MECHANISMS)

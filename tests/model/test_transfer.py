@@ -10,9 +10,9 @@ import torch
 from model_specs import MECHANISMS, OBJECTIVES, TINY, images, made, resolved
 from scipy.ndimage import zoom
 
-from vitbench.errors import InputError
-from vitbench.model import load_weights
-from vitbench.model.transfer import interpolate_grid
+from vitbench.base.errors import InputError
+from vitbench.model.build import load_weights
+from vitbench.model.weights.transfer import interpolate_grid
 
 
 @pytest.mark.parametrize("name", MECHANISMS)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from faulted import here, left, options, planned, record, saved_steps, stack, warnings
 
-from vitbench.plan import Trial
-from vitbench.store import Store
+from vitbench.plan.trials import Trial
+from vitbench.store.trials import Store
 
 pytest_plugins = ["broken_trial"]
 

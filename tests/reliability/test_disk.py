@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 from faulted import checkpoints, fault, here, in_child, left, options, planned, record, saved_steps, started
 
-from vitbench.errors import NoSpaceError, ResultsError
-from vitbench.plan import Trial
-from vitbench.record import Record, Result, Run
-from vitbench.store import Store, require_space
+from vitbench.base.durable import require_space
+from vitbench.base.errors import NoSpaceError, ResultsError
+from vitbench.plan.trials import Trial
+from vitbench.store.record import Record, Result, Run
+from vitbench.store.trials import Store
 
 FULL = 6
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from faulted import checkpoints, here, in_child, left, options, record, saved_steps, warnings
 
-from vitbench.plan import Trial
-from vitbench.store import Store
+from vitbench.plan.trials import Trial
+from vitbench.store.trials import Store
 
 pytest_plugins = ["broken_trial"]
 
@@ -86,7 +86,7 @@ def test_a_results_folder_that_is_moved_goes_on(trial: Trial, unbroken: Path, tm
 def test_no_fault_is_met_outside_a_test(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITBENCH_FAULT", "step.mid:1:memory")
     monkeypatch.setenv("VITBENCH_TESTING", "0")
-    from vitbench.faults import fault
+    from vitbench.base.fault_injection import fault
 
     fault("step.mid")
     monkeypatch.setenv("VITBENCH_TESTING", "1")

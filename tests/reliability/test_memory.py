@@ -14,18 +14,18 @@ import pytest
 import torch
 from faulted import TINY, facts_of, fault, here, left, options, planned, record, saved_steps, stack, warnings
 
-from vitbench.commands.prepare import Asked, data_options
-from vitbench.commands.run import RunOptions, run
+from vitbench.base.errors import IncompleteError, InputError
+from vitbench.cli.commands.prepare import Asked, data_options
+from vitbench.cli.commands.run import RunOptions, run
 from vitbench.data import DataOptions
-from vitbench.engines import attempt, local, workers
-from vitbench.errors import IncompleteError, InputError
-from vitbench.events import Event, Progress, Started
-from vitbench.plan import Trial
-from vitbench.runner import Request
-from vitbench.runner import run as run_all
-from vitbench.stats.select import choose
-from vitbench.store import Store
-from vitbench.train.loop import Trainer
+from vitbench.engines import execute, local, workers
+from vitbench.engines.runner import Request
+from vitbench.engines.runner import run as run_all
+from vitbench.plan.trials import Trial
+from vitbench.stats.tuning import choose
+from vitbench.store.events import Event, Progress, Started
+from vitbench.store.trials import Store
+from vitbench.train.trainer import Trainer
 
 pytest_plugins = ["broken_trial"]
 
@@ -69,8 +69,8 @@ class Heard:
     """A run of two trials, of which the first never finds the memory; what it said, and the tries at each."""
 
     def __init__(self, root: Path, workers: int, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
-        from vitbench.experiment import Suite
-        from vitbench.load import loads
+        from vitbench.spec.experiment import Suite
+        from vitbench.spec.load import loads
 
         made = loads(TINY + "seeds: 2\n", "tiny.yaml")
         assert not isinstance(made, Suite)
@@ -202,4 +202,4 @@ def test_what_halving_would_change_is_known() -> None:
     assert why_not_halve(spec) is None
     assert "BatchNorm" in str(why_not_halve(norm))
     assert "MixUp" in str(why_not_halve(mixed))
-    assert attempt._more_micro_batches([planned(TINY)[0]], options(Path()), None) is None, "only where it is asked for"
+    assert execute._more_micro_batches([planned(TINY)[0]], options(Path()), None) is None, "only where it is asked for"

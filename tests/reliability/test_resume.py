@@ -11,7 +11,7 @@ import torch
 from faulted import NUM_STEPS, STAGED, TINY, checkpoints, here, left, options, planned, record, saved_steps, stack
 
 from vitbench.data import DataOptions
-from vitbench.store import Store
+from vitbench.store.trials import Store
 from vitbench.train.checkpoint import read_weights
 
 KINDS = {

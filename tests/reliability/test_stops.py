@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from faulted import checkpoints, here, in_child, left, options, planned, record, saved_steps, started
 
+from vitbench.base.signals import Terminated, held, obey_parent, stoppable
 from vitbench.data import DataOptions
-from vitbench.interrupts import Terminated, held, obey_parent, stoppable
 
 NEVER = float("inf")
 

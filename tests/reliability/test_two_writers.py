@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from faulted import TINY, facts_of, here, left, options, planned, started
 
-from vitbench import runner
-from vitbench.errors import ResultsError
-from vitbench.experiment import Suite
-from vitbench.load import loads
-from vitbench.plan import Trial
-from vitbench.record import Record, Result, Run
-from vitbench.stats.select import choose
-from vitbench.store import Store
+from vitbench.base.errors import ResultsError
+from vitbench.engines import runner
+from vitbench.plan.trials import Trial
+from vitbench.spec.experiment import Suite
+from vitbench.spec.load import loads
+from vitbench.stats.tuning import choose
+from vitbench.store.record import Record, Result, Run
+from vitbench.store.trials import Store
 
 FOUR = TINY.replace("steps: 12", "steps: 40") + "seeds: 4\n"
 ID = "0123456789abcdef"

@@ -12,7 +12,7 @@ from browser import CHROMIUM, Browser
 from golden_report import rebuild
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, store_run
 
-from vitbench.report.board import scoreboard
+from vitbench.report.scoreboard.board import scoreboard
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sample_rows import class_token_experiment, class_token_rows, store_run
 
-from vitbench.report.board import scoreboard
-from vitbench.report.ledger import Entry, entry_of, ledger
+from vitbench.report.scoreboard.board import scoreboard
+from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
 
 CLAIMS = (Path(__file__).parents[2] / "docs/CLAIMS.md").read_text(encoding="utf-8")
 

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows
 
-from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned, Work
-from vitbench.report import pace
-from vitbench.report.live import LiveView, summary
-from vitbench.report.progress import RunState, duration
+from vitbench.report.live import pace
+from vitbench.report.live.progress import RunState, duration
+from vitbench.report.live.view import LiveView, summary
+from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned, Work
 
 FLOPS = 8.8e10
 

@@ -14,10 +14,10 @@ import pytest
 from golden_report import rebuild
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row, store_run
 
-from vitbench.experiment import Experiment
-from vitbench.report.board import scoreboard
 from vitbench.report.claims import facts_of, glyph, region_text
-from vitbench.report.page import report
+from vitbench.report.pages.page import report
+from vitbench.report.scoreboard.board import scoreboard
+from vitbench.spec.experiment import Experiment
 from vitbench.stats import judge_all
 
 EVIL = "<script>alert(1)</script>"

@@ -20,16 +20,16 @@ from sample_rows import (
     shape_rows,
 )
 
-from vitbench.experiment import Experiment
 from vitbench.report.formats import folded
-from vitbench.report.paper import equivalence_margin, paper_effects
-from vitbench.report.plots import CAPTIONS, caption, plots_for, save, svg
+from vitbench.report.plots.figures import CAPTIONS, caption, plots_for, save, svg
+from vitbench.report.plots.scale import by_family, compute_unit, crossings, frontier, knob_of, points_by
+from vitbench.report.plots.style import COLOURS, arm_looks, lanes, looks, spread_out
 from vitbench.report.rows import quantity, series_of
-from vitbench.report.scale_plots import by_family, compute_unit, crossings, frontier, knob_of, points_by
-from vitbench.report.style import COLOURS, arm_looks, lanes, looks, spread_out
+from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.tables import result_table
-from vitbench.stats.outcome import Facts
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.scoreboard import judge_all
+from vitbench.stats.verdict_types import Facts
 
 CASES = {
     "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves", "rates"]),
@@ -57,7 +57,7 @@ save(plots_for(class_token_experiment(), class_token_rows()), Path(sys.argv[2]))
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1] / "fixtures"
     subprocess.run([sys.executable, "-c", SCRIPT, str(here), str(tmp_path / "one")], check=True)
     save(plots_for(class_token_experiment(), class_token_rows()), tmp_path / "two")
     files = sorted(path.name for path in (tmp_path / "one").iterdir())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sample_rows import class_token_experiment, class_token_rows, row
 
-from vitbench.experiment import Experiment
 from vitbench.report.formats import to_markdown
-from vitbench.report.page import report
-from vitbench.report.side import HEADER, read_answers, side_table
+from vitbench.report.pages.page import report
+from vitbench.report.secondary_evidence import HEADER, read_answers, side_table
+from vitbench.spec.experiment import Experiment
 
 LABEL = [0, 0, 1, 1]
 PREDICTED = {

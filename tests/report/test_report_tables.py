@@ -12,12 +12,12 @@ from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, lost, position_experiment, position_rows, row
 from scipy import stats
 
-from vitbench.experiment import Experiment
+from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_rich
-from vitbench.report.machine import root_cost_table
 from vitbench.report.rows import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
+from vitbench.spec.experiment import Experiment
 
 EVIL = "<script>alert(1)</script>"
 NAUGHTY = f"{EVIL}|`x`*b*[a](javascript:x)$\\input{{x}}&%#_^~\x1b[31m\n\\end"

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from stats_rows import Score, an_experiment, made_row, made_rows, the_claim, tuning_rows
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 from vitbench.stats import Facts, Verdict, claim_problem, judge, judge_all, one_line
 
 ABOVE = {"form": "difference", "arms": ["avg", "token"], "above_points": 0.0}

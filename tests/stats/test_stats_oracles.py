@@ -12,7 +12,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from vitbench.stats import compare_arms, judge, mean_interval, paired_interval
-from vitbench.stats.decide import Noise, Region, estimate, part_p_values
+from vitbench.stats.decision import Noise, Region, estimate, part_p_values
 from vitbench.stats.looks import CALIBRATED, calibrate, fixed
 from vitbench.stats.multiple import benjamini_hochberg, holm
 from vitbench.stats.power import equivalence_power, sd_range, smallest_difference, smallest_margin

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stats_rows import an_experiment, made_row, made_rows, the_claim, tuning_rows
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 from vitbench.stats import (
     Facts,
     Verdict,
@@ -26,7 +26,7 @@ from vitbench.stats import (
 )
 from vitbench.stats.contrasts import Resolver, question
 from vitbench.stats.curves import crossing, powers_of_two
-from vitbench.stats.decide import OPEN, Noise, Region, estimate, settle
+from vitbench.stats.decision import OPEN, Noise, Region, estimate, settle
 from vitbench.stats.forecast import forecast
 from vitbench.stats.looks import DEFAULT_LOOKS, fixed, schedule
 from vitbench.stats.table import tabulate

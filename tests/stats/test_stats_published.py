@@ -16,8 +16,8 @@ import pytest
 from scipy.stats import studentized_range
 from stats_rows import an_experiment, made_rows
 
-from vitbench.experiment import Experiment, ReportSpec, Seeds, Suite
-from vitbench.load import load
+from vitbench.spec.experiment import Experiment, ReportSpec, Seeds, Suite
+from vitbench.spec.load import load
 from vitbench.stats import Facts, Verdict, judge_all, one_line
 from vitbench.stats.compare import SINGLE_RUNS, single_run_note
 from vitbench.stats.power import sd_range

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 
 from vitbench.stats.curves import crossing
-from vitbench.stats.decide import CONTRADICTED, OPEN, SUPPORTED, Noise, Region, estimate, limits, settle
+from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Noise, Region, estimate, limits, settle
 from vitbench.stats.distributions import t_quantile, t_upper
 from vitbench.stats.images import images_interval
 from vitbench.stats.intervals import counting_floor, paired_interval
 from vitbench.stats.looks import DEFAULT_LOOKS, Schedule, fixed, schedule
 from vitbench.stats.multiple import benjamini_hochberg
-from vitbench.stats.select import tuning_noise
+from vitbench.stats.tuning import tuning_noise
 
 Floats = npt.NDArray[np.float64]
 COPIES = 20_000

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tiny_jobs import spec, trainer
 
-from vitbench.spec import EvaluateSpec
+from vitbench.spec.trial import EvaluateSpec
 from vitbench.train import evaluate as module
 from vitbench.train.evaluate import evaluate, logits_of, probes
 
@@ -50,7 +50,7 @@ def test_a_non_finite_logit_is_no_class(bad: float) -> None:
 
 def test_probes_are_asked_for_by_name_and_better_than_chance() -> None:
     stack = trainer([spec()], [0])
-    from vitbench.model import build
+    from vitbench.model.build import build
 
     module_ = build(stack.spec.model, stack.train.objective)
     module_.load_state_dict(stack.stack.state(0))
@@ -63,7 +63,7 @@ def test_probes_are_asked_for_by_name_and_better_than_chance() -> None:
 
 def test_held_out_classes_are_probed_without_the_trained_ones() -> None:
     stack = trainer([spec(data={"classes": (0, 2)})], [0])
-    from vitbench.model import build
+    from vitbench.model.build import build
 
     module_ = build(stack.spec.model, stack.train.objective)
     module_.load_state_dict(stack.stack.state(0))

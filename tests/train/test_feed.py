@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitbench.seeding import uniforms
-from vitbench.train.feed import Order
+from vitbench.base.seeding import uniforms
+from vitbench.train.sampling import Order
 
 
 def stream(order: Order, num_steps: int) -> np.ndarray:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny_jobs import CPU, RESNET, VIT, images_of, spec, trained, trainer
 
-from vitbench.errors import InputError
-from vitbench.train.course import Trained, train_stack
-from vitbench.train.fuse import WARM_UP, Graph, program_of
-from vitbench.train.loop import Job, Trainer
+from vitbench.base.errors import InputError
+from vitbench.train.loop import Trained, train_stack
+from vitbench.train.step_program import WARM_UP, Graph, program_of
+from vitbench.train.trainer import Job, Trainer
 
 POSITIONS = ("none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d")
 HYBRID = {"family": "hybrid", "layers": (1, 1), "width_factor": 0.25, "root": "small", **{**VIT, "patch_size": 1}}
@@ -173,7 +173,7 @@ def test_compiled_is_eager_within_rounding() -> None:
 def test_a_graph_is_eager_bit_for_bit() -> None:
     one, device = spec(steps=20, augment="medium"), torch.device("cuda")
     from vitbench.data import DataOptions
-    from vitbench.train.images import load_images
+    from vitbench.train.resident import load_images
 
     images = load_images(one.data, DataOptions(), device)
     eager, graph = (

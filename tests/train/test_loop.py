@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_jobs import CPU, RESNET, VIT, images_of, spec, trained, trainer
 
-from vitbench.train.course import Trained, reading_steps, train_stack
-from vitbench.train.loop import Job, Trainer
+from vitbench.train.loop import Trained, reading_steps, train_stack
+from vitbench.train.trainer import Job, Trainer
 
 MEMBERS: list[dict[str, Any]] = [{"lr": 3e-3}, {"lr": 1e-2, "weight_decay": 0.0}, {"lr": 1e-3, "weight_decay": 0.3}]
 KINDS: dict[str, dict[str, Any]] = {

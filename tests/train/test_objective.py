@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from vitbench.data import DataOptions, open_images
-from vitbench.spec import ObjectiveSpec
-from vitbench.train import objective as o
-from vitbench.train.feed import Order
+from vitbench.spec.trial import ObjectiveSpec
+from vitbench.train import objectives as o
+from vitbench.train.sampling import Order
 
 MASKED = ObjectiveSpec(name="masked_patch")
 

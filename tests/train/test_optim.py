@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitbench.spec import TrainSpec
+from vitbench.spec.trial import TrainSpec
 from vitbench.train.optim import Optimizer, bias_corrections
 from vitbench.train.schedule import learning_rates
 from vitbench.train.stack import decays

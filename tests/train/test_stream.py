@@ -15,24 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitbench.commands.device import choose_loaders
+from vitbench.base.errors import InputError
+from vitbench.cli.commands.device import choose_loaders
 from vitbench.data import DataOptions, cut, facts
-from vitbench.engines.attempt import execute
+from vitbench.engines.execute import execute
 from vitbench.engines.options import Options
-from vitbench.errors import InputError
-from vitbench.events import Progress
-from vitbench.identity import trial_id
-from vitbench.plan import Trial
-from vitbench.resolve import resolve
-from vitbench.spec import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
-from vitbench.store import Store
-from vitbench.train import images as images_module
-from vitbench.train import stream
+from vitbench.plan.resolve import resolve
+from vitbench.plan.trial_id import trial_id
+from vitbench.plan.trials import Trial
+from vitbench.spec.trial import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.store.events import Progress
+from vitbench.store.trials import Store
+from vitbench.train import resident as images_module
+from vitbench.train import streamed
 from vitbench.train.augment import MAX_ASPECT, MIN_AREA, RESIZED_ABOVE, Augment, resized_box
-from vitbench.train.feed import Batch, Order, all_draws
-from vitbench.train.images import Images, load_images, open_source
-from vitbench.train.source import ImageSource
-from vitbench.train.stream import PIECE, StreamedImages
+from vitbench.train.image_source import ImageSource
+from vitbench.train.resident import Images, load_images, open_source
+from vitbench.train.sampling import Batch, Order, all_draws
+from vitbench.train.streamed import PIECE, StreamedImages
 
 CPU = torch.device("cpu")
 VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}
@@ -120,7 +120,7 @@ def test_statistics_are_exact_and_read_once(folder: str, monkeypatch: pytest.Mon
     images_module._cache.clear()
     first = load_images(DataSpec(name=folder, img_size=16), options, CPU)
     images_module._cache.clear()
-    monkeypatch.setattr(stream.Loader, "load", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(streamed.Loader, "load", lambda *_: pytest.fail("read again"))
     again = load_images(DataSpec(name=folder, img_size=16), options, CPU)
     for found in (first, again):
         assert torch.equal(found.mean, resident.mean)
@@ -255,7 +255,7 @@ def test_a_killed_loader_process_is_no_fault_of_the_trial(folder: str, tmp_path:
     with pytest.raises(MemoryError, match="a process that reads images was lost"):
         execute([trial], Options(root=tmp_path, data=options), kill_one)
     assert Store(tmp_path).read(trial.trial_id) is None
-    assert not stream.lost_loader(RuntimeError("some other fault"))
+    assert not streamed.lost_loader(RuntimeError("some other fault"))
 
 
 def test_rounding_takes_no_draw_to_one() -> None:
@@ -266,7 +266,7 @@ def test_rounding_takes_no_draw_to_one() -> None:
 
 
 def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitbench.commands.device.num_cores", lambda: 8)
+    monkeypatch.setattr("vitbench.cli.main.commands.device.num_cores", lambda: 8)
     assert choose_loaders(None, "cpu", 1) == 0
     assert choose_loaders(None, "cuda", 1) == 7
     assert choose_loaders(None, "cuda", 2) == 0

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from vitbench.base.errors import InputError
 from vitbench.bench.steps import matmul_peak, seconds, spec_of, trainer_of
-from vitbench.cost import forward_flops, num_params
 from vitbench.engines.memory import member_bytes
-from vitbench.errors import InputError
-from vitbench.export import architecture
-from vitbench.spec import ModelSpec, TrainSpec, TrialSpec
+from vitbench.inspection.export import architecture
+from vitbench.model.costs import forward_flops, num_params
+from vitbench.spec.trial import ModelSpec, TrainSpec, TrialSpec
 
 ROUNDS = 3
 
@@ -25,7 +25,7 @@ def measure(name: str, size: tuple[int, int], precision: str, device: str, threa
     """
     import torch
 
-    from vitbench.engines.attempt import set_precision
+    from vitbench.engines.execute import set_precision
 
     torch.set_num_threads(threads)
     img_size, batch_size = size

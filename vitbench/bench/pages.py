@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from vitbench.base.durable import replace_durably
 from vitbench.bench.suite import ratios
-from vitbench.store import replace_durably
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

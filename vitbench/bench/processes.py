@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.errors import VitbenchError
+from vitbench.base.errors import VitbenchError
 
 SAMPLE_SECONDS = 1.0
 

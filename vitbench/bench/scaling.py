@@ -10,8 +10,8 @@ import numpy as np
 
 from vitbench.bench import trials
 from vitbench.bench.steps import seconds, spec_of, trainer_of
-from vitbench.plan import Chooser
-from vitbench.spec import ModelSpec, TrainSpec
+from vitbench.plan.trials import Chooser
+from vitbench.spec.trial import ModelSpec, TrainSpec
 
 BASE = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "in_chans": 1}
 AXES: dict[str, tuple[int, ...]] = {

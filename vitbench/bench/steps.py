@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitbench.cost import forward_flops
 from vitbench.data import Facts
-from vitbench.resolve import resolve
-from vitbench.spec import DataSpec, ModelSpec, TrainSpec, TrialSpec
+from vitbench.model.costs import forward_flops
+from vitbench.plan.resolve import resolve
+from vitbench.spec.trial import DataSpec, ModelSpec, TrainSpec, TrialSpec
 
 if TYPE_CHECKING:
-    from vitbench.train.loop import Trainer
+    from vitbench.train.trainer import Trainer
 
 NUM_IMAGES = 256
 """Images that the steps draw from."""
@@ -36,9 +36,9 @@ def trainer_of(spec: TrialSpec, num_members: int, device: str, program: str = "a
     """A stack of equal trials on drawn images, ready to take steps."""
     import torch
 
-    from vitbench.train.fuse import program_of
-    from vitbench.train.images import Images
-    from vitbench.train.loop import Job, Trainer
+    from vitbench.train.resident import Images
+    from vitbench.train.step_program import program_of
+    from vitbench.train.trainer import Job, Trainer
 
     rng, where = np.random.default_rng(0), torch.device(device)
     side, chans, classes = spec.data.img_size, spec.model.in_chans, spec.model.num_classes

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.base.errors import InputError
 from vitbench.bench.processes import Took, measure
-from vitbench.cost import trial_flops
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
-from vitbench.errors import InputError
-from vitbench.load import loads
-from vitbench.plan import Chooser, Trial, expand
+from vitbench.model.costs import trial_flops
+from vitbench.plan.trials import Chooser, Trial, expand
+from vitbench.spec.load import loads
 
 SEEDS = 4
 POSITIONS = ("learned_1d", "none", "learned_2d", "sincos_2d", "relative_1d")

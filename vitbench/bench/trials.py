@@ -10,14 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from vitbench import runner
 from vitbench.data import DataOptions, Facts, facts
+from vitbench.engines import runner
 from vitbench.engines.options import Options
-from vitbench.experiment import Experiment
-from vitbench.load import loads
-from vitbench.plan import Chooser, Trial, expand
-from vitbench.record import CurvePoint, Record, Result, Run
-from vitbench.store import Store
+from vitbench.plan.trials import Chooser, Trial, expand
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import loads
+from vitbench.store.record import CurvePoint, Record, Result, Run
+from vitbench.store.trials import Store
 
 T = TypeVar("T")
 ARMS = 10

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitbench.errors import ResultsError
-from vitbench.journal import abandoned, is_running
-from vitbench.record import Record
-from vitbench.store import Store, disk_error
+from vitbench.base.durable import disk_error
+from vitbench.base.errors import ResultsError
+from vitbench.store.event_log import abandoned, is_running
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 ASIDE = re.compile(r"\..+\.(\d+)")
 """Files that are written aside and renamed: `.records.jsonl.<pid>`."""

@@ -17,12 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from vitbench.clean import Use, is_conflict, leftovers
+from vitbench.base.durable import sync_folder
+from vitbench.base.errors import InputError, ResultsError
+from vitbench.cli.clean import Use, is_conflict, leftovers
 from vitbench.data import DATASETS, DataOptions, Facts, find
 from vitbench.engines.options import num_cores
-from vitbench.errors import InputError, ResultsError
-from vitbench.record import ALGORITHM_VERSION, Record
-from vitbench.store import Store, sync_folder
+from vitbench.store.record import ALGORITHM_VERSION, Record
+from vitbench.store.trials import Store
 
 SLOW_SYNC_SECONDS = 0.05
 LITTLE_BYTES, NO_BYTES = 2 * 2**30, 100 * 2**20

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from vitbench.commands import completion
-from vitbench.commands.arguments import (
+from vitbench.base.errors import VitbenchError, printable
+from vitbench.cli.commands import completion
+from vitbench.cli.commands.arguments import (
     AsName,
     CheckpointSeconds,
     Data,
@@ -35,10 +36,9 @@ from vitbench.commands.arguments import (
     console,
     data_options_of,
 )
-from vitbench.commands.arguments import asked as asked_of
-from vitbench.commands.bench import bench
-from vitbench.commands.tools import tools
-from vitbench.errors import VitbenchError, printable
+from vitbench.cli.commands.arguments import asked as asked_of
+from vitbench.cli.commands.bench import bench
+from vitbench.cli.commands.tools import tools
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
@@ -87,11 +87,11 @@ def run(
     """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
     asked, options = asked_of(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
     if dry_run:
-        from vitbench.commands.listing import plan as show_plan
+        from vitbench.cli.commands.listing import plan as show_plan
 
         raise typer.Exit(show_plan(asked, options, results, None, console(), as_json))
-    from vitbench.commands import run as running
-    from vitbench.commands.prepare import command_of
+    from vitbench.cli.commands import run as running
+    from vitbench.cli.commands.prepare import command_of
 
     how = running.RunOptions(
         root=results,
@@ -133,7 +133,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what would run: arms, settings, seeds, parameters, FLOPs, what is done, and an estimate of the time."""
-    from vitbench.commands.listing import plan as show_plan
+    from vitbench.cli.commands.listing import plan as show_plan
 
     asked = asked_of(name, data, seeds, sets)
     raise typer.Exit(show_plan(asked, data_options_of(data_dir), results, diff, console(), as_json))
@@ -142,7 +142,7 @@ def plan(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List the experiments, with their question and cost."""
-    from vitbench.commands.listing import list_experiments
+    from vitbench.cli.commands.listing import list_experiments
 
     raise typer.Exit(list_experiments(console(), as_json))
 
@@ -157,7 +157,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one experiment resolved: the baseline whole, every other arm as a diff against it."""
-    from vitbench.commands.listing import show as show_experiment
+    from vitbench.cli.commands.listing import show as show_experiment
 
     raise typer.Exit(show_experiment(asked_of(name, data, seeds, sets), data_options_of(data_dir), console(), as_json))
 
@@ -167,7 +167,7 @@ def status(
     names: Names = None, results: Results = Path("results"), data_dir: DataDir = None, as_json: Json = False
 ) -> None:
     """Show done, running, failed and missing trials of every run."""
-    from vitbench.commands.listing import status as show_status
+    from vitbench.cli.commands.listing import status as show_status
 
     raise typer.Exit(show_status(names or [], results, data_options_of(data_dir), console(), as_json))
 
@@ -183,8 +183,8 @@ def report(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 where a table is stale.")] = False,
 ) -> None:
     """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
-    from vitbench.commands.report import Wanted, check_tables
-    from vitbench.commands.report import report as write_report
+    from vitbench.cli.commands.report import Wanted, check_tables
+    from vitbench.cli.commands.report import report as write_report
 
     if check:
         raise typer.Exit(check_tables(names or [], results, console()))
@@ -208,7 +208,7 @@ def verdict(
     as_json: Json = False,
 ) -> None:
     """Say of every claim whether it is supported, contradicted, inconclusive or untested, and why."""
-    from vitbench.commands.report import verdict as show_verdict
+    from vitbench.cli.commands.report import verdict as show_verdict
 
     raise typer.Exit(show_verdict(claim, results, run or [], console(), check, as_json))
 
@@ -226,7 +226,7 @@ def compare(
     results: Results = Path("results"),
 ) -> None:
     """Compare two arms, paired by seed, with what differs between them."""
-    from vitbench.commands.report import compare as show_comparison
+    from vitbench.cli.commands.report import compare as show_comparison
 
     raise typer.Exit(show_comparison(a, b, results, metric, mixed, console()))
 
@@ -252,7 +252,7 @@ def _main(
 
 def main() -> None:
     """Run the command line; errors of the user become lines on stderr and an exit code, never a traceback."""
-    from vitbench.interrupts import Interrupted, Terminated
+    from vitbench.base.signals import Interrupted, Terminated
 
     try:
         app(standalone_mode=True)

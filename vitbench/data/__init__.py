@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
-from vitbench.data.check import check, overlap
 from vitbench.data.decode import cut, square
-from vitbench.data.images import (
+from vitbench.data.known_sizes import NOMINAL, facts_or_nominal
+from vitbench.data.quality import check, overlap
+from vitbench.data.splits import Partition, partition, partition_sizes
+from vitbench.data.types import (
     DataOptions,
     Facts,
     ImageData,
@@ -16,8 +18,6 @@ from vitbench.data.images import (
     moments,
     resident,
 )
-from vitbench.data.nominal import NOMINAL, facts_or_nominal
-from vitbench.data.partition import Partition, partition, partition_sizes
 
 __all__ = [
     "DATASETS",

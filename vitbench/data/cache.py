@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from vitbench.data.images import DataOptions
+from vitbench.data.types import DataOptions
 
 
 def cache_folder(options: DataOptions) -> Path:

@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from vitbench.data import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
+from vitbench.base.errors import InputError, nearest
 from vitbench.data.cache import cache_folder, write_aside
-from vitbench.data.images import DataOptions, Facts, ImageData
-from vitbench.data.index import assemble
+from vitbench.data.fingerprint import assemble
+from vitbench.data.readers import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
 from vitbench.data.source import Files, Source
-from vitbench.errors import InputError, nearest
+from vitbench.data.types import DataOptions, Facts, ImageData
 
 DATASETS: dict[str, Source] = {
     "digits": digits.DIGITS,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 
 MAX_PIXELS = 50_000_000
 """Above this a file is taken for a decompression bomb (Pillow only warns up to 179 million)."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vitbench.base.errors import InputError
 from vitbench.data.decode import header
-from vitbench.data.images import Facts, ImageData, Ints, Split
-from vitbench.data.partition import held_out
 from vitbench.data.source import Raw, Source
-from vitbench.errors import InputError
+from vitbench.data.splits import held_out
+from vitbench.data.types import Facts, ImageData, Ints, Split
 
 HASHED_BYTES = 4 * 2**30
 """Sets above this are told apart by the names and sizes of their files."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts
-from vitbench.data.images import DataOptions, Facts
 from vitbench.data.source import NotFoundError
+from vitbench.data.types import DataOptions, Facts
 
 NOMINAL = "nominal"
 """The fingerprint note of facts that were not read from images."""

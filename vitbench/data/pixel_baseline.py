@@ -11,9 +11,9 @@ import numpy as np
 
 from vitbench.data.cache import cache_folder, write_aside
 from vitbench.data.catalog import open_images
-from vitbench.data.images import DataOptions, Facts, Floats, Pixels, resident
-from vitbench.data.partition import partition
-from vitbench.spec import DataSpec
+from vitbench.data.splits import partition
+from vitbench.data.types import DataOptions, Facts, Floats, Pixels, resident
+from vitbench.spec.trial import DataSpec
 
 MOST_IMAGES = 5_000
 LARGEST_SIDE = 32

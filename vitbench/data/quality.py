@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from vitbench.base.errors import InputError
 from vitbench.data.catalog import find
-from vitbench.data.images import DataOptions, ImageData
-from vitbench.data.index import check_labels, digests
-from vitbench.errors import InputError
+from vitbench.data.fingerprint import check_labels, digests
+from vitbench.data.types import DataOptions, ImageData
 
 
 def check(name: str, options: DataOptions) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from vitbench.data.images import DataOptions, Split
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
+from vitbench.data.types import DataOptions, Split
 
 Files = tuple[Path, ...]
 

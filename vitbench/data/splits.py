@@ -8,10 +8,10 @@ from math import ceil
 
 import numpy as np
 
-from vitbench.data.images import Ints
-from vitbench.errors import InputError
-from vitbench.seeding import permutation
-from vitbench.spec import DataSpec
+from vitbench.base.errors import InputError
+from vitbench.base.seeding import permutation
+from vitbench.data.types import Ints
+from vitbench.spec.trial import DataSpec
 
 
 @dataclass(frozen=True)

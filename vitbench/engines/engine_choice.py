@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitbench.base.errors import InputError
 from vitbench.engines.stacks import stacks
-from vitbench.errors import InputError
-from vitbench.plan import Trial
+from vitbench.plan.trials import Trial
 
 ENGINES = ("auto", "local", "workers", "fused")
 

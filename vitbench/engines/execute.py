@@ -11,25 +11,26 @@ from datetime import UTC, datetime
 
 import torch
 
-from vitbench import cost
-from vitbench.engines.machine import checkout, device_name, peak_memory_mib, versions
+from vitbench.base.durable import replace_durably, require_space
+from vitbench.base.errors import InputError, ResultsError, VitbenchError
+from vitbench.engines.environment import checkout, device_name, peak_memory_mib, versions
 from vitbench.engines.options import Emit, Options, why_not_halve
-from vitbench.engines.outcome import PREDICTIONS, WEIGHTS, Outcome, outcomes
-from vitbench.errors import InputError, ResultsError, VitbenchError
-from vitbench.events import Progress, Started, Warned
-from vitbench.identity import trial_id
-from vitbench.init_from import find, start_sha256
-from vitbench.plan import Trial
-from vitbench.record import Record, Result, Run
-from vitbench.shapes import known
-from vitbench.spec import TrialSpec
-from vitbench.store import Store, replace_durably, require_space
+from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, Outcome, outcomes
+from vitbench.model import costs
+from vitbench.model.sizes import known
+from vitbench.model.weights.start import find, start_sha256
+from vitbench.plan.trial_id import trial_id
+from vitbench.plan.trials import Trial
+from vitbench.spec.trial import TrialSpec
+from vitbench.store.events import Progress, Started, Warned
+from vitbench.store.record import Record, Result, Run
+from vitbench.store.trials import Store
 from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
-from vitbench.train.course import Saves, train_stack
-from vitbench.train.fuse import program_of
-from vitbench.train.images import open_source
-from vitbench.train.loop import Job, Trainer
-from vitbench.train.stream import lost_loader
+from vitbench.train.loop import Saves, train_stack
+from vitbench.train.resident import open_source
+from vitbench.train.step_program import program_of
+from vitbench.train.streamed import lost_loader
+from vitbench.train.trainer import Job, Trainer
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
@@ -185,7 +186,7 @@ def started_event(trial: Trial) -> Started:
     """What is said when a trial begins."""
     spec, setting = trial.spec, dict(trial.setting)
     num_steps = known(spec.train.steps)
-    return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, cost.trial_flops(spec))
+    return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, costs.trial_flops(spec))
 
 
 def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[Outcome]:
@@ -201,7 +202,7 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit)) for t in trials]
     set_precision(spec.train.precision)  # Not before the stage that the trial starts from may have been trained.
     num_steps = known(spec.train.steps)
-    flops = len(trials) * cost.trial_flops(spec)
+    flops = len(trials) * costs.trial_flops(spec)
     program = program_of(options.program, options.device, flops, spec)
     trainer = Trainer(jobs, images, device, program, options.recompute)
 
@@ -229,7 +230,7 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
 
 def _checkpoint_bytes(spec: TrialSpec) -> int:
     """Weights, the best weights and up to two moments, in fp32."""
-    return 4 * 4 * cost.num_params(spec.model, spec.train.objective)
+    return 4 * 4 * costs.num_params(spec.model, spec.train.objective)
 
 
 def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked, free_memory
+from vitbench.engines.execute import OUT_OF_MEMORY, execute_locked, free_memory
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
-from vitbench.plan import Trial
+from vitbench.plan.trials import Trial
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:

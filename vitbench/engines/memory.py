@@ -7,10 +7,10 @@ import os
 import torch
 from torch import Tensor
 
-from vitbench import cost
-from vitbench.model import build
-from vitbench.shapes import known
-from vitbench.spec import TrialSpec
+from vitbench.model import costs
+from vitbench.model.build import build
+from vitbench.model.sizes import known
+from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
 """Of a member's weights: themselves, gradients, two moments, the best weights, decay by tensor."""
@@ -48,7 +48,7 @@ def activation_bytes(spec: TrialSpec) -> int:
 
 def member_bytes(spec: TrialSpec) -> int:
     """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
-    weights = 4 * cost.num_params(spec.model, spec.train.objective)
+    weights = 4 * costs.num_params(spec.model, spec.train.objective)
     return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.data import DataOptions
-from vitbench.events import Event, Warned
-from vitbench.plan import Trial
-from vitbench.spec import TrialSpec
+from vitbench.plan.trials import Trial
+from vitbench.spec.trial import TrialSpec
+from vitbench.store.events import Event, Warned
 
 Emit = Callable[[Event], None]
 

@@ -8,13 +8,13 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from vitbench.cost import trial_flops
 from vitbench.engines.options import Options
-from vitbench.events import Event, Finished, Listener, Planned, Warned, Work
-from vitbench.experiment import Experiment
-from vitbench.plan import Chooser, FactsOf, Plan, Trial, expand
-from vitbench.record import Record, metric_of
-from vitbench.store import Store
+from vitbench.model.costs import trial_flops
+from vitbench.plan.trials import Chooser, FactsOf, Plan, Trial, expand
+from vitbench.spec.experiment import Experiment
+from vitbench.store.events import Event, Finished, Listener, Planned, Warned, Work
+from vitbench.store.record import Record, metric_of
+from vitbench.store.trials import Store
 
 WAIT_SECONDS = 1.0
 
@@ -117,9 +117,9 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
 def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Generator[str, None, None]:
     """The chosen engine at work; engines are imported late, since they load torch."""
     if request.options.engine == "fused":
-        from vitbench.engines import fused
+        from vitbench.engines import stacked
 
-        return fused.run(trials, request.options, listen)
+        return stacked.run(trials, request.options, listen)
     if request.num_workers > 1:
         from vitbench.engines import workers
 

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import torch
 
 from vitbench.engines import local
-from vitbench.engines.attempt import OUT_OF_MEMORY, execute, free_memory
+from vitbench.engines.execute import OUT_OF_MEMORY, execute, free_memory
 from vitbench.engines.memory import members_that_fit
 from vitbench.engines.options import Emit, Options
 from vitbench.engines.stacks import MAX_STACK, split, stack_key, stacks
-from vitbench.events import Warned
-from vitbench.plan import Trial
-from vitbench.store import Store
+from vitbench.plan.trials import Trial
+from vitbench.store.events import Warned
+from vitbench.store.trials import Store
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:

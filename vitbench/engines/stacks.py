@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vitbench.plan import Trial
+from vitbench.plan.trials import Trial
 
 MAX_STACK = 64
 """Members of a stack at most: beyond, a GPU that small models fill gains nothing, and a fault costs more."""

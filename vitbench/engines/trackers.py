@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from vitbench.diff import flatten
-from vitbench.errors import InputError
-from vitbench.events import Began, Event, Finished, Listener, Warned
-from vitbench.record import Record
-from vitbench.store import Store
+from vitbench.base.errors import InputError
+from vitbench.plan.arm_diff import flatten
+from vitbench.store.events import Began, Event, Finished, Listener, Warned
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 Scalars = Mapping[str, float]
 

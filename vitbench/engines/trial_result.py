@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from vitbench import cost
-from vitbench.collect import predictions_sha256
-from vitbench.model import build
-from vitbench.record import Result, Status
+from vitbench.model import costs
+from vitbench.model.build import build
+from vitbench.plan.run_table import predictions_sha256
+from vitbench.store.record import Result, Status
 from vitbench.train.checkpoint import pack, weights_sha256
-from vitbench.train.course import Trained
 from vitbench.train.evaluate import Evaluation, probes
-from vitbench.train.loop import Trainer
+from vitbench.train.loop import Trained
+from vitbench.train.trainer import Trainer
 
 PREDICTIONS = "predictions.npz"
 WEIGHTS = "checkpoints/final.safetensors"
@@ -85,9 +85,9 @@ def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None
         test_loss=answer.loss if answer else None,
         metrics=metrics,
         curve=tuple(member.curve),
-        num_params=cost.num_params(spec.model, spec.train.objective),
-        forward_flops=cost.forward_flops(spec.model, spec.train.objective),
-        train_flops=cost.trial_flops(spec),
+        num_params=costs.num_params(spec.model, spec.train.objective),
+        forward_flops=costs.forward_flops(spec.model, spec.train.objective),
+        train_flops=costs.trial_flops(spec),
         num_images=num_images,
         num_steps=steps,
         num_train_images=len(member.members.train),

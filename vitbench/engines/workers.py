@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from vitbench.base.errors import IncompleteError, VitbenchError
+from vitbench.base.signals import Interrupted, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
-from vitbench.errors import IncompleteError, VitbenchError
-from vitbench.interrupts import Interrupted, Terminated, ask, obey_parent
-from vitbench.plan import Trial
+from vitbench.plan.trials import Trial
 
 GRACE_SECONDS = 30.0
 """What workers have, all together, to finish their steps and save them when the run is stopped."""
@@ -78,7 +78,7 @@ def _serve(connection: Connection, options: Options) -> None:
 
 
 def _work(connection: Connection, options: Options) -> None:
-    from vitbench.engines.attempt import OUT_OF_MEMORY, execute_locked
+    from vitbench.engines.execute import OUT_OF_MEMORY, execute_locked
 
     def say(kind: str, content: Any) -> None:
         """Send; where nobody listens any more, stop: that the parent is gone is no fault of the trial."""
@@ -106,7 +106,7 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["vitbench.engines.attempt"])
+        context.set_forkserver_preload(["vitbench.engines.execute"])
     pool = _Pool(trials, options, emit)
     try:
         for _ in range(min(num_workers, len(trials))):

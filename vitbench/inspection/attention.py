@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.analysis import attention_distance, rollout
-from vitbench.inspection.findings import Findings, Row, Shown
+from vitbench.inspection.hooks import watch_attention
+from vitbench.inspection.measures import attention_distance, rollout
+from vitbench.inspection.network import Subject
 from vitbench.inspection.pictures import Pictures
-from vitbench.inspection.subject import Subject
-from vitbench.inspection.watching import watch_attention
+from vitbench.inspection.results import Findings, Row, Shown
 
 MAP_BYTES = 64 * 2**20
 """What the maps of one layer may take for a batch: it decides how many images go through at once."""

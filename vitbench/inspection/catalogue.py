@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from vitbench.errors import InputError, nearest
-from vitbench.inspection import attending, figures, layerwise, masked, robustness, structure
-from vitbench.inspection.findings import Look
+from vitbench.base.errors import InputError, nearest
+from vitbench.inspection import attention, figures, layerwise, masked, robustness, structure
+from vitbench.inspection.results import Look
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ ANALYSES: dict[str, Analysis] = {
         "table's vector of offset 0 with that of each offset, and below it the table itself, offset against offset.",
     ),
     "distance": Analysis(
-        attending.distance,
+        attention.distance,
         figures.distance,
         "Mean attention distance by layer in percent of what uniform attention gives on that grid (compare Figs. 7 "
         "right and 11): dots are heads, sorted within a network and averaged over networks; the line is the layer's "
@@ -50,7 +50,7 @@ ANALYSES: dict[str, Analysis] = {
         " line here.",
     ),
     "rollout": Analysis(
-        attending.rolled_out,
+        attention.rolled_out,
         figures.ROLLOUT,
         "Where the readout looked (the class token's row, or the patches' mean row): rollout over all layers, mean "
         "over heads (Figs. 6 and 14), without and with the identity mixed in, and the last layer alone; first "

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import InputError, ResultsError, nearest
 from vitbench.data import DataOptions, facts
-from vitbench.errors import InputError, ResultsError, nearest
-from vitbench.init_from import WEIGHTS_FILE
-from vitbench.record import Record
-from vitbench.shapes import backbone, known, transformer
-from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
-from vitbench.store import Store, replace_durably
+from vitbench.model.sizes import backbone, known, transformer
+from vitbench.model.weights.start import WEIGHTS_FILE
+from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,7 +193,7 @@ def _words(layers: Mapping[tuple[int, ...], str]) -> str:
 
 def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A trial's tensors under timm's names: what predicts masked patches dropped, positions as one table."""
-    from vitbench.model import build
+    from vitbench.model.build import build
 
     out = {name: tensor for name, tensor in state.items() if not name.startswith(("mask_token", "mpp_head."))}
     if spec.model.family == "resnet" or spec.model.pos_embed in ("none", "learned_1d"):
@@ -212,7 +213,7 @@ def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[s
     """
     import torch
 
-    from vitbench.train.images import load_images
+    from vitbench.train.resident import load_images
 
     images = load_images(spec.data, options, torch.device("cpu"))
     if images.fingerprint != record.data_fingerprint:

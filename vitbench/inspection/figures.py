@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vitbench.analysis.representation import cka_table
-from vitbench.inspection.findings import Findings
+from vitbench.inspection.measures.representation import cka_table
+from vitbench.inspection.results import Findings
 from vitbench.report.formats import folded
-from vitbench.report.style import MUTED, Look, looks, marked
+from vitbench.report.plots.style import MUTED, Look, looks, marked
 from vitbench.stats.intervals import Interval, mean_interval
 
 Found = Mapping[str, Sequence[Findings]]

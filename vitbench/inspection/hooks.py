@@ -15,8 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitbench.errors import InputError
-from vitbench.inspection.subject import Subject
+from vitbench.base.errors import InputError
+from vitbench.inspection.network import Subject
 from vitbench.model.layers import probabilities
 from vitbench.model.vit import Attention
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from vitbench.analysis import few_shot, representation
-from vitbench.inspection.findings import Findings, Row, Shown
+from vitbench.inspection.hooks import tokens_of
+from vitbench.inspection.measures import representation
+from vitbench.inspection.network import Subject
 from vitbench.inspection.pictures import Pictures
-from vitbench.inspection.subject import Subject
-from vitbench.inspection.watching import tokens_of
+from vitbench.inspection.results import Findings, Row, Shown
+from vitbench.train import few_shot
 
 NEIGHBOURS = 10
 L2 = 10.0

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.analysis.reconstruction import painted, with_patches
-from vitbench.errors import InputError
-from vitbench.inspection.findings import Findings, Shown
-from vitbench.inspection.subject import Subject
-from vitbench.train.objective import corrupt
+from vitbench.base.errors import InputError
+from vitbench.inspection.measures.reconstruction import painted, with_patches
+from vitbench.inspection.network import Subject
+from vitbench.inspection.results import Findings, Shown
+from vitbench.train.objectives import corrupt
 
 GALLERY = 8
 

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitbench.base.errors import InputError, ResultsError
 from vitbench.data import DataOptions, facts
 from vitbench.data.source import optional
-from vitbench.errors import InputError, ResultsError
-from vitbench.export import CONFIG_FILE, find_trial, kept_weights
-from vitbench.init_from import TIMM, WEIGHTS_FILE, fetched
-from vitbench.model import build, initialise
-from vitbench.model.pretrained import fetch
-from vitbench.record import Record
-from vitbench.shapes import known, total_stride
-from vitbench.spec import TrialSpec
-from vitbench.store import Store
+from vitbench.inspection.export import CONFIG_FILE, find_trial, kept_weights
+from vitbench.model.build import build, initialise
+from vitbench.model.sizes import known, total_stride
+from vitbench.model.weights.pretrained import fetch
+from vitbench.model.weights.start import TIMM, WEIGHTS_FILE, fetched
+from vitbench.spec.trial import TrialSpec
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 from vitbench.train.checkpoint import read_weights, weights_sha256
-from vitbench.train.images import load_images
+from vitbench.train.resident import load_images
 
 CPU = torch.device("cpu")
 

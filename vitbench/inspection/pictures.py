@@ -14,10 +14,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vitbench.base.errors import InputError
+from vitbench.base.seeding import permutation
 from vitbench.data import DataOptions, ImageData, Split, facts, find, open_images, resident
-from vitbench.errors import InputError
-from vitbench.inspection.subject import Subject
-from vitbench.seeding import permutation
+from vitbench.inspection.network import Subject
 
 
 @dataclass(frozen=True)

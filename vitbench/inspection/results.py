@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vitbench.data import DataOptions
+from vitbench.inspection.network import Subject
 from vitbench.inspection.pictures import Pictures, choose_pictures
-from vitbench.inspection.subject import Subject
 
 Row = dict[str, Any]
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.analysis import adversarial, corruptions, perturb
-from vitbench.inspection.findings import Findings, Shown
+from vitbench.base.seeding import derive_seed
+from vitbench.inspection.measures import adversarial, corruptions, perturb
+from vitbench.inspection.network import Subject
 from vitbench.inspection.pictures import Pictures
-from vitbench.inspection.subject import Subject
-from vitbench.seeding import derive_seed
+from vitbench.inspection.results import Findings, Shown
 
 BATCH = 64
 """Draws are made batch by batch, so this is part of which images are damaged how."""

@@ -10,19 +10,19 @@ from typing import Any
 
 import pandas as pd
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions
-from vitbench.errors import InputError
 from vitbench.inspection.catalogue import Analysis
-from vitbench.inspection.findings import Findings, Shown
+from vitbench.inspection.network import Subject, of_trial
 from vitbench.inspection.pictures import choose_pictures
-from vitbench.inspection.subject import Subject, of_trial
-from vitbench.measured import Measured, add_measured
+from vitbench.inspection.results import Findings, Shown
 from vitbench.report.formats import to_csv, write
 from vitbench.report.pictures import record_picture
-from vitbench.report.plots import save
-from vitbench.report.style import plotting
+from vitbench.report.plots.figures import save
+from vitbench.report.plots.style import plotting
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
-from vitbench.store import Store
+from vitbench.store.measured import Measured, add_measured
+from vitbench.store.trials import Store
 
 Tell = Callable[[str], None]
 PRIVATE = "private"

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.analysis import filters as spectra
-from vitbench.analysis import position_similarity as similarity
-from vitbench.errors import InputError
-from vitbench.inspection.findings import Findings, Shown
-from vitbench.inspection.subject import Subject
-from vitbench.model import pos_embed
-from vitbench.seeding import derive_seed
-from vitbench.shapes import transformer
+from vitbench.base.errors import InputError
+from vitbench.base.seeding import derive_seed
+from vitbench.inspection.measures import filters as spectra
+from vitbench.inspection.measures import position_similarity as similarity
+from vitbench.inspection.network import Subject
+from vitbench.inspection.results import Findings, Shown
+from vitbench.model import position
+from vitbench.model.sizes import transformer
 
 SHOWN_FILTERS = 28
 """As many as the paper shows."""
@@ -92,7 +92,7 @@ def position_map(subject: Subject) -> np.ndarray:
         return similarity.cosine_map(table)
     spec = subject.spec
     if spec is not None and spec.model.pos_embed == "rope_2d":
-        turn = pos_embed.rotation("rope_2d", transformer(spec.model), torch.device("cpu"))
+        turn = position.rotation("rope_2d", transformer(spec.model), torch.device("cpu"))
         assert turn is not None
         cos, sin = (part[subject.num_prefix :].double().numpy() for part in turn)
         return similarity.rotary_map(cos, sin)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vitbench.model.hybrid import HybridEmbed
-from vitbench.model.initial import draw
+from vitbench.model.init import draw
 from vitbench.model.resnet import ResNet
-from vitbench.model.transfer import load_weights
+from vitbench.model.tensors import parameters
 from vitbench.model.vit import ConvStem, Encoder, MaskedPatchViT, ViT, patch_projection
-from vitbench.parameters import parameters
-from vitbench.spec import ModelSpec, ObjectiveSpec
+from vitbench.model.weights.transfer import load_weights
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 __all__ = ["Encoder", "build", "draw", "initialise", "load_weights"]
 

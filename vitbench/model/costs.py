@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 
-from vitbench.parameters import Parameter, parameters
-from vitbench.shapes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
-from vitbench.spec import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.model.sizes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
+from vitbench.model.tensors import Parameter, parameters
+from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
     "Parameter", "check", "forward_flops", "forward_macs", "grid_side", "num_params", "num_tokens", "parameters",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitbench.model.layers import PatchProjection
 from vitbench.model.resnet import ResNetFeatures
-from vitbench.shapes import known
-from vitbench.spec import ModelSpec
+from vitbench.model.sizes import known
+from vitbench.spec.trial import ModelSpec
 
 
 class HybridEmbed(PatchProjection):

@@ -1,4 +1,4 @@
-"""A tensor's first values, from its entry in `vitbench.parameters`."""
+"""A tensor's first values, from its entry in `vitbench.model.tensors`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from vitbench.parameters import Parameter
-from vitbench.seeding import derive_seed
+from vitbench.base.seeding import derive_seed
+from vitbench.model.tensors import Parameter
 
 TRUNCATED_STD = 0.87962566103423978
 """The standard deviation of a standard normal cut at 2; flax divides by it."""

@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from vitbench.parameters import Parameter
-from vitbench.shapes import Transformer
+from vitbench.model.sizes import Transformer
+from vitbench.model.tensors import Parameter
 
 SINCOS_BASE = 10_000.0
 """Source: Vaswani et al. 2017, section 3.5; in two dimensions as in Beyer et al. 2022."""

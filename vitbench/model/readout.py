@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.model.layers import LayerNorm, Mlp, attend
-from vitbench.shapes import Transformer
+from vitbench.model.sizes import Transformer
 
 
 class AttentionPool(nn.Module):

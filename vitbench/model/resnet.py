@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitbench.model.layers import StochasticDepth, depth_rates, dropout
-from vitbench.shapes import Backbone, Bottleneck, backbone, known, norm_groups
-from vitbench.spec import ModelSpec
+from vitbench.model.sizes import Backbone, Bottleneck, backbone, known, norm_groups
+from vitbench.spec.trial import ModelSpec
 
 STANDARDIZE_EPS = 1e-8
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from vitbench.spec import ModelSpec, ObjectiveSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 T = TypeVar("T")
 

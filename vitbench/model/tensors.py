@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vitbench.shapes import (
+from vitbench.model.sizes import (
     Backbone,
     Bottleneck,
     Transformer,
@@ -23,7 +23,7 @@ from vitbench.shapes import (
     relative_reach,
     transformer,
 )
-from vitbench.spec import ModelSpec, ObjectiveSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model import pos_embed
+from vitbench.model import position
 from vitbench.model.layers import (
     LayerNorm,
     Mlp,
@@ -30,10 +30,10 @@ from vitbench.model.layers import (
     dropout,
     probabilities,
 )
-from vitbench.model.pool import AttentionPool
-from vitbench.parameters import position_tables, relative_tables
-from vitbench.shapes import Transformer, conv_stem_widths, known, norm_groups, prediction_width, transformer
-from vitbench.spec import ModelSpec, ObjectiveSpec
+from vitbench.model.readout import AttentionPool
+from vitbench.model.sizes import Transformer, conv_stem_widths, known, norm_groups, prediction_width, transformer
+from vitbench.model.tensors import position_tables, relative_tables
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 MASKED, REPLACED = 1, 2
 """Actions on a patch that change its embedding: the mask token, or another patch's embedding."""
@@ -48,24 +48,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(shape.embed_dim, 3 * shape.embed_dim, bias=model.qkv_bias)
         self.proj = nn.Linear(shape.embed_dim, shape.embed_dim)
         self.drop = dropout(model.drop_rate)
-        pos_embed.register(self, relative_tables(model))
+        position.register(self, relative_tables(model))
 
-    def forward(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
         q, k, v = self._queries_keys_values(x, turn)
-        mixed = attend(q, k, v, pos_embed.relative(self.pos_embed_kind, self, self.shape, q))
+        mixed = attend(q, k, v, position.relative(self.pos_embed_kind, self, self.shape, q))
         out: Tensor = self.drop(self.proj(rearrange(mixed, "b h t k -> b t (h k)")))
         return out
 
-    def probabilities(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+    def probabilities(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
         """How much each query attends to each key, `[B, H, T, T]`."""
         q, k, _ = self._queries_keys_values(x, turn)
-        return probabilities(q, k, pos_embed.relative(self.pos_embed_kind, self, self.shape, q))
+        return probabilities(q, k, position.relative(self.pos_embed_kind, self, self.shape, q))
 
-    def _queries_keys_values(self, x: Tensor, turn: pos_embed.Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries_keys_values(self, x: Tensor, turn: position.Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Each `[B, H, T, K]`; queries are scaled by K^-0.5, so relative logits are too (Shaw et al. 2018, eq. 5)."""
         q, k, v = rearrange(self.qkv(x), "b t (s h k) -> s b h t k", s=3, h=self.shape.num_heads).unbind(0)
         if turn is not None:
-            q, k = pos_embed.rotate(q, turn), pos_embed.rotate(k, turn)
+            q, k = position.rotate(q, turn), position.rotate(k, turn)
         return q * q.shape[-1] ** -0.5, k, v
 
 
@@ -75,14 +75,14 @@ class Block(nn.Module):
     def __init__(self, model: ModelSpec, shape: Transformer, layer: int) -> None:
         super().__init__()
         if layer > 0:
-            pos_embed.register(self, position_tables(model, layer))
+            position.register(self, position_tables(model, layer))
         self.norm1 = LayerNorm(shape.embed_dim)
         self.attn = Attention(model, shape)
         self.norm2 = LayerNorm(shape.embed_dim)
         self.mlp = Mlp(shape.embed_dim, shape.mlp_dim, model.drop_rate)
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
 
-    def forward(self, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), turn))
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         self.model, self.shape = model, (shape := transformer(model))
         self.num_prefix_tokens = int(shape.class_token)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
-        pos_embed.register(self, position_tables(model, 0))
+        position.register(self, position_tables(model, 0))
         self.patch_embed = patch_embed
         self.pos_drop = dropout(model.drop_rate)
         self.blocks = nn.ModuleList(Block(model, shape, layer) for layer in range(shape.depth))
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        turn = pos_embed.rotation(self.model.pos_embed, self.shape, patches.device)
+        turn = position.rotation(self.model.pos_embed, self.shape, patches.device)
         x = self._with_class_token(patches)
         for layer, block in enumerate(self.blocks):
             x = self._placed(x, layer)
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
-        turn = pos_embed.rotation(self.model.pos_embed, self.shape, images.device)
+        turn = position.rotation(self.model.pos_embed, self.shape, images.device)
         x = self._with_class_token(self.patch_embed(images))
         maps = []
         for layer, block in enumerate(self.blocks):
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         if layer > 0 and placement == "stem":
             return None
         owner = self.blocks[layer] if layer > 0 and placement == "every_layer" else self
-        return pos_embed.absolute(self.model.pos_embed, owner, self.shape, device)
+        return position.absolute(self.model.pos_embed, owner, self.shape, device)
 
     def _with_class_token(self, patches: Tensor) -> Tensor:
         if self.cls_token is None:
@@ -183,7 +183,7 @@ class Encoder(nn.Module):
         return self.pos_drop(x) if layer == 0 else x
 
 
-def _replayed(block: nn.Module, x: Tensor, turn: pos_embed.Rotation | None) -> Tensor:
+def _replayed(block: nn.Module, x: Tensor, turn: position.Rotation | None) -> Tensor:
     """`block(x, turn)`, computed again for the gradient; with the weights of this call, which a stack only lends."""
     names, weights = zip(*block.named_parameters(), strict=True)
 

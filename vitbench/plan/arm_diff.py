@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from vitbench.arms import Arm
-from vitbench.cost import forward_flops, num_params, parameters
-from vitbench.errors import InputError
-from vitbench.experiment import Experiment
-from vitbench.plan import Builder, settings
-from vitbench.spec import TrialSpec
+from vitbench.base.errors import InputError
+from vitbench.model.costs import forward_flops, num_params, parameters
+from vitbench.plan.trials import Builder, settings
+from vitbench.spec.arms import Arm
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.trial import TrialSpec
 
 POSITIONS = ("*pos_embed*", "*rel_pos*")
 TENSORS: Mapping[str, tuple[str, ...]] = {

@@ -6,11 +6,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitbench import cost
+from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
-from vitbench.errors import InputError
-from vitbench.spec import ABSOLUTE, DURATIONS, DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
-from vitbench.variants import variant
+from vitbench.model import costs
+from vitbench.spec.model_names import variant
+from vitbench.spec.trial import (
+    ABSOLUTE,
+    DURATIONS,
+    DataSpec,
+    EvaluateSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    TrainSpec,
+    TrialSpec,
+)
 
 MIN_STEPS = 50
 """A FLOPs budget that gives fewer optimizer steps than this is refused."""
@@ -30,7 +39,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     data = _data(spec.data, facts)
     partition_sizes(facts.class_counts, data)  # Raises where a class would have no image, whatever the duration.
     model = _model(spec.model, data, facts)
-    problems = cost.check(model, spec.train.objective)
+    problems = costs.check(model, spec.train.objective)
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
@@ -162,7 +171,7 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) 
         num_train, _ = partition_sizes(facts.class_counts, data)
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
-    step_flops = cost.train_flops(model, train.objective, batch)
+    step_flops = costs.train_flops(model, train.objective, batch)
     steps = int(train.train_flops // step_flops)
     if steps < MIN_STEPS:
         raise InputError(

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.errors import ResultsError
-from vitbench.plan import Plan, Trial
-from vitbench.record import Record
-from vitbench.store import Store, replace_durably
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import ResultsError
+from vitbench.plan.trials import Plan, Trial
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 Row = dict[str, Any]
 

@@ -7,8 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-from vitbench.record import ALGORITHM_VERSION
-from vitbench.spec import TrialSpec
+from vitbench.spec.trial import TrialSpec
+from vitbench.store.record import ALGORITHM_VERSION
 
 
 def trial_id(

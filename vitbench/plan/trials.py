@@ -12,18 +12,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vitbench.arms import Arm, Assignment, arms, find_arms
-from vitbench.cost import trial_flops
+from vitbench.base.errors import InputError
 from vitbench.data import Facts
-from vitbench.errors import InputError
-from vitbench.events import Role
-from vitbench.experiment import Experiment, Stage
-from vitbench.identity import trial_id
-from vitbench.init_from import start_sha256, with_start
-from vitbench.record import Record
-from vitbench.resolve import resolve
-from vitbench.spec import TrialSpec
-from vitbench.spec_paths import validate_trial
+from vitbench.model.costs import trial_flops
+from vitbench.model.weights.start import start_sha256, with_start
+from vitbench.plan.resolve import resolve
+from vitbench.plan.trial_id import trial_id
+from vitbench.spec.arms import Arm, Assignment, arms, find_arms
+from vitbench.spec.experiment import Experiment, Stage
+from vitbench.spec.paths import validate_trial
+from vitbench.spec.trial import TrialSpec
+from vitbench.store.record import Record, Role
 
 TUNING_SEED = 1000
 """Tuning seeds are 1000, 1001, ...; reporting seeds 0, 1, ...: the two never meet."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitbench.report.formats import Table
-from vitbench.report.progress import duration
+from vitbench.report.live.progress import duration
 from vitbench.report.rows import quantity
 from vitbench.stats.table import Row
 

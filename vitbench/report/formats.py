@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from vitbench.errors import printable
+from vitbench.base.errors import printable
 from vitbench.report.rows import Behind
 
 _LATEX = {

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
+from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
-from vitbench.data.images import ImageData, Pixels, Split
-from vitbench.errors import InputError, printable
+from vitbench.data.types import ImageData, Pixels, Split
 from vitbench.report.claims import data_names
 from vitbench.report.formats import Table, write
 from vitbench.stats.table import Row

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vitbench.arms import arms, level_name
-from vitbench.experiment import Experiment
+from vitbench.spec.arms import arms, level_name
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row, metric_value
 
 Setting = tuple[tuple[str, Any], ...]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.errors import ResultsError
-from vitbench.experiment import Experiment
+from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
 from vitbench.report.rows import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.images import Bools, calibration_error, churn, per_class_differences
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row

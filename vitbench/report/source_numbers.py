@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitbench.arms import arms, find_arms
-from vitbench.errors import InputError
-from vitbench.experiment import ArmRef, Claim, Experiment
+from vitbench.base.errors import InputError
+from vitbench.spec.arms import arms, find_arms
+from vitbench.spec.experiment import ArmRef, Claim, Experiment
 
 
 def equivalence_margin(experiment: Experiment) -> float | None:

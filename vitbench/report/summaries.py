@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitbench.experiment import Experiment
-from vitbench.report.rows import (
-    Setting,
-    arm_order,
-    dot_links,
-    own_best,
-    scores_by_seed,
-    setting_of,
-    size_key,
-    tuning,
-)
-from vitbench.stats.case import tuning_variance
+from vitbench.report.rows import Setting, arm_order, dot_links, own_best, scores_by_seed, setting_of, size_key, tuning
+from vitbench.spec.experiment import Experiment
+from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.compare import compare_to_baseline
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
-from vitbench.stats.sample import counted_images
+from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.table import Row, tabulate
 
 LEVEL = 0.95

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitbench.errors import InputError
-from vitbench.experiment import Claim, Experiment
+from vitbench.base.errors import InputError
 from vitbench.report.rows import Behind, arm_order, score, setting_key, setting_label, setting_of
+from vitbench.spec.experiment import Claim, Experiment
 from vitbench.stats.contrasts import Resolver, Untested, question
 from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row, Table, tabulate

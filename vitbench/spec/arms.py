@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitbench.errors import InputError, nearest
-from vitbench.experiment import ArmRef, Experiment
+from vitbench.base.errors import InputError, nearest
+from vitbench.spec.experiment import ArmRef, Experiment
 
 Assignment = Mapping[str, Any]
 

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vitbench.arms import level_name
-from vitbench.problems import Loc, Locate, show
-from vitbench.spec_paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, spec_problems, value_problems
+from vitbench.spec.arms import level_name
+from vitbench.spec.messages import Loc, Locate, show
+from vitbench.spec.paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, spec_problems, value_problems
 
 MAX_SEED = 999
 """The last reporting seed; tuning seeds begin at 1000."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from vitbench.spec import Frozen, Items, TrialSpec
+from vitbench.spec.trial import Frozen, Items, TrialSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 ArmRef = str | dict[str, Any]

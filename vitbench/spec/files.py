@@ -7,7 +7,7 @@ from pathlib import Path
 
 def folders() -> list[Path]:
     """Where names are looked up: the user's folder, then the one in the wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     shipped = package / "experiments"
     return [Path("experiments"), shipped if shipped.is_dir() else package.parent / "experiments"]
 

@@ -1,17 +1,17 @@
 """The JSON Schema of experiment files, for editors: completion, descriptions and errors while typing.
 
 It says what a single key can say; what needs the whole file (stages' names, repeated levels, a claim's form) is left
-to `vitbench.load`.
+to `vitbench.spec.load`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vitbench.check_settings import MAX_SEED
-from vitbench.experiment import Experiment, Suite
-from vitbench.spec import DURATIONS, TrialSpec
-from vitbench.spec_paths import SECTIONS, SPEC_PATHS
+from vitbench.spec.checks import MAX_SEED
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.paths import SECTIONS, SPEC_PATHS
+from vitbench.spec.trial import DURATIONS, TrialSpec
 
 Schema = dict[str, Any]
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitbench.check_settings import setting_problems, tuned_paths
-from vitbench.errors import InputError, nearest
-from vitbench.experiment import Experiment, Suite
-from vitbench.override import apply_suite, override
-from vitbench.problems import Loc, hint, key_path, show, translate
-from vitbench.shelf import available, folders
-from vitbench.spec import DURATIONS
-from vitbench.spec_paths import get_path, merge, set_path, validate_trial
-from vitbench.yaml_safe import KeyPath, read, read_text
+from vitbench.base.errors import InputError, nearest
+from vitbench.spec.checks import setting_problems, tuned_paths
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.files import available, folders
+from vitbench.spec.messages import Loc, hint, key_path, show, translate
+from vitbench.spec.overrides import apply_suite, override
+from vitbench.spec.paths import get_path, merge, set_path, validate_trial
+from vitbench.spec.trial import DURATIONS
+from vitbench.spec.yaml import KeyPath, read, read_text
 
 __all__ = [
     "apply_suite", "available", "find", "get_path", "header", "load", "loads", "merge", "override", "set_path",

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from vitbench.errors import nearest
-from vitbench.spec import Frozen
+from vitbench.base.errors import nearest
+from vitbench.spec.trial import Frozen
 
 Loc = tuple[str | int, ...]
 Locate = Callable[[Loc], str]

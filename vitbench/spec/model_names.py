@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vitbench.errors import InputError, nearest
+from vitbench.base.errors import InputError, nearest
 
 SIZES: dict[str, dict[str, Any]] = {
     "Mu": {"embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},

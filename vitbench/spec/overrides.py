@@ -8,21 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitbench.check_settings import seed_problems
-from vitbench.errors import InputError
-from vitbench.experiment import Experiment, Suite
-from vitbench.problems import show, translate
-from vitbench.spec import DURATIONS, DataSpec
-from vitbench.spec_paths import (
-    get_path,
-    merge,
-    path_problem,
-    same_knob,
-    set_path,
-    split_stage,
-    value_problems,
-)
-from vitbench.yaml_safe import read
+from vitbench.base.errors import InputError
+from vitbench.spec.checks import seed_problems
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.messages import show, translate
+from vitbench.spec.paths import get_path, merge, path_problem, same_knob, set_path, split_stage, value_problems
+from vitbench.spec.trial import DURATIONS, DataSpec
+from vitbench.spec.yaml import read
 
 SETTABLE = ("seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.seeds", "tune.extend", "report.metric")
 """What `--set` takes beside spec paths."""

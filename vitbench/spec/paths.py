@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from vitbench.errors import InputError
-from vitbench.experiment import Stage
-from vitbench.problems import Locate, hint, key_path, show, translate
-from vitbench.spec import DURATIONS, TrialSpec
+from vitbench.base.errors import InputError
+from vitbench.spec.experiment import Stage
+from vitbench.spec.messages import Locate, hint, key_path, show, translate
+from vitbench.spec.trial import DURATIONS, TrialSpec
 
 SECTIONS = tuple(TrialSpec.model_fields)
 

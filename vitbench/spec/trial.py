@@ -1,6 +1,6 @@
 """Frozen specifications: what one trial computes. Unknown keys are refused; machine details are options, not specs.
 
-A field that is `None` in a file is derived (`vitbench.resolve`) from the data or from other fields; a resolved
+A field that is `None` in a file is derived (`vitbench.plan.resolve`) from the data or from other fields; a resolved
 spec has none left. `trial_id` hashes the resolved spec, so every field here is part of a trial's identity unless
 `resolve` drops it.
 """

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from yaml import events
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 
 KeyPath = tuple[str | int, ...]
 

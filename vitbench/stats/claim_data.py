@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitbench.experiment import Claim, Experiment
-from vitbench.seeding import derive_seed
+from vitbench.base.seeding import derive_seed
+from vitbench.spec.experiment import Claim, Experiment
 from vitbench.stats.contrasts import Cell, Question
-from vitbench.stats.decide import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
+from vitbench.stats.decision import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
 from vitbench.stats.design import Design, design
 from vitbench.stats.distributions import Floats
-from vitbench.stats.outcome import State
-from vitbench.stats.sample import Sample, gather, noise_of
-from vitbench.stats.select import tuning_noise
+from vitbench.stats.paired_sample import Sample, gather, noise_of
 from vitbench.stats.table import Table
+from vitbench.stats.tuning import tuning_noise
+from vitbench.stats.verdict_types import State
 
 LEAST_SEEDS = 3
 MOST_DIVERGED = 0.2

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitbench.arms import arms
-from vitbench.errors import InputError
-from vitbench.experiment import Experiment
-from vitbench.stats.case import tuning_variance
+from vitbench.base.errors import InputError
+from vitbench.spec.arms import arms
+from vitbench.spec.experiment import Experiment
+from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.distributions import t_upper
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, standard_error
 from vitbench.stats.multiple import holm
-from vitbench.stats.sample import counted_images
+from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.scores import cell_status, check_metric, trials_at
 from vitbench.stats.table import Row, Table, metric_value, tabulate
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.arms import find_arms, level_name
-from vitbench.errors import InputError
-from vitbench.experiment import ArmRef, Claim, Experiment
+from vitbench.base.errors import InputError
+from vitbench.spec.arms import find_arms, level_name
+from vitbench.spec.experiment import ArmRef, Claim, Experiment
 from vitbench.stats.axes import axis_value
-from vitbench.stats.decide import Region
+from vitbench.stats.decision import Region
 from vitbench.stats.table import Table, canonical
 
 

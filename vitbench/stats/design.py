@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitbench.experiment import Experiment
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Cell
 from vitbench.stats.looks import CALIBRATED, DEFAULT_LOOKS, Schedule, fixed, schedule
-from vitbench.stats.sample import observed
+from vitbench.stats.paired_sample import observed
 from vitbench.stats.table import Table
 
 

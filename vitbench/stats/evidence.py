@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.experiment import Experiment
-from vitbench.spec import DURATIONS
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.trial import DURATIONS
 from vitbench.stats.table import Row, metric_value
 
 LAST_SHARE = 0.1

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitbench.seeding import derive_seed
-from vitbench.stats.decide import OPEN, Noise, Region, estimate, has_spread, settle
+from vitbench.base.seeding import derive_seed
+from vitbench.stats.decision import OPEN, Noise, Region, estimate, has_spread, settle
 from vitbench.stats.distributions import Floats
 from vitbench.stats.looks import Schedule
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 from vitbench.stats.distributions import Floats, t_quantile
 
 NO_SPREAD = 1e-9

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
 from vitbench.stats.distributions import Floats, t_quantile, t_upper
 
 DEFAULT_LOOKS = (5, 8, 12, 20)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.stats.contrasts import Cell, Part, Untested, Weights
-from vitbench.stats.decide import Noise
+from vitbench.stats.decision import Noise
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD, counting_floor
 from vitbench.stats.scores import cell_status, check_metric

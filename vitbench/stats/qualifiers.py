@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitbench.arms import find_arms
-from vitbench.seeding import derive_seed
-from vitbench.stats.case import Case
-from vitbench.stats.decide import Settlement
+from vitbench.base.seeding import derive_seed
+from vitbench.spec.arms import find_arms
+from vitbench.stats.claim_data import Case
+from vitbench.stats.decision import Settlement
 from vitbench.stats.evidence import evidence_notes
-from vitbench.stats.outcome import Facts, State
 from vitbench.stats.scores import trials_at
 from vitbench.stats.sensitivity import bootstrap_t, sign_flip_p
+from vitbench.stats.verdict_types import Facts, State
 from vitbench.stats.wording import count
 
 

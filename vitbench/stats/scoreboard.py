@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from vitbench.errors import InputError
-from vitbench.experiment import Claim, Experiment
+from vitbench.base.errors import InputError
+from vitbench.spec.experiment import Claim, Experiment
 from vitbench.stats.multiple import benjamini_hochberg
-from vitbench.stats.outcome import Facts, Verdict
 from vitbench.stats.table import Row, Table, tabulate
 from vitbench.stats.verdict import judge
+from vitbench.stats.verdict_types import Facts, Verdict
 
 
 def judge_all(experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> list[Verdict]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitbench.errors import InputError, nearest
+from vitbench.base.errors import InputError, nearest
 from vitbench.stats.distributions import Floats
 from vitbench.stats.table import Row, Table, metric_names, metric_value, tabulate
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.record import metric_of
 from vitbench.stats.distributions import Floats
-from vitbench.stats.select import Choice, choose
+from vitbench.stats.tuning import Choice, choose
+from vitbench.store.record import metric_of
 
 Row = Mapping[str, Any]
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitbench.errors import InputError
-from vitbench.experiment import Claim, Experiment
-from vitbench.stats.case import Case, claim_problem, open_case
+from vitbench.base.errors import InputError
+from vitbench.spec.experiment import Claim, Experiment
+from vitbench.stats.claim_data import Case, claim_problem, open_case
 from vitbench.stats.contrasts import Part, Resolver, Untested, Weights, question
 from vitbench.stats.curves import Located, crossing, powers_of_two
-from vitbench.stats.decide import CONTRADICTED, OPEN, SUPPORTED, Settlement, two_sided_p
+from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Settlement, two_sided_p
 from vitbench.stats.distributions import Floats
 from vitbench.stats.forecast import forecast
 from vitbench.stats.images import contrast_points, images_interval
 from vitbench.stats.intervals import Interval, contrast_interval, spread
-from vitbench.stats.notes import notes_on
-from vitbench.stats.outcome import Facts, PartVerdict, State, Verdict
 from vitbench.stats.power import sd_range, smallest_difference, smallest_margin
+from vitbench.stats.qualifiers import notes_on
 from vitbench.stats.table import Row, Table, tabulate
+from vitbench.stats.verdict_types import Facts, PartVerdict, State, Verdict
 
 __all__ = ["Facts", "PartVerdict", "State", "Verdict", "claim_problem", "judge"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vitbench.stats.forecast import Coming
 from vitbench.stats.intervals import Interval
-from vitbench.stats.outcome import Verdict
+from vitbench.stats.verdict_types import Verdict
 
 QUALIFIERS = ("under-trained", "exploratory", "extended", "settled", "on these test images", "at odds")
 """Beginnings of the notes that change how the state is read; the other notes stand beside the line."""

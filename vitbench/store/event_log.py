@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from vitbench.events import Ended, Event, Finished, Progress, from_line, to_line
+from vitbench.store.events import Ended, Event, Finished, Progress, from_line, to_line
 
 PROGRESS_SECONDS = 1.0
 """A running trial writes at most one reading in this time."""

@@ -6,11 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from vitbench.record import Status
-
-Role = Literal["stage", "tuning", "reporting"]
+from vitbench.store.record import Role, Status
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from vitbench.arms import level_name
-from vitbench.committed import read_records
-from vitbench.errors import InputError
+from vitbench.base.errors import InputError
+from vitbench.spec.arms import level_name
+from vitbench.store.rows import read_records
 
 TRIAL = ("seed", "role", "chosen", "stage", "status", "reason", "data", "trial_id", "parent")
 COST = ("train_seconds", "eval_seconds", "images_per_second", "peak_memory_mib", "attempt", "device", "threads")

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, ValidationError
 
-from vitbench.committed import read_records
-from vitbench.errors import InputError, ResultsError
-from vitbench.spec import Frozen
-from vitbench.store import replace_durably
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import InputError, ResultsError
+from vitbench.spec.trial import Frozen
+from vitbench.store.rows import read_records
 
 ANALYSES_FILE = "analysis.jsonl"
 ANALYSIS_VERSION = 1

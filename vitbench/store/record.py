@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from vitbench.spec import Frozen, Items
+from vitbench.spec.trial import Frozen, Items
 
 SCHEMA_VERSION = 1
 ALGORITHM_VERSION = 1
 """Raised by hand when a number or a default changes; part of every trial_id."""
 
 Status = Literal["ok", "diverged", "failed"]
+Role = Literal["stage", "tuning", "reporting"]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 

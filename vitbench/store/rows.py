@@ -12,10 +12,9 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from vitbench.errors import ResultsError
-from vitbench.events import Role
-from vitbench.record import Result, Run, Status
-from vitbench.spec import Frozen
+from vitbench.base.errors import ResultsError
+from vitbench.spec.trial import Frozen
+from vitbench.store.record import Result, Role, Run, Status
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text without control characters: a name cannot move the cursor of a terminal."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitbench.spec import TrialSpec
+from vitbench.spec.trial import TrialSpec
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
 """RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""

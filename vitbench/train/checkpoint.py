@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from vitbench.errors import InputError
-from vitbench.faults import fault
-from vitbench.record import CurvePoint
-from vitbench.spec import Frozen, Items
-from vitbench.store import replace_durably
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import InputError
+from vitbench.base.fault_injection import fault
+from vitbench.spec.trial import Frozen, Items
+from vitbench.store.record import CurvePoint
 
 FORMAT = 1
 NUM_KEPT = 2

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitbench.analysis import few_shot
-from vitbench.spec import EvaluateSpec
-from vitbench.train.source import ImageSource, Members, Part
+from vitbench.spec.trial import EvaluateSpec
+from vitbench.train import few_shot
+from vitbench.train.image_source import ImageSource, Members, Part
 from vitbench.train.stack import Stack
 
 BATCH = 512

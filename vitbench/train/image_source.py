@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vitbench.data import partition
-from vitbench.spec import DataSpec
+from vitbench.spec.trial import DataSpec
 from vitbench.train.augment import Augment
-from vitbench.train.feed import Batch, Order
+from vitbench.train.sampling import Batch, Order
 
 Part = Literal["train", "test"]
 Raw = tuple[list[Batch], Tensor, Tensor]

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vitbench.faults import fault
-from vitbench.interrupts import held
-from vitbench.record import CurvePoint
+from vitbench.base.fault_injection import fault
+from vitbench.base.signals import held
+from vitbench.store.record import CurvePoint
 from vitbench.train.checkpoint import Checkpoints, Snapshot, Standing
-from vitbench.train.loop import Trainer
-from vitbench.train.source import Members
+from vitbench.train.image_source import Members
+from vitbench.train.trainer import Trainer
 
 NUM_READINGS, FEWEST_READINGS, READ_SHARE = 10, 2, 2
 """Readings of a training curve; fewer where they would pass over 2 validation images for every training image."""

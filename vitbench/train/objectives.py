@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from vitbench.seeding import uniforms
-from vitbench.spec import ObjectiveSpec
+from vitbench.base.seeding import uniforms
+from vitbench.spec.trial import ObjectiveSpec
 
 INTACT, MASKED, REPLACED, UNCHANGED = 0, 1, 2, 3
 """What happens to a patch's embedding; all but INTACT are corrupted and predicted."""

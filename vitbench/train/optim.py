@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.spec import TrainSpec
+from vitbench.spec.trial import TrainSpec
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 

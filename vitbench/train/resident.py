@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_memory, open_images, resident
-from vitbench.spec import DataSpec, TrialSpec
+from vitbench.spec.trial import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
-from vitbench.train.feed import Order, all_draws, all_indices, micro_batches
-from vitbench.train.source import Feed, ImageSource, Part, Raw, on_device
-from vitbench.train.stream import open_stream, per_channel
+from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
+from vitbench.train.sampling import Order, all_draws, all_indices, micro_batches
+from vitbench.train.streamed import open_stream, per_channel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.seeding import permutation, uniforms
+from vitbench.base.seeding import permutation, uniforms
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

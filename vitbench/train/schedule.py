@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.spec import TrainSpec
+from vitbench.spec.trial import TrainSpec
 
 
 def learning_rates(train: TrainSpec) -> npt.NDArray[np.float64]:

@@ -13,8 +13,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from vitbench.errors import InputError
-from vitbench.spec import TrialSpec
+from vitbench.base.errors import InputError
+from vitbench.spec.trial import TrialSpec
 
 Program = Literal["eager", "graph", "compile"]
 Given = dict[str, Tensor]

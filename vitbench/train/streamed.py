@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, ImageData, cut, histogram, moments, square
 from vitbench.data.cache import cache_folder, write_aside
-from vitbench.data.images import Floats, Ints, Pixels
-from vitbench.errors import InputError
+from vitbench.data.types import Floats, Ints, Pixels
 from vitbench.train.augment import Augment, pad, resized_box
-from vitbench.train.feed import Batch, Order, all_draws, all_indices, micro_batches
-from vitbench.train.source import Feed, ImageSource, Part, Raw, on_device
+from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
+from vitbench.train.sampling import Batch, Order, all_draws, all_indices, micro_batches
 
 PIECE = 64
 """Images decoded by one process at a time: a batch is shared out among all of them."""

@@ -14,24 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.model import Encoder, build, initialise, load_weights
-from vitbench.seeding import derive_seed
-from vitbench.spec import TrialSpec
+from vitbench.base.seeding import derive_seed
+from vitbench.model.build import Encoder, build, initialise, load_weights
+from vitbench.spec.trial import TrialSpec
 from vitbench.train.augment import Augment
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
-from vitbench.train.feed import Batch, Order
-from vitbench.train.fuse import Given, Graph, Program
-from vitbench.train.objective import (
-    corrupt,
-    cross_entropy,
-    masked_patch_hits,
-    masked_patch_loss,
-    patch_targets,
-)
+from vitbench.train.image_source import ImageSource, Members, members, on_device
+from vitbench.train.objectives import corrupt, cross_entropy, masked_patch_hits, masked_patch_loss, patch_targets
 from vitbench.train.optim import Optimizer, bias_corrections
+from vitbench.train.sampling import Batch, Order
 from vitbench.train.schedule import learning_rates
-from vitbench.train.source import ImageSource, Members, members, on_device
 from vitbench.train.stack import Stack
+from vitbench.train.step_program import Given, Graph, Program
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What the commands do, one file a group; `vitbench.cli` parses and calls one function here."""
+"""What the commands do, one file a group; `vitbench.cli.main` parses and calls one function here."""

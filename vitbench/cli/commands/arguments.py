@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitbench.commands import completion
+from vitbench.cli.commands import completion
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitbench.commands.prepare import Asked
+    from vitbench.cli.commands.prepare import Asked
     from vitbench.data import DataOptions
 
 Name = Annotated[
@@ -82,13 +82,13 @@ def console() -> Console:
 
 def asked(name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None) -> Asked:
     """What a command was asked for."""
-    from vitbench.commands.prepare import Asked
+    from vitbench.cli.commands.prepare import Asked
 
     return Asked(name, data, seeds, tuple(sets or ()), as_name)
 
 
 def data_options_of(data_dir: Path | None, download: bool = False) -> DataOptions:
     """Where images lie, as the command line says it."""
-    from vitbench.commands.prepare import data_options
+    from vitbench.cli.commands.prepare import data_options
 
     return data_options(data_dir, download)

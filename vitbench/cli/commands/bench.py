@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.commands.arguments import console
+from vitbench.cli.commands.arguments import console
 
 bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure speed here, against the loops that people write.")
 
@@ -33,8 +33,8 @@ def suite(
 ) -> None:
     """Twenty trainings by vitbench, by plain loops over timm (eager, compiled, in memory) and over vit-pytorch."""
     from vitbench.bench import pages, suite
-    from vitbench.commands.device import choose_device
-    from vitbench.stats.select import choose
+    from vitbench.cli.commands.device import choose_device
+    from vitbench.stats.tuning import choose
 
     terminal = console()
     rules = suite.Rules(repeats, loaders, compiled)
@@ -56,7 +56,7 @@ def model(
 ) -> None:
     """Images a second, share of the measured peak, and memory of one model's training, against timm's same model."""
     from vitbench.bench import model, pages
-    from vitbench.commands.device import choose_device
+    from vitbench.cli.commands.device import choose_device
 
     found = model.measure(name, (img_size, batch), precision, choose_device(device), threads)
     table = pages.model_table(found)
@@ -69,8 +69,8 @@ def model(
 def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> None:
     """Cost against members of a stack, batch, depth, tokens and finished trials, with fitted exponents."""
     from vitbench.bench import pages, scaling
-    from vitbench.commands.device import choose_device
-    from vitbench.stats.select import choose
+    from vitbench.cli.commands.device import choose_device
+    from vitbench.stats.tuning import choose
 
     terminal = console()
     found = scaling.measure(choose_device(device), threads, choose, terminal.print)

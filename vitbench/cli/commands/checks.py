@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitbench.arms import find_arms
-from vitbench.commands.prepare import Prepared
+from vitbench.base.errors import InputError, ResultsError
+from vitbench.cli.commands.prepare import Prepared
 from vitbench.data import Facts
-from vitbench.diff import check_arms
-from vitbench.errors import InputError, ResultsError
-from vitbench.experiment import ArmRef, Claim, Experiment
-from vitbench.plan import Builder, FactsOf, settings
-from vitbench.record import ALGORITHM_VERSION
+from vitbench.plan.arm_diff import check_arms
+from vitbench.plan.trials import Builder, FactsOf, settings
+from vitbench.spec.arms import find_arms
+from vitbench.spec.experiment import ArmRef, Claim, Experiment
 from vitbench.stats.verdict import claim_problem
+from vitbench.store.record import ALGORITHM_VERSION
 
 
 def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import typer
 
-from vitbench.errors import VitbenchError
-from vitbench.shelf import available
+from vitbench.base.errors import VitbenchError
+from vitbench.spec.files import available
 
 Offers = list[tuple[str, str]]
 """(what is completed, a word on it)"""
@@ -48,9 +48,9 @@ def data(incomplete: str) -> Offers:
 
 def arms(context: typer.Context, incomplete: str) -> Offers:
     """Arms of the experiment that the command line names."""
-    from vitbench import load
-    from vitbench.arms import arms as arms_of
-    from vitbench.experiment import Suite
+    from vitbench.spec import load
+    from vitbench.spec.arms import arms as arms_of
+    from vitbench.spec.experiment import Suite
 
     with contextlib.suppress(VitbenchError, OSError):
         loaded = load.load(load.find(context.params.get("name") or _planned()))

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from vitbench.base.errors import InputError
 from vitbench.engines.options import num_cores
-from vitbench.errors import InputError
 
 
 def choose_device(asked: str) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitbench import load
-from vitbench.errors import InputError
-from vitbench.schema import schema
-from vitbench.store import write_durably
+from vitbench.base.durable import write_durably
+from vitbench.base.errors import InputError
+from vitbench.spec import load
+from vitbench.spec.json_schema import schema
 
 STARTER = Path(__file__).parent / "starter.yaml"
-SHIPPED_SCHEMA = Path(__file__).parent.parent.parent / "schema.json"
+SHIPPED_SCHEMA = Path(__file__).parents[3] / "schema.json"
 
 
 def init(path: Path, console: Console) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vitbench.commands.prepare import runs_named
+from vitbench.base.errors import InputError
+from vitbench.cli.commands.prepare import runs_named
 from vitbench.data import DataOptions
-from vitbench.errors import InputError
-from vitbench.init_from import TIMM
-from vitbench.measured import read_rows
+from vitbench.model.weights.start import TIMM
+from vitbench.store.measured import read_rows
 
 
 def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
@@ -21,8 +21,8 @@ def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], t
     `wanted` is --what, --images and --limit.
     """
     from vitbench.inspection.catalogue import chosen
+    from vitbench.inspection.network import load_subject
     from vitbench.inspection.run import Wanted, look_into, look_into_run
-    from vitbench.inspection.subject import load_subject
 
     what, images, limit = wanted
     if limit < 1:

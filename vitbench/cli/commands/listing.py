@@ -11,23 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vitbench import load, runner
-from vitbench.arms import Arm, find_arms
-from vitbench.commands.checks import check_all
-from vitbench.commands.device import choose_workers, likely_device
-from vitbench.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
-from vitbench.cost import forward_flops, num_params
+from vitbench.base.errors import InputError
+from vitbench.cli.commands.checks import check_all
+from vitbench.cli.commands.device import choose_workers, likely_device
+from vitbench.cli.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
 from vitbench.data import NOMINAL, DataOptions
-from vitbench.diff import arm_difference, flatten
-from vitbench.engines.choice import choose_engine
-from vitbench.errors import InputError
-from vitbench.experiment import Experiment, Suite
-from vitbench.plan import Builder, FactsOf, Plan, Trial, settings
-from vitbench.record import Record
-from vitbench.report.pace import Pace, counted
-from vitbench.report.progress import duration
-from vitbench.stats.select import choose
-from vitbench.store import Store
+from vitbench.engines import runner
+from vitbench.engines.engine_choice import choose_engine
+from vitbench.model.costs import forward_flops, num_params
+from vitbench.plan.arm_diff import arm_difference, flatten
+from vitbench.plan.trials import Builder, FactsOf, Plan, Trial, settings
+from vitbench.report.live.pace import Pace, counted
+from vitbench.report.live.progress import duration
+from vitbench.spec import load
+from vitbench.spec.arms import Arm, find_arms
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.stats.tuning import choose
+from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 ASSUMED_FLOPS = 2e10
 """Training FLOPs a second of one core, assumed until trials in the results folder say better."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench import load
-from vitbench.commands.weights import fetch_weights
+from vitbench.base.errors import InputError
+from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
-from vitbench.errors import InputError
-from vitbench.experiment import Experiment, Suite
-from vitbench.plan import FactsOf
-from vitbench.yaml_safe import dump
+from vitbench.plan.trials import FactsOf
+from vitbench.spec import load
+from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.yaml import dump
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def runs_named(root: Path, names: Sequence[str]) -> list[Path]:
         exact = [folder] if (folder / "experiment.yaml").is_file() else [p for p in known if p.name == name]
         found = exact or [p for p in known if read_run(p).name == name or p.name.startswith(f"{name}.")]
         if not found:
-            from vitbench.errors import nearest
+            from vitbench.base.errors import nearest
 
             raise InputError(
                 f"{name}: no such run in {root}.{nearest(name, [p.name for p in known])} "

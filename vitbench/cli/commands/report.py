@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitbench.collect import Row
-from vitbench.commands.prepare import read_run, runs_named
-from vitbench.committed import read_records
-from vitbench.diff import flatten
+from vitbench.base.errors import InputError, nearest
+from vitbench.cli.commands.prepare import read_run, runs_named
 from vitbench.engines.options import num_cores
-from vitbench.errors import InputError, nearest
-from vitbench.experiment import Experiment
-from vitbench.measured import read_rows
-from vitbench.spec import TrialSpec
-from vitbench.stats.outcome import Verdict
+from vitbench.plan.arm_diff import flatten
+from vitbench.plan.run_table import Row
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.trial import TrialSpec
+from vitbench.stats.verdict_types import Verdict
+from vitbench.store.measured import read_rows
+from vitbench.store.rows import read_records
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.page import Reported
+    from vitbench.report.pages.page import Reported
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -38,8 +38,8 @@ CHECKED = ("table.md", "table.csv", "table.tex")
 
 def report(names: Sequence[str], root: Path, console: Console, wanted: Wanted) -> int:
     """Write tables, plots and pages of the named runs (all of the root's without names), and print the tables."""
-    from vitbench.report.board import scoreboard
     from vitbench.report.formats import to_rich
+    from vitbench.report.scoreboard.board import scoreboard
 
     formats, judged = formats_of(wanted.formats), {}
     for folder, experiment, told, note in _each(_begun(root, names), formats, wanted):
@@ -70,7 +70,7 @@ def _each(
     folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
 ) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
     """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
-    from vitbench.report import board  # noqa: F401  # loaded once, before the processes part
+    from vitbench.report.scoreboard import board  # noqa: F401  # loaded once, before the processes part
 
     jobs = [(folder, tuple(formats), wanted) for folder in folders]
     if len(jobs) == 1 or multiprocessing.get_start_method() != "fork":
@@ -82,7 +82,7 @@ def _each(
 
 def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
     """One run's report, written; None for a run without trials."""
-    from vitbench.report.page import report as write_report
+    from vitbench.report.pages.page import report as write_report
     from vitbench.report.pictures import add_samples
 
     folder, formats, wanted = job
@@ -125,7 +125,7 @@ def _open(page: Path) -> None:
 
 def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
     """Rebuild every named run's tables in a temporary folder and compare; 4 where one differs."""
-    from vitbench.report.page import report as write_report
+    from vitbench.report.pages.page import report as write_report
 
     stale, folders = [], _begun(root, names)
     for folder in folders:

@@ -10,30 +10,31 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from vitbench import runner
-from vitbench.collect import Row, rows, write_predictions, write_rows
-from vitbench.commands.checks import check_all, check_origin
-from vitbench.commands.device import choose_device, choose_loaders, choose_workers
-from vitbench.commands.gauge import gauge_of
-from vitbench.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
-from vitbench.commands.report import judged
+from vitbench.base.durable import make_folder, replace_durably
+from vitbench.base.errors import InputError
+from vitbench.base.signals import stoppable
+from vitbench.cli.commands.checks import check_all, check_origin
+from vitbench.cli.commands.device import choose_device, choose_loaders, choose_workers
+from vitbench.cli.commands.gauge import gauge_of
+from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.report import judged
 from vitbench.data import DataOptions
-from vitbench.data.pixel_floor import pixel_floor_percent
-from vitbench.engines.choice import Choice, choose_engine
-from vitbench.engines.choice import check as check_engine
+from vitbench.data.pixel_baseline import pixel_floor_percent
+from vitbench.engines import runner
+from vitbench.engines.engine_choice import Choice, choose_engine
+from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
-from vitbench.errors import InputError
-from vitbench.events import Began, Event, Finished, Planned, Work
-from vitbench.experiment import Experiment
-from vitbench.interrupts import stoppable
-from vitbench.journal import Journal
-from vitbench.plan import Builder, FactsOf, settings
-from vitbench.report.live import LiveView, summary
-from vitbench.report.pace import Pace
-from vitbench.report.progress import RunState
-from vitbench.stats.select import choose
-from vitbench.store import Store, make_folder, replace_durably
-from vitbench.track import tracker
+from vitbench.engines.trackers import tracker
+from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
+from vitbench.plan.trials import Builder, FactsOf, settings
+from vitbench.report.live.pace import Pace
+from vitbench.report.live.progress import RunState
+from vitbench.report.live.view import LiveView, summary
+from vitbench.spec.experiment import Experiment
+from vitbench.stats.tuning import choose
+from vitbench.store.event_log import Journal
+from vitbench.store.events import Began, Event, Finished, Planned, Work
+from vitbench.store.trials import Store
 
 
 @dataclass(frozen=True)

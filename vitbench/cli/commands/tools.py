@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.commands.arguments import DataDir, Json, Names, Results, console, data_options_of
+from vitbench.cli.commands.arguments import DataDir, Json, Names, Results, console, data_options_of
 
 tools = typer.Typer()
 
@@ -20,7 +20,7 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write a trial's weights as a folder that timm loads, with equal logits; what timm cannot hold is refused."""
-    from vitbench.commands.weights import export as export_trial
+    from vitbench.cli.commands.weights import export as export_trial
 
     raise typer.Exit(export_trial(trial, to, results, data_options_of(data_dir), console()))
 
@@ -45,7 +45,7 @@ def inspect(
     data_dir: DataDir = None,
 ) -> None:
     """Look into trained networks: filters, positions, attention, layers, robustness, as figures and numbers."""
-    from vitbench.commands.inspect import inspect as look
+    from vitbench.cli.commands.inspect import inspect as look
 
     raise typer.Exit(look(name, results, (what, images, limit), to, data_options_of(data_dir), console()))
 
@@ -55,7 +55,7 @@ def schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
     import json
 
-    from vitbench.schema import schema as experiment_schema
+    from vitbench.spec.json_schema import schema as experiment_schema
 
     print(json.dumps(experiment_schema(), indent=2))
 
@@ -63,7 +63,7 @@ def schema() -> None:
 @tools.command()
 def watch(names: Names = None, results: Results = Path("results")) -> None:
     """Show the live view of a run that goes on in another shell; Ctrl-C leaves the run alone."""
-    from vitbench.commands.watch import watch as watch_run
+    from vitbench.cli.commands.watch import watch as watch_run
 
     raise typer.Exit(watch_run(names or [], results, console()))
 
@@ -76,7 +76,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine and the results folder, one finding a line; exit 2, 5 or 6 where one is bad."""
-    from vitbench.commands.upkeep import doctor as examine
+    from vitbench.cli.commands.upkeep import doctor as examine
 
     raise typer.Exit(examine(results, data_options_of(data_dir), console(), fix=fix, as_json=as_json))
 
@@ -88,7 +88,7 @@ def clean(
     data_dir: DataDir = None,
 ) -> None:
     """List, and with --yes remove, what no run of the results folder refers to; records that one uses are kept."""
-    from vitbench.commands.upkeep import clean as clean_root
+    from vitbench.cli.commands.upkeep import clean as clean_root
 
     raise typer.Exit(clean_root(results, data_options_of(data_dir), console(), yes=yes))
 
@@ -98,7 +98,7 @@ def check_data(
     name: Annotated[str, typer.Argument(help="fashion_mnist, folder:PATH, parquet:PATH, ...")], data_dir: DataDir = None
 ) -> None:
     """Decode every image of a data set, look at its labels, and count test images that are trained on."""
-    from vitbench.commands.upkeep import check_data as check_images
+    from vitbench.cli.commands.upkeep import check_data as check_images
 
     raise typer.Exit(check_images(name, data_options_of(data_dir), console()))
 
@@ -106,6 +106,6 @@ def check_data(
 @tools.command()
 def init(path: Annotated[Path, typer.Argument(help="The new file, e.g. my-ablation.yaml.")]) -> None:
     """Write a commented experiment file to begin with."""
-    from vitbench.commands.init import init as write_starter
+    from vitbench.cli.commands.init import init as write_starter
 
     raise typer.Exit(write_starter(path, console()))

@@ -11,20 +11,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from vitbench import clean as cleaning
 from vitbench import data as images
-from vitbench import runner
-from vitbench.clean import Leftover, Use
-from vitbench.collect import rows
-from vitbench.commands.checks import overlap_line
-from vitbench.commands.prepare import facts_source, read_run, runs
-from vitbench.committed import read_records
+from vitbench.base.errors import InputError, ResultsError, printable
+from vitbench.cli import clean as cleaning
+from vitbench.cli.clean import Leftover, Use
+from vitbench.cli.commands.checks import overlap_line
+from vitbench.cli.commands.prepare import facts_source, read_run, runs
+from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
 from vitbench.data import DataOptions
-from vitbench.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
-from vitbench.errors import InputError, ResultsError, printable
-from vitbench.plan import FactsOf
-from vitbench.stats.select import choose
-from vitbench.store import Store
+from vitbench.engines import runner
+from vitbench.plan.run_table import rows
+from vitbench.plan.trials import FactsOf
+from vitbench.stats.tuning import choose
+from vitbench.store.rows import read_records
+from vitbench.store.trials import Store
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 ORDER = (6, 5, 2)

@@ -9,15 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from vitbench.commands.prepare import read_run
-from vitbench.committed import read_records
-from vitbench.errors import InputError
-from vitbench.events import Began, Ended, Event, Planned
-from vitbench.interrupts import Interrupted, stoppable
-from vitbench.journal import Reader, is_alive, journals
-from vitbench.report.live import LiveView
-from vitbench.report.pace import Pace
-from vitbench.report.progress import RunState
+from vitbench.base.errors import InputError
+from vitbench.base.signals import Interrupted, stoppable
+from vitbench.cli.commands.prepare import read_run
+from vitbench.report.live.pace import Pace
+from vitbench.report.live.progress import RunState
+from vitbench.report.live.view import LiveView
+from vitbench.store.event_log import Reader, is_alive, journals
+from vitbench.store.events import Began, Ended, Event, Planned
+from vitbench.store.rows import read_records
 
 POLL_SECONDS = 0.25
 SILENT_SECONDS = 900.0

@@ -9,15 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from vitbench.data import DataOptions
-from vitbench.experiment import Experiment
-from vitbench.init_from import TIMM, fetched
-from vitbench.store import Store
+from vitbench.model.weights.start import TIMM, fetched
+from vitbench.spec.experiment import Experiment
+from vitbench.store.trials import Store
 
 
 def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Console) -> int:
     """Write one trial's weights for timm, and print how they are loaded."""
-    from vitbench.export import export as write
-    from vitbench.export import find_trial
+    from vitbench.inspection.export import export as write
+    from vitbench.inspection.export import find_trial
 
     store = Store(root)
     record = find_trial(store, trial)
@@ -34,7 +34,7 @@ def fetch_weights(experiment: Experiment) -> None:
     """
     for start in dict.fromkeys(_starts(experiment.model_dump(mode="json", exclude_defaults=True))):
         if start.startswith(TIMM) and not fetched(start).is_file():
-            from vitbench.model.pretrained import fetch
+            from vitbench.model.weights.pretrained import fetch
 
             fetch(start.removeprefix(TIMM), fetched(start))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Split, resident
-from vitbench.data.parquet import PARQUET
+from vitbench.base.errors import InputError
+from vitbench.data.readers.parquet import PARQUET
 from vitbench.data.source import Download, Files, Raw, Source, locate_files, present
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Split, resident
 
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 CIFAR100_FILES = ("train", "test", "meta")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Split
+from vitbench.base.errors import InputError
 from vitbench.data.source import Files, Raw, Source
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Split
 
 
 def _locate(name: str, options: DataOptions) -> Files:

@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Ints, Split
+from vitbench.base.seeding import hash_indices
 from vitbench.data.source import Files, Raw, Source
-from vitbench.seeding import hash_indices
+from vitbench.data.types import DataOptions, Ints, Split
 
 NUM_TRAIN, NUM_TEST = 512, 256
 PATTERNS = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Encoded, Split
+from vitbench.base.errors import InputError
 from vitbench.data.source import Download, Files, Raw, Source, not_found
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Encoded, Split
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 TRAIN = ("train", "training")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Encoded, Split
-from vitbench.data.parquet import choose_columns
+from vitbench.base.errors import InputError
+from vitbench.data.readers.parquet import choose_columns
 from vitbench.data.source import Files, Raw, Source, optional
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Encoded, Split
 
 
 @dataclass(frozen=True)

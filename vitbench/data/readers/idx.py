@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.data.images import DataOptions, Split
+from vitbench.base.errors import InputError
 from vitbench.data.source import Download, Files, Raw, Source, locate_files
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Split
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")

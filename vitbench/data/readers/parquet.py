@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Encoded, Ints, Split
+from vitbench.base.errors import InputError
 from vitbench.data.source import Files, Raw, Source, optional
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Encoded, Ints, Split
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")

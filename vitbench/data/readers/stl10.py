@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Split
+from vitbench.base.errors import InputError
 from vitbench.data.source import Download, Files, Raw, Source, locate_files
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Split
 
 NAMES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "class_names.txt")
 

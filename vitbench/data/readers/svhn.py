@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vitbench.data.images import DataOptions, Split
-from vitbench.data.matlab import read_arrays
+from vitbench.base.errors import InputError
+from vitbench.data.readers.matlab import read_arrays
 from vitbench.data.source import Download, Files, Raw, Source, locate_files
-from vitbench.errors import InputError
+from vitbench.data.types import DataOptions, Split
 
 NAMES = ("train_32x32.mat", "test_32x32.mat")
 

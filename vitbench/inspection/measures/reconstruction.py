@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vitbench.spec import ObjectiveSpec
+from vitbench.spec.trial import ObjectiveSpec
 
 LEVELS = 8
 """Colour levels a channel; a class is painted in the middle of its level."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import InputError, nearest
 from vitbench.data.source import optional
-from vitbench.errors import InputError, nearest
-from vitbench.store import replace_durably
 
 
 def fetch(name: str, path: Path) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vitbench.errors import InputError
-from vitbench.parameters import parameters
-from vitbench.spec import TrialSpec
+from vitbench.base.errors import InputError
+from vitbench.model.tensors import parameters
+from vitbench.spec.trial import TrialSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 

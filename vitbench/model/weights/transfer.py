@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitbench.errors import InputError
-from vitbench.init_from import READOUT, Shapes, has_class_row, misfit, stretched
+from vitbench.base.errors import InputError
+from vitbench.model.weights.start import READOUT, Shapes, has_class_row, misfit, stretched
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vitbench.events import Work
+from vitbench.store.events import Work
 
 Kind = tuple[str, float, int]
 """What trials that cost alike have in common: arm, training FLOPs, steps."""

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned
-from vitbench.experiment import Experiment
-from vitbench.report.pace import Kind, Pace, counted
+from vitbench.report.live.pace import Kind, Pace, counted
 from vitbench.report.rows import Setting, arm_order, score, setting_key, setting_of
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
+from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
 
 Cell = tuple[str, Setting]
 """An arm at a setting."""

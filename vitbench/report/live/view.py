@@ -15,15 +15,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vitbench.errors import printable
-from vitbench.events import Began, Event, Finished, Planned, Progress, Started, Warned
-from vitbench.experiment import Experiment
+from vitbench.base.errors import printable
 from vitbench.report.formats import to_rich
-from vitbench.report.progress import RunState, Tally, duration
+from vitbench.report.live.progress import RunState, Tally, duration
 from vitbench.report.rows import metric_label, setting_key, setting_label
 from vitbench.report.tables import interval_cell, result_table, shared_table
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
 
 HEARTBEAT_SECONDS = 30.0
 """Without a terminal: at most this long without a line while trials run."""

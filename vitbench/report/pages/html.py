@@ -29,7 +29,7 @@ def render(template: str, **content: Any) -> str:
 @functools.cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("vitbench.report", "templates"),
+        loader=PackageLoader("vitbench.report.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

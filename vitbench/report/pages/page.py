@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.experiment import Experiment
-from vitbench.load import header
 from vitbench.report.claims import facts_of, said, scale_of, verdict_table
+from vitbench.report.cost_tables import commits, cost_table, environment_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
-from vitbench.report.html import render
-from vitbench.report.inline import inline_svg
-from vitbench.report.machine import commits, cost_table, environment_table
+from vitbench.report.pages.html import render
+from vitbench.report.pages.inline_svg import inline_svg
 from vitbench.report.pictures import pictures_of
-from vitbench.report.plots import caption, plots_for, save
+from vitbench.report.plots.figures import caption, plots_for, save
 from vitbench.report.rows import metric_label
-from vitbench.report.side import read_answers, side_table
+from vitbench.report.secondary_evidence import read_answers, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.report.trials import claim_cells, trials_of
-from vitbench.stats.outcome import Verdict
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import header
 from vitbench.stats.scoreboard import judge_all
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_types import Verdict
 
 BIBTEX = """@inproceedings{dosovitskiy2021image,
   title     = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},

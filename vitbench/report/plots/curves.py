@@ -8,11 +8,11 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vitbench.errors import printable
-from vitbench.experiment import Experiment
+from vitbench.base.errors import printable
+from vitbench.report.plots.style import DASHES, Look, arm_looks, figure, legend_below, marked
 from vitbench.report.rows import Behind, arm_order, own_best, series_of, setting_label, setting_of
-from vitbench.report.style import DASHES, Look, arm_looks, figure, legend_below, marked
 from vitbench.report.trials import claim_cells
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row
 

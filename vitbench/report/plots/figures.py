@@ -10,24 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
-from vitbench.arms import level_name
-from vitbench.errors import printable
-from vitbench.experiment import Experiment
-from vitbench.report.curve_plots import curves_plot, rates_plot
+from vitbench.base.errors import printable
 from vitbench.report.formats import folded
-from vitbench.report.inline import linked, slim
-from vitbench.report.paper import equivalence_margin, paper_effects
-from vitbench.report.rows import (
-    Setting,
-    dot_links,
-    metric_label,
-    own_best,
-    scores_by_seed,
-    series_of,
-    short,
-)
-from vitbench.report.scale_plots import compute_plot, data_plot, shape_plot
-from vitbench.report.style import (
+from vitbench.report.pages.inline_svg import linked, slim
+from vitbench.report.plots.curves import curves_plot, rates_plot
+from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
+from vitbench.report.plots.style import (
     MUTED,
     SHADE,
     Look,
@@ -43,10 +31,14 @@ from vitbench.report.style import (
     shifted,
     within_percent,
 )
+from vitbench.report.rows import Setting, dot_links, metric_label, own_best, scores_by_seed, series_of, short
+from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
-from vitbench.stats.outcome import Verdict
+from vitbench.spec.arms import level_name
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_types import Verdict
 
 ROW_INCHES = 0.42
 NAME_WIDTH = 20

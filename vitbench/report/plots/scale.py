@@ -10,10 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitbench.errors import printable
-from vitbench.experiment import Experiment
-from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
-from vitbench.report.style import (
+from vitbench.base.errors import printable
+from vitbench.report.plots.style import (
     MUTED,
     SHADE,
     Look,
@@ -28,13 +26,15 @@ from vitbench.report.style import (
     shifted,
     within_percent,
 )
+from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
-from vitbench.stats.outcome import Verdict
-from vitbench.stats.sample import counted_images
+from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_types import Verdict
 
 KNOBS = {
     "depth": "Depth",

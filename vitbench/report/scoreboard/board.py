@@ -12,20 +12,20 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from vitbench.experiment import Experiment
-from vitbench.load import load
-from vitbench.measured import read_rows
-from vitbench.report.board_plot import board_plot
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
+from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
-from vitbench.report.html import render
-from vitbench.report.ledger import Entry, entry_of, ledger
-from vitbench.report.machine import root_cost_table
-from vitbench.report.plots import save
+from vitbench.report.pages.html import render
+from vitbench.report.plots.figures import save
+from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
+from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trials import claim_cells, trials_of
-from vitbench.stats.outcome import Verdict
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import load
 from vitbench.stats.scoreboard import judge_all, with_q
+from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
+from vitbench.store.measured import read_rows
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60

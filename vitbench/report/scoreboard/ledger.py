@@ -38,7 +38,7 @@ class Entry:
 @functools.cache
 def ledger() -> dict[str, Entry]:
     """{claim: entry} in the order of the page; the wheel carries the page, a checkout has it beside the package."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     pages = [folder / "docs/CLAIMS.md" for folder in (package, package.parent)]
     text = next((page.read_text(encoding="utf-8") for page in pages if page.is_file()), "")
     section, found = "", {}

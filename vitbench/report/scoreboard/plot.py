@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitbench.errors import printable
+from vitbench.base.errors import printable
 from vitbench.report.claims import GLYPH_WIDTH, effect_text, glyph
 from vitbench.report.formats import folded
-from vitbench.report.style import INK, MUTED, RULE, SHADE, plotting
-from vitbench.stats.outcome import Verdict
+from vitbench.report.plots.style import INK, MUTED, RULE, SHADE, plotting
+from vitbench.stats.verdict_types import Verdict
 
 WIDTH_INCHES, ROW_INCHES = 10.0, 0.46
 CHIPS = {

@@ -1,0 +1,238 @@
+"""Results on disk: absent or whole, the first writer wins, locks die with their holders, a full disk is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitbench.base.durable import make_folder, replace_durably, write_durably
+from vitbench.base.errors import NoSpaceError, ResultsError
+from vitbench.store.record import Record, Result, Run
+from vitbench.store.trials import Store
+
+ID = "0123456789abcdef"
+
+
+def record(trial_id: str = ID, top1: float = 50.0, attempt: int = 1, **changes: Any) -> Record:
+    result = Result(test_top1_percent=top1)
+    run = Run(attempt=attempt, train_seconds=float(attempt))
+    fields = {"status": "ok", "seed": 0, "data_fingerprint": "f", "spec": {}, "result": result, "run": run}
+    return Record(trial_id=trial_id, **{**fields, **changes})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+def commit(store: Store, made: Record, **files: bytes) -> bool:
+    return store.commit(made, store.begin_attempt(made.trial_id), dict(files))
+
+
+def test_what_is_committed_is_read_back(store: Store) -> None:
+    assert store.read(ID) is None
+    assert commit(store, record(), **{"predictions.npz": b"one", "checkpoints/final.safetensors": b"two"})
+    assert store.read(ID) == record()
+    assert (store.folder(ID) / "predictions.npz").read_bytes() == b"one"
+    assert store.weights(ID).read_bytes() == b"two"
+    assert store.read_all([ID, "f" * 16]) == {ID: record()}
+
+
+def test_the_first_writer_wins(store: Store) -> None:
+    assert commit(store, record(), **{"predictions.npz": b"one"})
+    before = (store.folder(ID) / "record.json").read_bytes()
+    assert not commit(store, record(attempt=2), **{"predictions.npz": b"one"})
+    assert (store.folder(ID) / "record.json").read_bytes() == before, "equal results: the times of the first stay"
+
+
+@pytest.mark.parametrize("other", [record(top1=51.0, attempt=2), record(status="diverged", attempt=2)])
+def test_another_result_is_a_conflict_and_the_loser_keeps_its_record(store: Store, other: Record) -> None:
+    commit(store, record(), **{"predictions.npz": b"one"})
+    with pytest.raises(ResultsError, match="conflict") as error:
+        commit(store, other, **{"predictions.npz": b"two"})
+    assert error.value.exit_code == 5
+    assert store.read(ID) == record()
+    assert (store.folder(ID) / "predictions.npz").read_bytes() == b"one"
+    assert json.loads((store.folder(ID) / "attempts" / "2" / "record.json").read_text())["run"]["attempt"] == 2
+
+
+def test_what_an_attempt_left_without_a_record_is_replaced(store: Store) -> None:
+    """Killed between its predictions and its record, perhaps on another device: they must not outlive it."""
+    store.folder(ID).mkdir(parents=True)
+    (store.folder(ID) / "predictions.npz").write_bytes(b"of a dead attempt")
+    commit(store, record(), **{"predictions.npz": b"whole"})
+    assert (store.folder(ID) / "predictions.npz").read_bytes() == b"whole"
+
+
+def test_torn_and_partial_files_never_count(store: Store) -> None:
+    attempt = store.begin_attempt(ID)
+    (attempt / "record.json").write_text(record().model_dump_json())
+    assert store.read(ID) is None, "an attempt is no record"
+    (store.folder(ID) / "record.json").write_text(record().model_dump_json()[:-20])
+    with pytest.raises(ResultsError, match=r"record\.json: not a record of this version") as error:
+        store.read(ID)
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_of_another_schema_is_refused(store: Store) -> None:
+    store.folder(ID).mkdir(parents=True)
+    (store.folder(ID) / "record.json").write_text(json.dumps({**json.loads(record().model_dump_json()), "new_key": 1}))
+    with pytest.raises(ResultsError, match="new_key"):
+        store.read(ID)
+
+
+def test_no_space_leaves_nothing_partial(store: Store, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the kernel cuts the write short."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    attempt = store.begin_attempt(ID)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ResultsError, match="cannot write"):
+            store.commit(record(), attempt, {"predictions.npz": b"x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(store.folder(ID).rglob("predictions.npz"))
+    assert store.read(ID) is None
+    assert commit(store, record(attempt=2), **{"predictions.npz": b"x" * 5000}), "with space again it goes on"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_exit_code_6() -> None:
+    with pytest.raises(NoSpaceError, match="no space left") as error:
+        write_durably(Path("/dev/full"), b"x")
+    assert error.value.exit_code == 6
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["os.link", "os.replace", "os.fsync", "pathlib.Path.mkdir", "pathlib.Path.open"])
+def test_every_way_to_meet_a_full_disk_is_said(what: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        with store.lock(ID):
+            store.commit(record(), store.begin_attempt(ID), {"predictions.npz": b"x"})
+        replace_durably(store.root / "table.csv", b"x")
+
+    monkeypatch.setattr(what, full)
+    with pytest.raises(NoSpaceError, match="no space left"):
+        work()
+    monkeypatch.undo()
+    work()
+
+
+def test_a_folder_that_cannot_be_written_is_said(store: Store) -> None:
+    store.root.parent.mkdir(exist_ok=True)
+    store.root.write_text("a file where the folder should be")
+    with pytest.raises(ResultsError, match="cannot write"):
+        store.begin_attempt(ID)
+    with pytest.raises(ResultsError, match="cannot write"):
+        make_folder(store.root)
+    assert store.read(ID) is None
+
+
+def test_attempts_are_counted(store: Store) -> None:
+    assert [store.begin_attempt(ID).name for _ in range(3)] == ["1", "2", "3"]
+    shutil.rmtree(store.folder(ID) / "attempts" / "1")
+    assert store.begin_attempt(ID).name == "4"
+
+
+def test_a_failed_record_is_set_aside_and_no_other(store: Store) -> None:
+    commit(store, record(status="failed", reason="RuntimeError: x", result=Result()))
+    assert store.set_aside(ID)
+    assert store.read(ID) is None
+    assert (store.folder(ID) / "attempts" / "1" / "failed.json").is_file()
+    assert not store.set_aside(ID)
+    commit(store, record(attempt=2))
+    assert not store.set_aside(ID)
+    assert store.read(ID) is not None
+
+
+def hold(root: Path, pipe: Any) -> None:
+    with Store(root).lock(ID) as held:
+        pipe.send(held)
+        pipe.recv()
+
+
+@pytest.fixture
+def holder(store: Store) -> Iterator[Any]:
+    """Another process that holds the trial's lock."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(store.root, theirs))
+    process.start()
+    assert ours.recv()
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_lock_dies_with_its_holder(store: Store, holder: Any) -> None:
+    with store.lock(ID) as held:
+        assert not held
+    assert store.locked([ID, "f" * 16]) == {ID}
+    holder.kill()
+    holder.join()
+    with store.lock(ID) as held:
+        assert held
+    assert store.locked([ID]) == set()
+
+
+def test_without_working_locks_the_first_writer_wins_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with store.lock(ID) as held:
+        assert held
+        assert commit(store, record())
+    assert not commit(store, record(attempt=2))
+
+
+def test_without_hard_links_the_first_writer_wins_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert commit(store, record(), **{"predictions.npz": b"one"})
+    assert not commit(store, record(attempt=2), **{"predictions.npz": b"one"})
+    with pytest.raises(ResultsError, match="conflict"):
+        commit(store, record(top1=1.0, attempt=3))
+    assert store.read(ID) == record()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
+    """How many files `work` reads."""
+    count, read = 0, Path.read_bytes
+
+    def reading(path: Path) -> bytes:
+        nonlocal count
+        count += 1
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", reading)
+        work()
+    return count
+
+
+def test_ten_thousand_records_are_read_once_each(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = record().model_dump_json()
+    ids = [f"{number:016x}" for number in range(10_000)]
+    for trial_id in ids:
+        folder = store.folder(trial_id)
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(text.replace(ID, trial_id))
+    assert counted(monkeypatch, lambda: store.read_all(ids)) == len(ids)
+    assert set(store.read_all(ids[:50])) == set(ids[:50])

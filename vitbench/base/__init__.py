@@ -1,0 +1,1 @@
+"""What every room needs: errors, random streams, signals, durable writes, planted faults."""

@@ -1,0 +1,1 @@
+"""Networks, their tensors, sizes and costs. `sizes`, `tensors`, `costs` and `weights.start` do not import torch."""

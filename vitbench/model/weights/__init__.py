@@ -1,0 +1,1 @@
+"""Starting weights: where they come from, and how they are fitted to another model."""

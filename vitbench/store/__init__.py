@@ -1,0 +1,1 @@
+"""What is on disk: records, trials, rows, the event log."""
