@@ -15,7 +15,7 @@ import pytest
 from fuzz_profile import cases
 from hypothesis import event, given
 from hypothesis import strategies as st
-from test_load import SAMPLE, STAGED
+from sample_files import SAMPLE, STAGED
 
 from vitbench.base.errors import InputError
 from vitbench.spec.experiment import Experiment, Suite

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 import pytest
-from test_load import SAMPLE, STAGED
+from sample_files import SAMPLE, STAGED
 
 from vitbench.base.errors import InputError
 from vitbench.spec.json_schema import schema
