@@ -13,7 +13,7 @@ ENGINES = ("auto", "local", "workers", "fused")
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """An engine by name, its processes, and the reason."""
 
     engine: str
@@ -38,24 +38,24 @@ def check(asked: str, jobs: int | None, recompute: bool = False) -> None:
         )
 
 
-def choose_engine(asked: str, device: str, workers: int, trials: Sequence[Trial]) -> Choice:
+def choose_engine(asked: str, device: str, workers: int, trials: Sequence[Trial]) -> EngineChoice:
     """The engine for `trials` on a device with `workers` processes to have; `asked` overrides.
 
     On a GPU trials of equal shapes are stacked: small models leave it idle between launches. On a CPU every core has a
     process of its own: there a stack was slower than its members one by one for all but the tiniest models.
     """
     if asked == "workers":
-        return Choice("workers", workers, "as asked")
+        return EngineChoice("workers", workers, "as asked")
     if asked in ("local", "fused"):
-        return Choice(asked, 1, "as asked")
+        return EngineChoice(asked, 1, "as asked")
     if device == "cpu" and workers > 1:
-        return Choice("workers", workers, "a process a core: on a CPU stacks are slower, docs/PERFORMANCE.md")
+        return EngineChoice("workers", workers, "a process a core: on a CPU stacks are slower, docs/PERFORMANCE.md")
     if device == "cpu":
-        return Choice("local", 1, "one process asked for, or one core")
+        return EngineChoice("local", 1, "one process asked for, or one core")
     if workers > 1:
-        return Choice("workers", workers, "several processes asked for")
+        return EngineChoice("workers", workers, "several processes asked for")
     made = stacks(trials)
     largest = max(map(len, made), default=0)
     if largest < 2:
-        return Choice("local", 1, "no two trials have equal shapes, so none can be stacked")
-    return Choice("fused", 1, f"{len(trials)} trials in {len(made)} stacks of up to {largest}, memory permitting")
+        return EngineChoice("local", 1, "no two trials have equal shapes, so none can be stacked")
+    return EngineChoice("fused", 1, f"{len(trials)} trials in {len(made)} stacks of up to {largest}, memory permitting")
