@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitbench.base.errors import InputError
-from vitbench.cli.commands.device import choose_device, choose_workers
+from vitbench.cli.commands.device import choose_device, choose_num_jobs
 
 TINY = """
 name: tiny
@@ -282,7 +282,7 @@ def test_devices(asked: str, device: str | None) -> None:
 
 def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitbench.cli.main.commands.device.num_cores", lambda: 8)
-    assert choose_workers(None, "cpu", 1) == 8
-    assert choose_workers(None, "cpu", 3) == 2
-    assert choose_workers(None, "cuda", 1) == 1
-    assert choose_workers(5, "cuda", 1) == 5
+    assert choose_num_jobs(None, "cpu", 1) == 8
+    assert choose_num_jobs(None, "cpu", 3) == 2
+    assert choose_num_jobs(None, "cuda", 1) == 1
+    assert choose_num_jobs(5, "cuda", 1) == 5

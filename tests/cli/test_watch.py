@@ -1,4 +1,4 @@
-"""The journal that a run leaves and `vitbench watch`, which follows it: torn lines, ends, kills, Ctrl-C. About 5 s."""
+"""The event log of a run, and `vitbench watch`, which follows it: torn lines, ends, kills, Ctrl-C. About 5 s."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from vitbench.base.errors import InputError
 from vitbench.cli.commands import watch as watching
-from vitbench.store.event_log import Journal, Reader, folder_of, journals
+from vitbench.store.event_log import EventLog, EventReader, folder_of, live_logs
 from vitbench.store.events import (
     Began,
     Ended,
@@ -79,7 +79,7 @@ def test_a_torn_line_is_read_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "host-1.jsonl"
     whole = to_line(Ended(0), 1.0)
     path.write_text(f"{whole}\nno event\n{whole[:20]}")
-    reader = Reader(path)
+    reader = EventReader(path)
     assert list(reader.read()) == [(1.0, Ended(0))]
     with path.open("a") as file:
         file.write(whole[20:] + "\n")
@@ -89,19 +89,19 @@ def test_a_torn_line_is_read_once_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_journal_is_there_while_its_process_runs_and_thins_readings(root: Path) -> None:
     now = [0.0]
-    with Journal(root, clock=lambda: now[0]) as journal:
-        reader = Reader(journal.path)
+    with EventLog(root, clock=lambda: now[0]) as event_log:
+        reader = EventReader(event_log.path)
         for now[0] in (0.0, 0.5, 1.0):
-            journal(EVENTS[3])
-        journal.exit_code = 0
-        assert journals(root) == [journal.path]
+            event_log(EVENTS[3])
+        event_log.exit_code = 0
+        assert live_logs(root) == [event_log.path]
     assert [(at, type(event)) for at, event in reader.read()] == [(0.0, Progress), (1.0, Progress), (1.0, Ended)]
     assert not folder_of(root).exists()
     reader.close()
 
 
 def gone(root: Path) -> Path:
-    """The journal of a process that was killed."""
+    """The event log of a process that was killed."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     path = folder_of(root) / f"{socket.gethostname()}-{child.pid}.jsonl"
@@ -112,31 +112,31 @@ def gone(root: Path) -> Path:
 
 def test_what_a_killed_process_left_is_not_watched_and_the_next_run_removes_it(root: Path) -> None:
     path = gone(root)
-    assert journals(root) == []
+    assert live_logs(root) == []
     with pytest.raises(InputError, match="does not run now"):
         watching.watch([], root, Console(file=io.StringIO()))
-    with Journal(root):
+    with EventLog(root):
         assert not path.exists()
 
 
 def test_a_disk_that_refuses_does_not_stop_a_run(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("in the way")
-    with Journal(tmp_path) as journal:
-        journal(EVENTS[0])
+    with EventLog(tmp_path) as event_log:
+        event_log(EVENTS[0])
     assert (tmp_path / "events").read_text() == "in the way"
 
 
 def watched(root: Path, names: list[str], later: list[Event]) -> tuple[int, list[str]]:
     """What watching says of a run that is under way and then does `later`."""
     out = io.StringIO()
-    with Journal(root) as journal:
+    with EventLog(root) as event_log:
         for event in EVENTS:
-            journal(event)
+            event_log(event)
 
         def go_on() -> None:
             time.sleep(0.2)
             for event in later:
-                journal(event)
+                event_log(event)
 
         thread = threading.Thread(target=go_on)
         thread.start()
@@ -165,11 +165,11 @@ def test_a_run_of_another_name_is_not_watched(root: Path) -> None:
 def test_a_terminal_shows_the_arms(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "POLL_SECONDS", 0.02)
     out = io.StringIO()
-    with Journal(root) as journal:
+    with EventLog(root) as event_log:
         for event in EVENTS:
-            journal(event)
-        watcher = watching.Watcher(journal.path, root, Console(file=out, force_terminal=True, width=100, height=30))
-        timer = threading.Timer(0.6, journal, [Ended(0)])
+            event_log(event)
+        watcher = watching.Watcher(event_log.path, root, Console(file=out, force_terminal=True, width=100, height=30))
+        timer = threading.Timer(0.6, event_log, [Ended(0)])
         timer.start()
         assert watcher.follow() == 0
     assert "1/4 trials" in out.getvalue()
@@ -179,16 +179,16 @@ def test_a_terminal_shows_the_arms(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_killed_run_is_said_to_be_killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = gone(root), io.StringIO()
-    monkeypatch.setattr(watching, "journals", lambda _: [path])
+    monkeypatch.setattr(watching, "live_logs", lambda _: [path])
     assert watching.watch([], root, Console(file=out, width=200)) == 3
     assert out.getvalue().startswith("the run was killed; finished trials are kept, the same command goes on")
 
 
 def test_ctrl_c_ends_the_watching_only(root: Path) -> None:
     out = io.StringIO()
-    with Journal(root) as journal:
-        journal(EVENTS[0])
+    with EventLog(root) as event_log:
+        event_log(EVENTS[0])
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
         assert watching.watch([], root, Console(file=out)) == 0
-        assert journal.path.exists()
+        assert event_log.path.exists()
     assert out.getvalue() == "no longer watching; the run goes on\n"

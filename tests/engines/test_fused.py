@@ -46,7 +46,7 @@ def assert_alike(fused: Record, alone: Record) -> None:
     """Everything of a record but what rounding may move; accuracies within two of the few test images."""
     for key in ("trial_id", "status", "reason", "seed", "parent", "data_fingerprint", "spec"):
         assert getattr(fused, key) == getattr(alone, key)
-    own, other = stacked.result, alone.result
+    own, other = fused.result, alone.result
     assert own.model_dump().keys() == other.model_dump().keys()
     for key in ("num_params", "train_flops", "num_images", "num_steps", "num_train_images", "num_test_images"):
         assert getattr(own, key) == getattr(other, key)
@@ -155,19 +155,19 @@ def test_the_memory_model_counts_what_a_deeper_or_larger_trial_keeps() -> None:
 @pytest.mark.parametrize(
     ("asked", "device", "workers", "engine", "processes", "why"),
     [
-        ("auto", "cpu", 2, "workers", 2, "a process a core"),
+        ("auto", "cpu", 2, "workers", 2, "one per core"),
         ("auto", "cpu", 1, "local", 1, "one process"),
         ("auto", "cuda", 1, "fused", 1, "8 trials in 1 stacks of up to 8"),
-        ("fused", "cpu", 2, "fused", 1, "as asked"),
-        ("local", "cuda", 1, "local", 1, "as asked"),
-        ("workers", "cuda", 3, "workers", 3, "as asked"),
+        ("fused", "cpu", 2, "fused", 1, "as requested"),
+        ("local", "cuda", 1, "local", 1, "as requested"),
+        ("workers", "cuda", 3, "workers", 3, "as requested"),
     ],
 )
 def test_the_engine_is_chosen_and_says_why(
     asked: str, device: str, workers: int, engine: str, processes: int, why: str
 ) -> None:
     choice = choose_engine(asked, device, workers, trials_of(GRID))
-    assert (choice.engine, choice.num_workers) == (engine, processes)
+    assert (choice.engine, choice.num_jobs) == (engine, processes)
     assert why in choice.words()
     unlike = trials_of(TINY + "seeds: 1\n")
     assert choose_engine("auto", "cuda", 1, unlike).engine == "local"

@@ -107,7 +107,7 @@ def test_equal_functions_share_an_id(changed: dict[str, Any]) -> None:
 
 def test_the_algorithms_version_enters(monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity()
-    monkeypatch.setattr("vitbench.plan.trials.trial_id.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
+    monkeypatch.setattr("vitbench.plan.trial_id.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
     assert identity() != before
 
 

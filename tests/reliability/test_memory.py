@@ -18,7 +18,7 @@ from vitbench.base.errors import IncompleteError, InputError
 from vitbench.cli.commands.prepare import Asked, data_options
 from vitbench.cli.commands.run import RunOptions, run
 from vitbench.data import DataOptions
-from vitbench.engines import execute, local, workers
+from vitbench.engines import execute, local, processes
 from vitbench.engines.runner import RunRequest
 from vitbench.engines.runner import run as run_all
 from vitbench.plan.trials import Builder, Trial
@@ -128,13 +128,13 @@ def test_a_fork_server_that_has_just_died_is_waited_for(monkeypatch: pytest.Monk
             raise ConnectionRefusedError("refused")
         return given
 
-    monkeypatch.setattr(workers, "Worker", refuse)
-    monkeypatch.setattr(workers.time, "sleep", waits.append)
-    assert workers._started("context", options(Path())) == ("context", options(Path()))
+    monkeypatch.setattr(processes, "TrialProcess", refuse)
+    monkeypatch.setattr(processes.time, "sleep", waits.append)
+    assert processes._started("context", options(Path())) == ("context", options(Path()))
     assert len(waits) == 2
     refusals[0] = 3
     with pytest.raises(IncompleteError, match="no worker process can be started"):
-        workers._started("context", options(Path()))
+        processes._started("context", options(Path()))
 
 
 def test_a_killed_loader_process_is_tried_again(trial: Trial, unbroken: Path, tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def test_a_stop_where_nothing_waits_is_raised_at_once() -> None:
 
 
 def serve(connection: Any, how: Any) -> None:
-    from vitbench.engines import workers
+    from vitbench.engines import processes
 
-    workers._serve(connection, how)
+    processes._serve(connection, how)
 
 
 def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:

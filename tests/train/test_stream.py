@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitbench.base.errors import InputError
-from vitbench.cli.commands.device import choose_loaders
+from vitbench.cli.commands.device import choose_num_workers
 from vitbench.data import DataOptions, cut, facts
 from vitbench.engines.execute import execute
 from vitbench.engines.options import Options
@@ -267,12 +267,12 @@ def test_rounding_takes_no_draw_to_one() -> None:
 
 def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitbench.cli.main.commands.device.num_cores", lambda: 8)
-    assert choose_loaders(None, "cpu", 1) == 0
-    assert choose_loaders(None, "cuda", 1) == 7
-    assert choose_loaders(None, "cuda", 2) == 0
-    assert choose_loaders(3, "cpu", 1) == 3
+    assert choose_num_workers(None, "cpu", 1) == 0
+    assert choose_num_workers(None, "cuda", 1) == 7
+    assert choose_num_workers(None, "cuda", 2) == 0
+    assert choose_num_workers(3, "cpu", 1) == 3
     with pytest.raises(InputError, match="--workers 3: not with 2 trials at once"):
-        choose_loaders(3, "cpu", 2)
+        choose_num_workers(3, "cpu", 2)
 
 
 def test_options_of_reading_are_no_part_of_the_identity(folder: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vitbench.base.durable import disk_error
 from vitbench.base.errors import ResultsError
-from vitbench.store.event_log import abandoned, is_running
+from vitbench.store.event_log import dead_logs, is_running
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
@@ -45,7 +45,7 @@ def leftovers(store: Store, use: Use) -> list[Leftover]:
     """Everything that nothing refers to, by path. Trials that no plan uses are left out while a run is still open."""
     folders = [path for path in _inside(store.trials) if path.is_dir() and not path.is_symlink()]
     busy = store.locked(folder.name for folder in folders)
-    dead = [*_asides(store.root), *abandoned(store.root)]
+    dead = [*_asides(store.root), *dead_logs(store.root)]
     out = [_leftover(path, "left by a process that was killed", safe=True) for path in dead]
     for folder in folders:
         if folder.name in busy:

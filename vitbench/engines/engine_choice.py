@@ -1,4 +1,4 @@
-"""Which engine runs a list of trials, and why: a pure function of what is known before torch is loaded."""
+"""Which engine runs a list of trials, and why: a pure function that needs no torch."""
 
 from __future__ import annotations
 
@@ -14,48 +14,46 @@ ENGINES = ("auto", "local", "workers", "fused")
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine by name, its processes, and the reason."""
+    """An engine by name, its number of trial processes, and the reason."""
 
     engine: str
-    num_workers: int
+    num_jobs: int
     reason: str
 
     def words(self) -> str:
         """One line for people."""
-        processes = f", {self.num_workers} processes" if self.num_workers > 1 else ""
+        processes = f", {self.num_jobs} processes" if self.num_jobs > 1 else ""
         return f"engine: {self.engine}{processes} ({self.reason})"
 
 
-def check(asked: str, jobs: int | None, recompute: bool = False) -> None:
-    """Raises InputError where there is no such engine, or it cannot have so many processes, or cannot recompute."""
-    if asked not in ENGINES:
-        raise InputError(f"--engine {asked}: allowed are {', '.join(ENGINES)}")
-    if asked in ("local", "fused") and (jobs or 1) > 1:
-        raise InputError(f"--jobs {jobs}: --engine {asked} is one process; leave it out, or --engine workers")
-    if asked == "fused" and recompute:
-        raise InputError(
-            "--recompute: computes the blocks of one trial again, not of a stack; leave out --engine fused"
-        )
+def check(engine: str, jobs: int | None, recompute: bool = False) -> None:
+    """Raises InputError for an unknown engine, and for options that the engine does not support."""
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: allowed are {', '.join(ENGINES)}")
+    if engine in ("local", "fused") and (jobs or 1) > 1:
+        raise InputError(f"--jobs {jobs}: --engine {engine} uses one process; omit --engine or use --engine workers")
+    if engine == "fused" and recompute:
+        raise InputError("--recompute does not work on stacked trials; omit --engine fused")
 
 
-def choose_engine(asked: str, device: str, workers: int, trials: Sequence[Trial]) -> EngineChoice:
-    """The engine for `trials` on a device with `workers` processes to have; `asked` overrides.
+def choose_engine(requested: str, device: str, num_jobs: int, trials: Sequence[Trial]) -> EngineChoice:
+    """The engine for `trials` on a device, with `num_jobs` trial processes available; `requested` overrides it.
 
-    On a GPU trials of equal shapes are stacked: small models leave it idle between launches. On a CPU every core has a
-    process of its own: there a stack was slower than its members one by one for all but the tiniest models.
+    A GPU runs trials of equal shapes as a stack: small models leave it idle between launches. A CPU runs one process
+    per core: there, a stack was slower than its members one by one for all but the tiniest models.
     """
-    if asked == "workers":
-        return EngineChoice("workers", workers, "as asked")
-    if asked in ("local", "fused"):
-        return EngineChoice(asked, 1, "as asked")
-    if device == "cpu" and workers > 1:
-        return EngineChoice("workers", workers, "a process a core: on a CPU stacks are slower, docs/PERFORMANCE.md")
+    if requested == "workers":
+        return EngineChoice("workers", num_jobs, "as requested")
+    if requested in ("local", "fused"):
+        return EngineChoice(requested, 1, "as requested")
+    if device == "cpu" and num_jobs > 1:
+        return EngineChoice("workers", num_jobs, "one per core: stacks are slower on a CPU, docs/PERFORMANCE.md")
     if device == "cpu":
-        return EngineChoice("local", 1, "one process asked for, or one core")
-    if workers > 1:
-        return EngineChoice("workers", workers, "several processes asked for")
-    made = stacks(trials)
-    largest = max(map(len, made), default=0)
+        return EngineChoice("local", 1, "one process requested, or one core")
+    if num_jobs > 1:
+        return EngineChoice("workers", num_jobs, "several processes requested")
+    candidates = stacks(trials)
+    largest = max(map(len, candidates), default=0)
     if largest < 2:
-        return EngineChoice("local", 1, "no two trials have equal shapes, so none can be stacked")
-    return EngineChoice("fused", 1, f"{len(trials)} trials in {len(made)} stacks of up to {largest}, memory permitting")
+        return EngineChoice("local", 1, "no two trials have equal shapes, so nothing can be stacked")
+    return EngineChoice("fused", 1, f"{len(trials)} trials in {len(candidates)} stacks of up to {largest} trials")

@@ -15,7 +15,7 @@ from vitbench.base.durable import replace_durably, require_space
 from vitbench.base.errors import InputError, ResultsError, VitbenchError
 from vitbench.engines.environment import checkout, device_name, peak_memory_mib, versions
 from vitbench.engines.options import Emit, Options, why_not_halve
-from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, Outcome, outcomes
+from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, TrialOutcome, outcomes
 from vitbench.model import costs
 from vitbench.model.sizes import known
 from vitbench.model.weights.start import find, start_sha256
@@ -134,7 +134,7 @@ def _attempt(members: Sequence[_Member], options: Options, emit: Emit, micro_bat
         if lost_loader(error):
             raise MemoryError(f"a process that reads images was lost: {error}") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        outcomes = [Outcome(Result(), "failed", reason)] * len(trials)
+        outcomes = [TrialOutcome(Result(), "failed", reason)] * len(trials)
     for member, outcome, attempt in zip(members, outcomes, attempts, strict=True):
         trial = member.trial
         record = Record(
@@ -158,7 +158,7 @@ def _says_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
 
 
-def _run(outcome: Outcome, attempt: int, options: Options, started: datetime) -> Run:
+def _run(outcome: TrialOutcome, attempt: int, options: Options, started: datetime) -> Run:
     """The part of a record that differs from machine to machine."""
     seconds = outcome.train_seconds
     commit, dirty = checkout()
@@ -189,7 +189,7 @@ def started_event(trial: Trial) -> Started:
     return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, costs.trial_flops(spec))
 
 
-def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[Outcome]:
+def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[TrialOutcome]:
     """Results, status, files and seconds of a stack."""
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -279,14 +279,14 @@ def _regrow(child: Trial, options: Options, emit: Emit) -> None:
     place.clear()
 
 
-def _orphans(trials: Sequence[Trial], store: Store) -> list[Outcome] | None:
+def _orphans(trials: Sequence[Trial], store: Store) -> list[TrialOutcome] | None:
     """Outcomes of trials whose first stage came to nothing; None where every stage is there."""
     parents = [store.read(t.parent) if t.parent else None for t in trials]
     lost = next((p for p in parents if p is not None and p.status != "ok"), None)
     if lost is None:
         return None
     reason = f"stage {lost.trial_id} {lost.status}: {lost.reason}"
-    return [Outcome(Result(), lost.status, reason)] * len(trials)
+    return [TrialOutcome(Result(), lost.status, reason)] * len(trials)
 
 
 def set_precision(precision: str) -> None:

@@ -39,7 +39,7 @@ class RunRequest:
     """What to run, beside the experiment."""
 
     options: Options
-    num_workers: int = 1
+    num_jobs: int = 1
     seeds: Sequence[int] | None = None
     limit: int | None = None
 
@@ -121,10 +121,10 @@ def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> G
         from vitbench.engines import stacked
 
         return stacked.run(trials, request.options, listen)
-    if request.num_workers > 1:
-        from vitbench.engines import workers
+    if request.num_jobs > 1:
+        from vitbench.engines import processes
 
-        return workers.run(trials, request.options, listen, request.num_workers)
+        return processes.run(trials, request.options, listen, request.num_jobs)
     from vitbench.engines import local
 
     return local.run(trials, request.options, listen)

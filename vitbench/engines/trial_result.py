@@ -23,7 +23,7 @@ WEIGHTS = "checkpoints/final.safetensors"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What a try came to: the deterministic part, the files beside it, and the time it took."""
 
     result: Result
@@ -36,7 +36,7 @@ class Outcome:
     resumed_at_step: int | None = None
 
 
-def outcomes(trainer: Trainer, trained: list[Trained]) -> list[Outcome]:
+def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
     """Test data are read here, once, for the last weights and for the best by validation."""
     classifies = trainer.classifies
     last = trainer.test() if classifies else [None] * len(trained)
@@ -51,13 +51,13 @@ def outcomes(trainer: Trainer, trained: list[Trained]) -> list[Outcome]:
             member.diverged_at = trainer.train.steps
         if member.diverged_at is not None:
             reason = f"loss or logits not finite at step {member.diverged_at}"
-            out.append(Outcome(_result(trainer, e, member, None, None), "diverged", reason))
+            out.append(TrialOutcome(_result(trainer, e, member, None, None), "diverged", reason))
             continue
         chosen = best[e] if best is not None and member.best_val >= 0 else answer
         files = {WEIGHTS: pack(member.state)}
         if answer is not None:
             files[PREDICTIONS] = predictions(answer, trainer, e)
-        out.append(Outcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
+        out.append(TrialOutcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
     return out
 
 

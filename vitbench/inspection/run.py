@@ -21,7 +21,7 @@ from vitbench.report.pictures import record_picture
 from vitbench.report.plots.figures import save
 from vitbench.report.plots.style import plotting
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
-from vitbench.store.measured import Measured, add_measured
+from vitbench.store.rows import AnalysisLine, add_analyses
 from vitbench.store.trials import Store
 
 Tell = Callable[[str], None]
@@ -119,10 +119,10 @@ def _look_at(row: Mapping[str, Any], folder: Path, wanted: Wanted, seen: Mapping
     if metrics:
         weights = record.result.weights_sha256
         images = wanted.images or subject.data or ""
-        line = Measured(
+        line = AnalysisLine(
             trial_id=record.trial_id, weights_sha256=weights, images=images, num_images=wanted.limit, metrics=metrics
         )
-        add_measured(folder, [line])
+        add_analyses(folder, [line])
 
 
 def _networks(rows: Sequence[Mapping[str, Any]], stage: bool) -> list[Mapping[str, Any]]:

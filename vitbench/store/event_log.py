@@ -21,11 +21,11 @@ PROGRESS_SECONDS = 1.0
 
 
 def folder_of(root: Path) -> Path:
-    """Where the journals of a results root lie."""
+    """Where the live_logs of a results root lie."""
     return root / "events"
 
 
-class Journal:
+class EventLog:
     """A listener of events and a context manager: within it, the command's events are on the disk.
 
     It is a convenience: where the disk refuses a line, the run goes on without.
@@ -39,10 +39,10 @@ class Journal:
         self._last: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> EventLog:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for path in abandoned(self.path.parent.parent):
+            for path in dead_logs(self.path.parent.parent):
                 path.unlink(missing_ok=True)
             self._file = self.path.open("w", buffering=1)
         return self
@@ -73,7 +73,7 @@ class Journal:
 
 
 def is_alive(path: Path) -> bool:
-    """Does the process that writes this journal live? Of another host it is taken to."""
+    """Does the process that writes this event log live? Of another host it is taken to."""
     host, _, pid = path.stem.rpartition("-")
     return host != socket.gethostname() or not pid.isdigit() or is_running(int(pid))
 
@@ -89,8 +89,8 @@ def is_running(pid: int) -> bool:
     return True
 
 
-class Reader:
-    """The events of one journal as they come; what was already read is not read again, a torn last line waits."""
+class EventReader:
+    """The events of one event_log as they come; what was already read is not read again, a torn last line waits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,11 +109,11 @@ class Reader:
         self._file.close()
 
 
-def journals(root: Path) -> list[Path]:
-    """The journals of commands that run now, the oldest name first."""
+def live_logs(root: Path) -> list[Path]:
+    """The live_logs of commands that run now, the oldest name first."""
     return sorted(path for path in folder_of(root).glob("*.jsonl") if is_alive(path))
 
 
-def abandoned(root: Path) -> list[Path]:
-    """The journals of processes of this machine that are no longer there, the oldest name first."""
+def dead_logs(root: Path) -> list[Path]:
+    """The live_logs of processes of this machine that are no longer there, the oldest name first."""
     return sorted(path for path in folder_of(root).glob("*.jsonl") if not is_alive(path))

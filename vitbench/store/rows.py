@@ -1,23 +1,29 @@
-"""Reading `records.jsonl`: rows that are whole, in range and of one origin, or one clear error; nothing is mixed.
+"""The rows of a run: `records.jsonl`, joined with `analysis.jsonl`, or one clear error.
 
-A row that came from another version of the code or from other images than its neighbours would move a mean in silence.
+A row from another version of the code, or of other images than its neighbours, would move a mean in silence, so
+rows of two origins are refused. `analysis.jsonl` holds what was measured on trained networks after their records were
+committed, one line per trial: its numbers join a row where they were measured on that row's weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from vitbench.base.errors import ResultsError
+from vitbench.base.durable import replace_durably
+from vitbench.base.errors import InputError, ResultsError
 from vitbench.spec.trial import Frozen
 from vitbench.store.record import Result, Role, Run, Status
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text without control characters: a name cannot move the cursor of a terminal."""
+ANALYSES_FILE = "analysis.jsonl"
+ANALYSIS_VERSION = 1
+"""Raised by hand when a number of an analysis changes, so that older numbers are not mixed with it."""
 MADE_BY = {"algorithm_version": "version of the code", "data_fingerprint": "images"}
 
 
@@ -104,3 +110,70 @@ def _check_cells(rows: Sequence[dict[str, Any]], path: Path) -> None:
         line, trial_id = seen.setdefault(cell, (number, row["trial_id"]))
         if trial_id != row["trial_id"]:
             raise ResultsError(f"{path}:{number}: the same arm, setting and seed as line {line}, but another trial")
+
+
+class AnalysisLine(Frozen):
+    """The numbers that were measured on one trial's weights, by name, and on which images."""
+
+    trial_id: str
+    analysis_version: int = ANALYSIS_VERSION
+    weights_sha256: str | None = None
+    images: str = ""
+    num_images: NonNegativeInt = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    def origin(self) -> tuple[str | None, str, int]:
+        """What was measured: numbers of two origins are never one line."""
+        return self.weights_sha256, self.images, self.num_images
+
+
+def read_analyses(folder: Path) -> dict[str, AnalysisLine]:
+    """The lines of a run's `analysis.jsonl` by trial; lines of other versions are left out.
+
+    Raises ResultsError naming file and line where one is damaged.
+    """
+    path = folder / ANALYSES_FILE
+    out = {}
+    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
+        try:
+            line = AnalysisLine.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
+            raise ResultsError(f"{path}:{number}: damaged line of an analysis ({where}: {first['msg']})") from error
+        if line.analysis_version == ANALYSIS_VERSION:
+            out[line.trial_id] = line
+    return out
+
+
+def add_analyses(folder: Path, new: Iterable[AnalysisLine]) -> None:
+    """Add numbers to a run's `analysis.jsonl`; older numbers of other weights or images are dropped."""
+    lines = read_analyses(folder)
+    for line in new:
+        old = lines.get(line.trial_id)
+        kept = old.metrics if old is not None and old.origin() == line.origin() else {}
+        lines[line.trial_id] = line.model_copy(update={"metrics": dict(sorted({**kept, **line.metrics}.items()))})
+    texts = [json.dumps(lines[key].model_dump(), sort_keys=True, allow_nan=False) for key in sorted(lines)]
+    replace_durably(folder / ANALYSES_FILE, "".join(f"{text}\n" for text in texts).encode())
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run with its analyses. Raises InputError without a records file, ResultsError on damage."""
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        raise InputError(f"{folder}: no records.jsonl; run the experiment first")
+    return join_analyses(read_records(path), folder)
+
+
+def join_analyses(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The rows with the numbers of a run's analyses among `result.metrics`; a record's own numbers take precedence."""
+    lines = read_analyses(folder)
+    return [_joined(row, lines.get(row["trial_id"])) for row in rows]
+
+
+def _joined(row: dict[str, Any], line: AnalysisLine | None) -> dict[str, Any]:
+    result = row["result"]
+    if line is None or line.weights_sha256 != result.get("weights_sha256"):
+        return row
+    metrics = {**line.metrics, **(result.get("metrics") or {})}
+    return {**row, "result": {**result, "metrics": metrics}}

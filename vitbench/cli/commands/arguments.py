@@ -45,8 +45,8 @@ Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
 AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")]
-Loaders = Annotated[
-    int | None, typer.Option(min=0, help="Processes that read images where these do not fit in memory.")
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Image-loading processes, used only when the images do not fit in memory.")
 ]
 CheckpointSeconds = Annotated[
     float, typer.Option(min=0.0, help="Save a running trial this often; a stopped one is always saved.")

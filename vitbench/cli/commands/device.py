@@ -45,7 +45,7 @@ def likely_device() -> str:
     return "cuda" if _may_have_accelerator() else "cpu"
 
 
-def choose_workers(jobs: int | None, device: str, threads: int) -> int:
+def choose_num_jobs(jobs: int | None, device: str, threads: int) -> int:
     """Processes at work: as asked, else one a core on a CPU (with `threads` each), one on an accelerator."""
     if jobs is not None:
         if jobs < 1:
@@ -54,7 +54,7 @@ def choose_workers(jobs: int | None, device: str, threads: int) -> int:
     return max(1, num_cores() // threads) if device == "cpu" else 1
 
 
-def choose_loaders(asked: int | None, device: str, jobs: int) -> int:
+def choose_num_workers(asked: int | None, device: str, jobs: int) -> int:
     """Processes that read images which do not fit in memory: as asked, else a core each beside an accelerator, none
     on a CPU, where the cores train.
 

@@ -11,7 +11,7 @@ from vitbench.base.errors import InputError
 from vitbench.cli.commands.prepare import runs_named
 from vitbench.data import DataOptions
 from vitbench.model.weights.start import TIMM
-from vitbench.store.measured import read_rows
+from vitbench.store.rows import read_rows
 
 
 def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,

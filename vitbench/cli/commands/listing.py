@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vitbench.base.errors import InputError
 from vitbench.cli.commands.checks import check_all
-from vitbench.cli.commands.device import choose_workers, likely_device
+from vitbench.cli.commands.device import choose_num_jobs, likely_device
 from vitbench.cli.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
 from vitbench.data import NOMINAL, DataOptions
 from vitbench.engines import runner
@@ -135,7 +135,7 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> di
     left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
     seconds = _seconds_by(known, records)
     device = likely_device()
-    workers = choose_workers(None, device, 1)
+    num_jobs = choose_num_jobs(None, device, 1)
     num_shared = len(seen & unique.keys())
     seen.update(unique)
     return {
@@ -150,12 +150,12 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> di
         "done": len(records),
         "trials_shared": num_shared,
         "train_flops_left": sum(runner.flops_of(trial) for trial in left),
-        "seconds_left": seconds(left) / workers,
-        "seconds_shared": seconds(shared) / workers,
+        "seconds_left": seconds(left) / num_jobs,
+        "seconds_shared": seconds(shared) / num_jobs,
         "speed_measured": bool(records),
         "nominal_data": _nominal_data(builder, known),
-        "workers": workers,
-        "engine": choose_engine("auto", device, workers, left).words(),
+        "workers": num_jobs,
+        "engine": choose_engine("auto", device, num_jobs, left).words(),
     }
 
 

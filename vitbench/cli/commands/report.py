@@ -24,8 +24,7 @@ from vitbench.plan.run_table import Row
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 from vitbench.stats.verdict_types import Verdict
-from vitbench.store.measured import read_rows
-from vitbench.store.rows import read_records
+from vitbench.store.rows import read_records, read_rows
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions

@@ -15,7 +15,7 @@ from vitbench.base.durable import make_folder, replace_durably
 from vitbench.base.errors import InputError
 from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin
-from vitbench.cli.commands.device import choose_device, choose_loaders, choose_workers
+from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.report import judged
@@ -33,7 +33,7 @@ from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.tuning import choose
-from vitbench.store.event_log import Journal
+from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
 from vitbench.store.trials import Store
 
@@ -46,7 +46,7 @@ class RunOptions:
     data: DataOptions
     device: str = "auto"
     jobs: int | None = None
-    loaders: int | None = None
+    workers: int | None = None
     threads: int = 1
     limit: int | None = None
     keep: str = "final"
@@ -70,7 +70,7 @@ class Session:
 
     options: RunOptions
     console: Console
-    journal: Journal
+    event_log: EventLog
     gauge: Callable[[], str] | None
     pace: Pace
 
@@ -87,13 +87,13 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
     check_engine(options.engine, options.jobs, options.recompute)
-    workers = choose_workers(options.jobs, device, options.threads)
+    num_jobs = choose_num_jobs(options.jobs, device, options.threads)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
     make_folder(options.root)
     engine = Options(
         root=options.root.resolve(),
-        data=replace(options.data, num_workers=choose_loaders(options.loaders, device, workers)),
+        data=replace(options.data, num_workers=choose_num_workers(options.workers, device, num_jobs)),
         device=device,
         threads=options.threads,
         keep=options.keep,
@@ -103,31 +103,31 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         recompute=options.recompute,
     )
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable(), Journal(options.root) as journal:
-        session = Session(options, console, journal, gauge_of(device), Pace())
+    with stoppable(), EventLog(options.root) as event_log:
+        session = Session(options, console, event_log, gauge_of(device), Pace())
         for job in _jobs(prepared, builders, Store(options.root)):
-            chosen = _chosen_engine(job, options, device, workers)
+            chosen = _chosen_engine(job, options, device, num_jobs)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
             for seeds in _looks(job.item.experiment, options):
-                request = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_workers, seeds, left)
+                request = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
                 ran = _run_one(job, request, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
             done.append(ran)
-            journal.exit_code = code = _worse(code, exit_code(ran.outcome))
+            event_log.exit_code = code = _worse(code, exit_code(ran.outcome))
     _summary(done, options, console, code)
     return code
 
 
-def _chosen_engine(job: Job, options: RunOptions, device: str, workers: int) -> EngineChoice:
+def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(job.builder, Store(options.root), choose)
     asked = options.engine
     if asked == "auto" and options.recompute:  # not in a stack
-        asked = "workers" if workers > 1 else "local"
-    return choose_engine(asked, device, workers, (*plan.missing(records), *plan.later))
+        asked = "workers" if num_jobs > 1 else "local"
+    return choose_engine(asked, device, num_jobs, (*plan.missing(records), *plan.later))
 
 
 def _check_oom(builders: Sequence[Builder], oom: str) -> None:
@@ -194,7 +194,7 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
             if isinstance(event, Planned) and event.num_done != state.num_done:  # Other runs left records, too.
                 write_rows(folder, known := current_rows(job.builder, options))
                 view.recall(known)
-            for listener in (view, session.journal, track):
+            for listener in (view, session.event_log, track):
                 listener(event)
 
         listen(job.began)

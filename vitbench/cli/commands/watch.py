@@ -15,7 +15,7 @@ from vitbench.cli.commands.prepare import read_run
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView
-from vitbench.store.event_log import Reader, is_alive, journals
+from vitbench.store.event_log import EventReader, is_alive, live_logs
 from vitbench.store.events import Began, Ended, Event, Planned
 from vitbench.store.rows import read_records
 
@@ -29,7 +29,7 @@ def watch(names: Collection[str], root: Path, console: Console) -> int:
 
     Ctrl-C ends the watching and leaves the run alone. Raises InputError where nothing runs.
     """
-    found = [path for path in journals(root) if not names or _last_run(path) in names]
+    found = [path for path in live_logs(root) if not names or _last_run(path) in names]
     if not found:
         what = ", ".join(names) or "nothing"
         raise InputError(f"{root}: {what} does not run now; `vitbench status --results {root}` says how far things are")
@@ -44,19 +44,19 @@ def watch(names: Collection[str], root: Path, console: Console) -> int:
 
 
 def _last_run(path: Path) -> str:
-    """The experiment that a journal's command is at."""
-    reader = Reader(path)
+    """The experiment that an event log's command is at."""
+    reader = EventReader(path)
     began = [event.run for _, event in reader.read() if isinstance(event, Began)]
     reader.close()
     return began[-1] if began else ""
 
 
 class Watcher:
-    """Follows one journal: each experiment that its command begins gets a live view."""
+    """Follows one event log: each experiment that its command begins gets a live view."""
 
     def __init__(self, path: Path, root: Path, console: Console) -> None:
         self._path, self._root, self._console = path, root, console
-        self._reader = Reader(path)
+        self._reader = EventReader(path)
         self._pace = Pace()
         self._view: LiveView | None = None
 

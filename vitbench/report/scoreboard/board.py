@@ -25,7 +25,7 @@ from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q
 from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
-from vitbench.store.measured import read_rows
+from vitbench.store.rows import read_rows
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60

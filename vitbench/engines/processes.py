@@ -31,7 +31,7 @@ OUT_OF_MEMORY_EXIT = 137
 """As a shell reports a process that the kernel killed."""
 
 
-class Worker:
+class TrialProcess:
     """A child process and the pipe to it."""
 
     def __init__(self, context: Any, options: Options) -> None:
@@ -56,14 +56,14 @@ class Worker:
             self.connection.close()
 
 
-def _started(context: Any, options: Options) -> Worker:
+def _started(context: Any, options: Options) -> TrialProcess:
     """A new worker; where the process that forks it has just died, another of those is started by the next try."""
     for _ in range(MAX_LOSSES - 1):
         with suppress(EOFError, OSError):
-            return Worker(context, options)
+            return TrialProcess(context, options)
         time.sleep(RESTART_SECONDS)  # It takes a moment until the kernel says that the old one is gone.
     try:
-        return Worker(context, options)
+        return TrialProcess(context, options)
     except (EOFError, OSError) as error:
         raise IncompleteError(f"no worker process can be started ({type(error).__name__}: {error})") from error
 
@@ -101,7 +101,7 @@ def _work(connection: Connection, options: Options) -> None:
             raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
-def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int) -> Generator[str, None, None]:
+def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) -> Generator[str, None, None]:
     """The ids of trials as they are committed. A trial waits for the stage that it starts from."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -109,15 +109,15 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_workers: int)
         context.set_forkserver_preload(["vitbench.engines.execute"])
     pool = _Pool(trials, options, emit)
     try:
-        for _ in range(min(num_workers, len(trials))):
-            pool.workers.append(_started(context, options))
+        for _ in range(min(num_jobs, len(trials))):
+            pool.processes.append(_started(context, options))
         yield from pool.work(context)
     finally:
-        for worker in pool.workers:
-            worker.process.terminate()  # Finishes its step, saves it and ends.
+        for job in pool.processes:
+            job.process.terminate()  # Finishes its step, saves it and ends.
         until = time.monotonic() + GRACE_SECONDS
-        for worker in pool.workers:
-            worker.stop(until)
+        for job in pool.processes:
+            job.stop(until)
 
 
 class _Pool:
@@ -126,7 +126,7 @@ class _Pool:
     def __init__(self, trials: Sequence[Trial], options: Options, emit: Emit) -> None:
         self.waiting = list(trials)
         self.options, self.emit = options, emit
-        self.workers: list[Worker] = []
+        self.processes: list[TrialProcess] = []
         self.losses: dict[str, int] = {}
         self.unfinished = {trial.trial_id for trial in trials}
 
@@ -139,46 +139,46 @@ class _Pool:
         return None
 
     def _hand_out(self) -> None:
-        for worker in self.workers:
-            if worker.trial is None:
+        for job in self.processes:
+            if job.trial is None:
                 trial = self._next()
                 if trial is None:
                     return
-                worker.give(trial)
+                job.give(trial)
 
     def work(self, context: Any) -> Iterator[str]:
         """Hand out trials until none is left; ids as they are committed."""
         self._hand_out()
-        while busy := {w.connection: w for w in self.workers if w.trial is not None}:
+        while busy := {w.connection: w for w in self.processes if w.trial is not None}:
             for connection in wait(list(busy)):
                 finished = self._listen(busy[connection], context)
                 if finished:
                     yield finished
             self._hand_out()
 
-    def _listen(self, worker: Worker, context: Any) -> str | None:
+    def _listen(self, job: TrialProcess, context: Any) -> str | None:
         """Take one message; the id of a trial that was committed."""
-        trial = worker.trial
+        trial = job.trial
         assert trial is not None
         try:
-            kind, content = worker.connection.recv()
+            kind, content = job.connection.recv()
         except (EOFError, OSError):
-            self._replace(worker, trial, context)
+            self._replace(job, trial, context)
             return None
         if kind == "event":
             self.emit(content)
             return None
         if kind == "error":
             raise content
-        worker.trial = None
+        job.trial = None
         self.unfinished.discard(trial.trial_id)
         return trial.trial_id if kind == "done" else None
 
-    def _replace(self, worker: Worker, trial: Trial, context: Any) -> None:
+    def _replace(self, job: TrialProcess, trial: Trial, context: Any) -> None:
         """A worker was lost: start another, and try its trial again unless that has happened too often."""
-        worker.process.join(timeout=5)
-        code = worker.process.exitcode
-        self.workers[self.workers.index(worker)] = _started(context, self.options)
+        job.process.join(timeout=5)
+        code = job.process.exitcode
+        self.processes[self.processes.index(job)] = _started(context, self.options)
         self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
         why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
         what = f"worker lost (exit {code}{why}) on trial {trial.trial_id}"
