@@ -54,10 +54,12 @@ def smoke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results root in which the smoke experiment has run to its end, one trial after another; read it only."""
     from rich.console import Console
 
-    from vitbench.cli.commands.prepare import Asked, data_options
+    from vitbench.cli.commands.prepare import ExperimentRequest, data_options
     from vitbench.cli.commands.run import RunOptions, run
 
     root = tmp_path_factory.mktemp("smoke")
-    code = run(Asked("smoke"), RunOptions(root, data_options(None, False), jobs=1, quiet=True), Console(quiet=True))
+    code = run(
+        ExperimentRequest("smoke"), RunOptions(root, data_options(None, False), jobs=1, quiet=True), Console(quiet=True)
+    )
     assert code == 0
     return root

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vitbench.cli.commands.checks import check_all
-from vitbench.cli.commands.prepare import Asked, facts_source, prepare
+from vitbench.cli.commands.prepare import ExperimentRequest, facts_source, prepare
 from vitbench.data import DataOptions
 from vitbench.engines.runner import flops_of
 from vitbench.model.costs import forward_flops, num_params, train_flops
@@ -47,7 +47,7 @@ def test_there_are_files() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_resolves_and_passes_its_checks(name: str) -> None:
-    check_all(prepare(Asked(name)), FACTS_OF)
+    check_all(prepare(ExperimentRequest(name)), FACTS_OF)
 
 
 @pytest.mark.parametrize("name", FILES)

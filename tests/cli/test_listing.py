@@ -80,9 +80,9 @@ def test_a_gauge_reads_memory_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_on_record_names_the_looks() -> None:
-    from vitbench.cli.commands.prepare import Asked, command_of
+    from vitbench.cli.commands.prepare import ExperimentRequest, command_of
 
-    asked = Asked("mine", None, None, ("train.steps=5",))
-    assert command_of(asked, Path("results")) == "vitbench run mine --set train.steps=5"
-    said = command_of(asked, Path("elsewhere"), until_settled=True, max_seeds=8)
+    request = ExperimentRequest("mine", None, None, ("train.steps=5",))
+    assert command_of(request, Path("results")) == "vitbench run mine --set train.steps=5"
+    said = command_of(request, Path("elsewhere"), until_settled=True, max_seeds=8)
     assert said == "vitbench run mine --set train.steps=5 --until-settled --max-seeds 8 --results elsewhere"

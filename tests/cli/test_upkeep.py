@@ -34,13 +34,16 @@ seeds: 1
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
-    from vitbench.cli.commands.prepare import Asked, data_options
+    from vitbench.cli.commands.prepare import ExperimentRequest, data_options
     from vitbench.cli.commands.run import RunOptions, run
 
     folder = tmp_path_factory.mktemp("upkeep")
     (folder / "tiny.yaml").write_text(EXPERIMENT)
-    asked, options = Asked(str(folder / "tiny.yaml")), RunOptions(folder / "results", data_options(None, False), jobs=1)
-    assert run(asked, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
+    request, options = (
+        ExperimentRequest(str(folder / "tiny.yaml")),
+        RunOptions(folder / "results", data_options(None, False), jobs=1),
+    )
+    assert run(request, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
     return folder / "results"
 
 

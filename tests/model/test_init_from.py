@@ -287,8 +287,6 @@ def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))
     script = "import sys; from vitbench.commands.prepare import *; from vitbench.commands.run import check_all; "
-    script += (
-        "check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False))); print('torch' in sys.modules)"
-    )
+    script += "check_all(prepare(ExperimentRequest(sys.argv[1])), facts_source(data_options(None, False))); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr

@@ -15,7 +15,7 @@ import torch
 from faulted import TINY, facts_of, fault, here, left, options, planned, record, saved_steps, stack, warnings
 
 from vitbench.base.errors import IncompleteError, InputError
-from vitbench.cli.commands.prepare import Asked, data_options
+from vitbench.cli.commands.prepare import ExperimentRequest, data_options
 from vitbench.cli.commands.run import RunOptions, run
 from vitbench.data import DataOptions
 from vitbench.engines import execute, local, processes
@@ -185,11 +185,14 @@ def test_halving_ends_at_single_images(trial: Trial, tmp_path: Path, monkeypatch
 def test_halving_is_refused_where_it_would_change_the_training(field: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.replace("depth: 1", field))
-    asked, how = Asked(str(path)), RunOptions(tmp_path / "results", data_options(None, False), oom="halve", quiet=True)
+    request, run_options = (
+        ExperimentRequest(str(path)),
+        RunOptions(tmp_path / "results", data_options(None, False), oom="halve", quiet=True),
+    )
     from rich.console import Console
 
     with pytest.raises(InputError, match=f"--oom halve: tiny, arm baseline: {why}"):
-        run(asked, how, Console(quiet=True))
+        run(request, run_options, Console(quiet=True))
     assert not (tmp_path / "results").exists()
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Heavy imports happen inside the commands."""
+"""The command line: parse the words, call one function, return its exit code. Heavy imports happen inside commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from vitbench.cli.commands.arguments import (
     CheckpointSeconds,
     Data,
     DataDir,
+    Device,
     Download,
+    DryRun,
     EngineName,
+    Help,
+    Jobs,
     Json,
     Keep,
     Limit,
@@ -26,17 +30,20 @@ from vitbench.cli.commands.arguments import (
     Names,
     Oom,
     Program,
+    Quiet,
     Recompute,
     Results,
+    RetryFailed,
     SeedsOption,
     Sets,
+    Threads,
     Track,
     UntilSettled,
     Workers,
     console,
     data_options_of,
+    experiment_request,
 )
-from vitbench.cli.commands.arguments import asked as asked_of
 from vitbench.cli.commands.bench import bench
 from vitbench.cli.commands.tools import tools
 
@@ -46,7 +53,7 @@ both resumable."""
 
 app = typer.Typer(
     name="vitbench",
-    help="The ablations of the ViT paper, with seeds, tuned arms and verdicts, on your images and your budget.",
+    help="Run the ViT paper's ablations with paired seeds, tuned arms and verdicts, on your images and your budget.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -55,45 +62,46 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(context_settings={"help_option_names": []})  # `Help` stands in a panel of its own choice
 def run(
     name: Name,
-    data: Data = None,
     seeds: SeedsOption = None,
     sets: Sets = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    results: Results = Path("results"),
+    as_name: AsName = None,
+    until_settled: UntilSettled = False,
+    max_seeds: MaxSeeds = None,
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and train nothing.")] = False,
-    as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
-    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    dry_run: DryRun = False,
+    data: Data = None,
     data_dir: DataDir = None,
     download: Download = False,
+    results: Results = Path("results"),
+    quiet: Quiet = False,
+    as_json: Json = False,
     keep: Keep = "final",
+    track: Track = None,
+    _: Help = False,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    threads: Threads = 1,
+    workers: Workers = None,
     checkpoint_seconds: CheckpointSeconds = 60.0,
     oom: Oom = "fail",
     engine: EngineName = "auto",
     program: Program = "auto",
     recompute: Recompute = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
-    as_name: AsName = None,
-    until_settled: UntilSettled = False,
-    max_seeds: MaxSeeds = None,
-    track: Track = None,
 ) -> None:
-    """Run an experiment or a suite: only what is missing is trained. The result tables come at the end."""
-    asked, options = asked_of(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
+    """Run an experiment or a suite. Trains only the missing trials, then prints the result tables."""
+    request, options = experiment_request(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
     if dry_run:
         from vitbench.cli.commands.listing import plan as show_plan
 
-        raise typer.Exit(show_plan(asked, options, results, None, console(), as_json))
+        raise typer.Exit(show_plan(request, options, results, None, console(), as_json))
     from vitbench.cli.commands import run as running
     from vitbench.cli.commands.prepare import command_of
 
-    how = running.RunOptions(
+    run_options = running.RunOptions(
         root=results,
         data=options,
         device=device,
@@ -105,7 +113,7 @@ def run(
         retry_failed=retry_failed,
         quiet=quiet,
         as_json=as_json,
-        command=command_of(asked, results, until_settled, max_seeds),
+        command=command_of(request, results, until_settled, max_seeds),
         until_settled=until_settled,
         max_seeds=max_seeds,
         track=track,
@@ -115,7 +123,7 @@ def run(
         program=program,
         recompute=recompute,
     )
-    raise typer.Exit(running.run(asked, how, console()))
+    raise typer.Exit(running.run(request, run_options, console()))
 
 
 @app.command()
@@ -123,7 +131,7 @@ def plan(
     name: Name,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="List every way in which two arms differ.", metavar="A B", autocompletion=completion.arms),
+        typer.Option(help="List every difference between two arms.", metavar="A B", autocompletion=completion.arms),
     ] = None,
     data: Data = None,
     seeds: SeedsOption = None,
@@ -132,17 +140,17 @@ def plan(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show what would run: arms, settings, seeds, parameters, FLOPs, what is done, and an estimate of the time."""
+    """Show what `run` would do: arms, settings, seeds, parameters, FLOPs, finished trials, estimated time."""
     from vitbench.cli.commands.listing import plan as show_plan
 
-    asked = asked_of(name, data, seeds, sets)
-    raise typer.Exit(show_plan(asked, data_options_of(data_dir), results, diff, console(), as_json))
+    request = experiment_request(name, data, seeds, sets)
+    raise typer.Exit(show_plan(request, data_options_of(data_dir), results, diff, console(), as_json))
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the experiments, with their question and cost."""
-    from vitbench.cli.commands.listing import list_experiments
+    """List the experiments by question and data set, with their cost."""
+    from vitbench.cli.commands.catalogue import list_experiments
 
     raise typer.Exit(list_experiments(console(), as_json))
 
@@ -156,17 +164,18 @@ def show(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show one experiment resolved: the baseline whole, every other arm as a diff against it."""
+    """Show the resolved settings of an experiment: all of the baseline, and how every other arm differs from it."""
     from vitbench.cli.commands.listing import show as show_experiment
 
-    raise typer.Exit(show_experiment(asked_of(name, data, seeds, sets), data_options_of(data_dir), console(), as_json))
+    request = experiment_request(name, data, seeds, sets)
+    raise typer.Exit(show_experiment(request, data_options_of(data_dir), console(), as_json))
 
 
 @app.command()
 def status(
     names: Names = None, results: Results = Path("results"), data_dir: DataDir = None, as_json: Json = False
 ) -> None:
-    """Show done, running, failed and missing trials of every run."""
+    """Count finished, running, failed and missing trials per run."""
     from vitbench.cli.commands.listing import status as show_status
 
     raise typer.Exit(show_status(names or [], results, data_options_of(data_dir), console(), as_json))
@@ -176,56 +185,61 @@ def status(
 def report(
     names: Names = None,
     results: Results = Path("results"),
-    formats: Annotated[str, typer.Option("--format", help="Any of md, html, tex, csv.")] = "md,html,tex,csv",
+    formats: Annotated[str, typer.Option("--format", help="Formats to write: md, html, tex, csv.")] = "md,html,tex,csv",
     open_page: Annotated[bool, typer.Option("--open", help="Open the scoreboard in a browser.")] = False,
-    images: Annotated[bool, typer.Option("--images", help="Show samples of any data, not to be published.")] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also show sample images of data that must not be published.")
+    ] = False,
     data_dir: DataDir = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 4 where a table is stale.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing. Exit code 4 if a table is stale.")] = False,
 ) -> None:
-    """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages, from the records alone."""
-    from vitbench.cli.commands.report import Wanted, check_tables
+    """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and pages from the committed records."""
+    from vitbench.cli.commands.report import ReportOptions, check_tables
     from vitbench.cli.commands.report import report as write_report
 
     if check:
         raise typer.Exit(check_tables(names or [], results, console()))
-    wanted = Wanted(formats, open_page, images, data_options_of(data_dir))
-    raise typer.Exit(write_report(names or [], results, console(), wanted))
+    options = ReportOptions(formats, open_page, images, data_options_of(data_dir))
+    raise typer.Exit(write_report(names or [], results, console(), options))
 
 
 @app.command()
 def verdict(
     claim: Annotated[
-        str | None, typer.Argument(help="A claim by id; none: all.", autocompletion=completion.claims)
+        str | None, typer.Argument(help="Id of a claim; default: every claim.", autocompletion=completion.claims)
     ] = None,
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", help="Only this run; repeatable.", autocompletion=completion.runs),
+        typer.Option("--run", help="Only this run. Repeatable.", autocompletion=completion.runs),
     ] = None,
     results: Results = Path("results"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the full reasons.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit 4 where a claim is contradicted, or not what its file expects.")
+        bool, typer.Option("--check", help="Exit code 4 if a claim is contradicted or differs from its `expect`.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say of every claim whether it is supported, contradicted, inconclusive or untested, and why."""
-    from vitbench.cli.commands.report import verdict as show_verdict
+    """Judge every claim: supported, contradicted, inconclusive or untested, and why. Pipes get one line per claim."""
+    from vitbench.cli.commands.verdict import VerdictOptions
+    from vitbench.cli.commands.verdict import verdict as show_verdict
 
-    raise typer.Exit(show_verdict(claim, results, run or [], console(), check, as_json))
+    options = VerdictOptions(claim, tuple(run or ()), check, verbose, as_json)
+    raise typer.Exit(show_verdict(results, options, console()))
 
 
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(help="RUN:ARM, or a records file as FILE.jsonl:ARM.", autocompletion=completion.sides)
+        str, typer.Argument(help="RUN:ARM or FILE.jsonl:ARM (a records file).", autocompletion=completion.sides)
     ],
-    b: Annotated[str, typer.Argument(help="The same, to be taken from A.", autocompletion=completion.sides)],
+    b: Annotated[str, typer.Argument(help="The arm to subtract, in the same form.", autocompletion=completion.sides)],
     metric: Annotated[
-        str, typer.Option(help="What is compared.", autocompletion=completion.metrics)
+        str, typer.Option(help="The metric to compare.", autocompletion=completion.metrics)
     ] = "test_top1_percent",
-    mixed: Annotated[bool, typer.Option("--mixed", help="Also where data or code version differ.")] = False,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Compare even if data or code version differ.")] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Compare two arms, paired by seed, with what differs between them."""
+    """Compare two arms, paired by seed, and list the settings that differ."""
     from vitbench.cli.commands.report import compare as show_comparison
 
     raise typer.Exit(show_comparison(a, b, results, metric, mixed, console()))
@@ -235,8 +249,8 @@ app.add_typer(tools)
 app.add_typer(bench)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_given: bool) -> None:
+    if is_given:
         from importlib.metadata import version
 
         print(f"vitbench {version('vitbench')}")
@@ -251,7 +265,7 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; errors of the user become lines on stderr and an exit code, never a traceback."""
+    """Run the command line. A user's error becomes one line on stderr and an exit code, never a traceback."""
     from vitbench.base.signals import Interrupted, Terminated
 
     try:
@@ -260,12 +274,16 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:  # A name that no disk can hold, a folder that may not be read, a disk that is full.
+    except OSError as error:  # for example a name that is too long, a folder without permission, a full disk
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if error.filename is None and not full:
             raise
         print("error:", printable(f"{error.filename or 'disk'}: {error.strerror}"), file=sys.stderr)
         sys.exit(6 if full else 2)
     except (Interrupted, Terminated) as stop:
-        print("stopped; finished trials are kept, the same command goes on", file=sys.stderr)
+        print("stopped; finished trials are kept; run the same command again to resume", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
+
+
+if __name__ == "__main__":
+    main()

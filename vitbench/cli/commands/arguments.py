@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and what they become."""
+"""Arguments and options that several commands share, and their conversion."""
 
 from __future__ import annotations
 
@@ -12,83 +12,161 @@ from vitbench.cli.commands import completion
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitbench.cli.commands.prepare import Asked
+    from vitbench.cli.commands.prepare import ExperimentRequest
     from vitbench.data import DataOptions
+
+WHAT, DATA, OUTPUT, MACHINE = "What to run", "Data", "Output", "Machine"
+"""Panels of `run --help`, in this order."""
+
+
+def _show_help(context: typer.Context, is_given: bool) -> None:
+    if is_given:
+        print(context.get_help())
+        raise typer.Exit
+
 
 Name = Annotated[
     str,
-    typer.Argument(help="An experiment or suite by name, or a YAML file.", autocompletion=completion.experiments),
+    typer.Argument(help="Name of an experiment or suite, or a YAML file.", autocompletion=completion.experiments),
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Runs or experiments; none: all of the results folder.", autocompletion=completion.runs),
+    typer.Argument(help="Runs or experiments; default: all in the results folder.", autocompletion=completion.runs),
 ]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option("--seeds", help="Reporting seeds: 5, 0-4 or 0,3,7.", metavar="SEEDS", rich_help_panel=WHAT),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Set a spec field, e.g. train.epochs=5. Repeatable.", metavar="KEY=VALUE", rich_help_panel=WHAT
+    ),
+]
+AsName = Annotated[
+    str | None, typer.Option("--as", help="Choose the run's name.", metavar="NAME", rich_help_panel=WHAT)
+]
+UntilSettled = Annotated[
+    bool,
+    typer.Option(
+        "--until-settled",
+        help="Add seeds, look by look as the file declares, until every claim is settled.",
+        rich_help_panel=WHAT,
+    ),
+]
+MaxSeeds = Annotated[
+    int | None, typer.Option(min=3, help="Stop --until-settled at this number of seeds.", rich_help_panel=WHAT)
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.", rich_help_panel=WHAT)]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Stop after this many trials (exit code 3).", rich_help_panel=WHAT)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; train nothing.", rich_help_panel=WHAT)]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...",
+        help="Use other images: fashion_mnist, cifar10, folder:PATH, parquet:PATH, ...",
         metavar="NAME",
         autocompletion=completion.data,
+        rich_help_panel=DATA,
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Where named data sets lie (default: ./data or $VITBENCH_DATA_DIR).")
+    Path | None,
+    typer.Option(
+        help="Folder of the named data sets (default: $VITBENCH_DATA_DIR, else ./data).", rich_help_panel=DATA
+    ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Reporting seeds: 5, 0-4 or 0,3,7.", metavar="SEEDS")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a spec field, e.g. train.epochs=5; repeatable.", metavar="KEY=VALUE"),
+Download = Annotated[
+    bool, typer.Option("--download", help="Download the data set if it is missing.", rich_help_panel=DATA)
 ]
-Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
-AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")]
+Results = Annotated[Path, typer.Option("--results", help="The results folder.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result tables.", rich_help_panel=OUTPUT)]
+Keep = Annotated[
+    str,
+    typer.Option(help="Weights to keep: all, final (reporting and stage trials) or none.", rich_help_panel=OUTPUT),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        help="Also log trials to tensorboard, wandb, mlflow or trackio.", metavar="TRACKER", rich_help_panel=OUTPUT
+    ),
+]
+Help = Annotated[
+    bool,
+    typer.Option(
+        "--help", "-h", is_eager=True, callback=_show_help, help="Show this message and exit.", rich_help_panel=OUTPUT
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MACHINE)]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", help="Trials at the same time (default: one per core).", rich_help_panel=MACHINE),
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads per trial.", rich_help_panel=MACHINE)]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Image-loading processes, used only when the images do not fit in memory.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="Image-loading processes, used only when the images do not fit in memory.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 CheckpointSeconds = Annotated[
-    float, typer.Option(min=0.0, help="Save a running trial this often; a stopped one is always saved.")
+    float,
+    typer.Option(
+        min=0.0,
+        help="Seconds between checkpoints of a running trial. Stopping a run always saves one.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-Oom = Annotated[str, typer.Option(help="Out of memory: fail, or halve the micro-batch (never the batch) and go on.")]
+Oom = Annotated[
+    str,
+    typer.Option(
+        help="When memory runs out: fail, or halve the micro-batch (the batch stays the same).", rich_help_panel=MACHINE
+    ),
+]
 EngineName = Annotated[
-    str, typer.Option(help="How trials share the machine: auto, local, workers, fused (equal shapes as one).")
+    str,
+    typer.Option(
+        help="How trials share the machine: auto, local, workers, or fused (trials of equal shapes as one program).",
+        rich_help_panel=MACHINE,
+    ),
+]
+Program = Annotated[
+    str,
+    typer.Option(help="How to launch a training step: auto, eager, graph (CUDA) or compile.", rich_help_panel=MACHINE),
 ]
 Recompute = Annotated[
     bool,
     typer.Option(
-        "--recompute", help="Large ViTs: keep only what enters each block, and compute it again for the gradient."
+        "--recompute",
+        help="Save memory in large ViTs: recompute each block's activations in the backward pass.",
+        rich_help_panel=MACHINE,
     ),
 ]
-Program = Annotated[str, typer.Option(help="How a step is launched: auto, eager, graph (CUDA) or compile.")]
-UntilSettled = Annotated[
-    bool, typer.Option("--until-settled", help="Add seeds at the file's looks until every claim is settled.")
-]
-Track = Annotated[
-    str | None,
-    typer.Option(help="Also copy trials to tensorboard, wandb, mlflow or trackio.", metavar="TRACKER"),
-]
-MaxSeeds = Annotated[int | None, typer.Option(min=3, help="The last look that --until-settled may take.")]
-Keep = Annotated[str, typer.Option(help="Weights kept: all, final (reporting and stage trials) or none.")]
 
 
 def console() -> Console:
-    """The terminal, or whatever stdout is."""
+    """A Rich console on stdout."""
     from rich.console import Console
 
     return Console()
 
 
-def asked(name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None) -> Asked:
-    """What a command was asked for."""
-    from vitbench.cli.commands.prepare import Asked
+def experiment_request(
+    name: str, data: str | None, seeds: str | None, sets: list[str] | None, as_name: str | None = None
+) -> ExperimentRequest:
+    """The experiment on the command line with its overrides."""
+    from vitbench.cli.commands.prepare import ExperimentRequest
 
-    return Asked(name, data, seeds, tuple(sets or ()), as_name)
+    return ExperimentRequest(name, data, seeds, tuple(sets or ()), as_name)
 
 
 def data_options_of(data_dir: Path | None, download: bool = False) -> DataOptions:
-    """Where images lie, as the command line says it."""
+    """Where to find images, from the options and the environment."""
     from vitbench.cli.commands.prepare import data_options
 
     return data_options(data_dir, download)

@@ -1,4 +1,4 @@
-"""`vitbench list`, `show`, `plan` and `status`: what there is, what would run, and how far it is. No torch."""
+"""`vitbench show`, `plan` and `status`: one experiment resolved, what would run, and the progress of runs. No torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vitbench.base.errors import InputError
 from vitbench.cli.commands.checks import check_all
 from vitbench.cli.commands.device import choose_num_jobs, likely_device
-from vitbench.cli.commands.prepare import Asked, Prepared, facts_source, prepare, read_run, runs_named
+from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, facts_source, prepare, read_run, runs_named
+from vitbench.cli.text_table import render
 from vitbench.data import NOMINAL, DataOptions
 from vitbench.engines import runner
 from vitbench.engines.engine_choice import choose_engine
@@ -23,44 +23,21 @@ from vitbench.plan.arm_diff import arm_difference, flatten
 from vitbench.plan.trials import Builder, Plan, Trial, settings
 from vitbench.report.live.pace import Pace, counted
 from vitbench.report.live.progress import duration
-from vitbench.spec import load
 from vitbench.spec.arms import Arm, find_arms
-from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.tuning import choose
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
 ASSUMED_FLOPS = 2e10
-"""Training FLOPs a second of one core, assumed until trials in the results folder say better."""
+"""Training FLOPs per second of one core, assumed until finished trials give a measured value."""
 
 
-def list_experiments(console: Console, as_json: bool) -> int:
-    """Print every experiment by name, with its claim and its cost."""
-    found = []
-    for name, path in sorted(load.available().items()):
-        try:
-            loaded, header = load.load(path), load.header(path)
-        except InputError as error:
-            found.append({"name": name, "kind": "unreadable", "question": str(error).splitlines()[0]})
-            continue
-        kind = "suite" if isinstance(loaded, Suite) else "experiment"
-        found.append({"name": name, "kind": kind, "question": loaded.question, **header})
-    if as_json:
-        print(json.dumps(found))
-        return 0
-    table = Table("experiment", "question", "cost", box=None, pad_edge=False)
-    for item in found:
-        table.add_row(f"[bold]{item['name']}[/]", item["question"], item.get("cost", ""))
-    console.print(table)
-    console.print("Run one with [bold]vitbench run NAME[/]; look first with [bold]vitbench plan NAME[/].")
-    return 0
-
-
-def show(asked: Asked, data: DataOptions, console: Console, as_json: bool) -> int:
-    """Print an experiment resolved: the baseline whole, every other arm as its differences."""
+def show(request: ExperimentRequest, data: DataOptions, console: Console, as_json: bool) -> int:
+    """Print the resolved settings of the baseline, and how every other arm differs from it."""
     facts_of = facts_source(data, nominal=True)
     out = []
-    for item in prepare(asked):
+    for item in prepare(request):
         builder = Builder(item.experiment, facts_of)
         setting = settings(item.experiment)[0]
         specs = {
@@ -76,7 +53,7 @@ def show(asked: Asked, data: DataOptions, console: Console, as_json: bool) -> in
 
 
 def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mapping[str, Any], console: Console) -> None:
-    """The baseline whole, then each arm against it."""
+    """All settings of the baseline, then the differences of each arm."""
     console.print(f"[bold]{experiment.name}[/]  {experiment.question}", highlight=False)
     if experiment.tune:
         tuned = f"tuned on {_count(experiment.tune.seeds, 'seed')}: {dict(experiment.tune.grid)}"
@@ -89,22 +66,27 @@ def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mappin
             console.print(f"  {key}: {value}", highlight=False)
     for name in names[1:]:
         console.print(f"[bold]{name}[/]")
-        own = flatten(specs[name])
-        for key in dict.fromkeys([*baseline, *own]):
-            before, after = baseline.get(key, "absent"), own.get(key, "absent")
+        settings_of_arm = flatten(specs[name])
+        for key in dict.fromkeys([*baseline, *settings_of_arm]):
+            before, after = baseline.get(key, "absent"), settings_of_arm.get(key, "absent")
             if before != after:
                 console.print(f"  {key}: {before} -> {after}", highlight=False)
 
 
 def plan(
-    asked: Asked, data: DataOptions, root: Path, diff: tuple[str, str] | None, console: Console, as_json: bool
+    request: ExperimentRequest,
+    data: DataOptions,
+    root: Path,
+    diff: tuple[str, str] | None,
+    console: Console,
+    as_json: bool,
 ) -> int:
-    """Print arms x settings x seeds, parameters, FLOPs, what is done, and an estimate of the time; train nothing."""
+    """Print arms x settings x seeds, parameters, FLOPs, finished trials and the estimated time; train nothing."""
     facts_of = facts_source(data, nominal=True)
-    prepared = prepare(asked)
+    prepared = prepare(request)
     builders = check_all(prepared, facts_of)
     if diff is not None:
-        return _diff(builders, prepared, diff, console)
+        return _diff(prepared, builders, diff, console)
     seen: set[str] = set()
     out = [_plan_of(item, builder, root, seen) for item, builder in zip(prepared, builders, strict=True)]
     if as_json:
@@ -219,19 +201,21 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     console.print(item["engine"], highlight=False)
 
 
-def _diff(builders: list[Builder], prepared: list[Prepared], names: tuple[str, str], console: Console) -> int:
-    """Every way in which two arms differ."""
+def _diff(prepared: list[Prepared], builders: list[Builder], names: tuple[str, str], console: Console) -> int:
+    """Print every difference between two arms. A key is never cut: values move below it on a narrow terminal."""
     for item, builder in zip(prepared, builders, strict=True):
         a, b = (find_arms(item.experiment, name)[0] for name in names)
-        table = Table("stage", "what", "key", a.name, b.name, box=None, pad_edge=False, title=item.run)
-        for difference in arm_difference(builder, a, b):
-            table.add_row(difference.stage, difference.kind, difference.key, difference.a, difference.b)
-        console.print(table)
+        differences = arm_difference(builder, a, b)
+        rows = [("stage", "what", "key", a.name, b.name)]
+        rows += [(each.stage, each.kind, each.key, each.a, each.b) for each in differences]
+        console.print(f"[bold]{item.run}[/]", highlight=False)
+        for line in render(rows, console.width):
+            console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
 def status(names: list[str], root: Path, data: DataOptions, console: Console, as_json: bool) -> int:
-    """Print done, running, failed and missing trials of every run; takes no lock."""
+    """Count finished, running, failed and missing trials of every run, without taking a lock."""
     facts_of = facts_source(data)
     store = Store(root)
     out = []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.base.errors import InputError
+from vitbench.base.errors import InputError, nearest
 from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
 from vitbench.plan.trials import FactsOf
@@ -21,8 +21,8 @@ from vitbench.spec.yaml import dump
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The overrides of one command."""
+class ExperimentRequest:
+    """An experiment or suite by name, and the overrides of one command."""
 
     name: str
     data: str | None = None
@@ -40,15 +40,12 @@ class Prepared:
     other_data: bool = False
 
 
-def prepare(asked: Asked) -> list[Prepared]:
-    """The experiment that was asked for, or all of a suite's, with every override applied.
-
-    Raises InputError.
-    """
-    path = load.find(asked.name)
+def prepare(request: ExperimentRequest) -> list[Prepared]:
+    """The requested experiment, or all experiments of a suite, with every override applied. Raises InputError."""
+    path = load.find(request.name)
     loaded = load.load(path)
     if not isinstance(loaded, Suite):
-        return [_prepared(loaded, asked, prefix="")]
+        return [_prepared(loaded, request, prefix="")]
     experiments = []
     for name in loaded.suite:
         member = load.load(load.find(name, beside=path.parent))
@@ -56,27 +53,27 @@ def prepare(asked: Asked) -> list[Prepared]:
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))
     changed = bool(loaded.base or loaded.tune or loaded.seeds)
-    return [_prepared(e, asked, prefix=f"{loaded.name}." if changed else "") for e in experiments]
+    return [_prepared(e, request, prefix=f"{loaded.name}." if changed else "") for e in experiments]
 
 
-def _prepared(experiment: Experiment, asked: Asked, prefix: str) -> Prepared:
-    """A run's name: the experiment's, plus the data set's with --data, plus six hex digits of any other override."""
-    overridden = load.override(experiment, data=asked.data, seeds=asked.seeds, sets=asked.sets)
+def _prepared(experiment: Experiment, request: ExperimentRequest, prefix: str) -> Prepared:
+    """Name the run: the experiment's name, plus the data set's with --data, plus six hex digits with --set."""
+    overridden = load.override(experiment, data=request.data, seeds=request.seeds, sets=request.sets)
     fetch_weights(overridden)
-    if asked.as_name is not None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", asked.as_name):
-            raise InputError(f"--as {asked.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
-        return Prepared(overridden, f"{prefix}{asked.as_name}", asked.data is not None)
+    if request.as_name is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", request.as_name):
+            raise InputError(f"--as {request.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
+        return Prepared(overridden, f"{prefix}{request.as_name}", request.data is not None)
     name = f"{prefix}{experiment.name}"
-    if asked.data is not None:
-        name += "-" + slug(asked.data)
-    if asked.sets:
-        name += "-" + hashlib.sha256("\n".join(sorted(asked.sets)).encode()).hexdigest()[:6]
-    return Prepared(overridden, name, asked.data is not None)
+    if request.data is not None:
+        name += "-" + slug(request.data)
+    if request.sets:
+        name += "-" + hashlib.sha256("\n".join(sorted(request.sets)).encode()).hexdigest()[:6]
+    return Prepared(overridden, name, request.data is not None)
 
 
 def slug(data: str) -> str:
-    """A data set's name as part of a folder's name: `folder-flowers`; two paths of one last name get hex digits."""
+    """A data set's name as part of a folder name: `folder-flowers-3fa2`. The hex digits tell equal last names apart."""
     kind, _, rest = data.removeprefix("torch/").partition(":")
     if not rest:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", kind)
@@ -85,7 +82,7 @@ def slug(data: str) -> str:
 
 
 def facts_source(options: DataOptions, *, nominal: bool = False) -> FactsOf:
-    """A cached look-up of what is known of a data set; `nominal`: of one that is not here, its published sizes."""
+    """A cached look-up of facts on data sets. `nominal` gives published sizes for a data set that is missing here."""
     look_up = facts_or_nominal if nominal else facts
 
     @functools.cache
@@ -96,18 +93,20 @@ def facts_source(options: DataOptions, *, nominal: bool = False) -> FactsOf:
 
 
 def data_options(data_dir: Path | None, download: bool) -> DataOptions:
-    """Where images lie: --data-dir, else $VITBENCH_DATA_DIR."""
-    given = data_dir or (Path(os.environ["VITBENCH_DATA_DIR"]) if "VITBENCH_DATA_DIR" in os.environ else None)
+    """Where to find images: --data-dir, else $VITBENCH_DATA_DIR."""
+    folder = data_dir or (Path(os.environ["VITBENCH_DATA_DIR"]) if "VITBENCH_DATA_DIR" in os.environ else None)
     cache = os.environ.get("VITBENCH_CACHE_DIR")
-    return DataOptions(data_dir=given, download=download, cache_dir=Path(cache) if cache else None)
+    return DataOptions(data_dir=folder, download=download, cache_dir=Path(cache) if cache else None)
 
 
-def command_of(asked: Asked, root: Path, until_settled: bool = False, max_seeds: int | None = None) -> str:
-    """The command that repeats a run, wherever its images lie."""
-    words = ["vitbench", "run", asked.name]
-    for option, value in (("--data", asked.data), ("--seeds", asked.seeds), ("--as", asked.as_name)):
+def command_of(
+    request: ExperimentRequest, root: Path, until_settled: bool = False, max_seeds: int | None = None
+) -> str:
+    """The command that repeats a run. It leaves out where the images are."""
+    words = ["vitbench", "run", request.name]
+    for option, value in (("--data", request.data), ("--seeds", request.seeds), ("--as", request.as_name)):
         words += [option, value] if value is not None else []
-    for change in asked.sets:
+    for change in request.sets:
         words += ["--set", change]
     words += ["--until-settled"] if until_settled else []
     words += ["--max-seeds", str(max_seeds)] if max_seeds is not None else []
@@ -115,21 +114,21 @@ def command_of(asked: Asked, root: Path, until_settled: bool = False, max_seeds:
 
 
 def experiment_yaml(experiment: Experiment, command: str) -> str:
-    """The experiment as YAML, overrides included; what `report`, `status` and `verdict` read."""
+    """The experiment with its overrides as YAML; `report`, `status` and `verdict` read it."""
     head = f"# {' '.join(experiment.question.split())}\n# Run: {command}\n"
     return head + dump(experiment.model_dump(mode="json", exclude_defaults=True))
 
 
 def read_run(folder: Path) -> Experiment:
-    """The experiment of a run folder. Raises InputError; also where the folder's name would move a cursor."""
+    """The experiment of a run folder. Raises InputError, also for control characters in the folder's name."""
     if not folder.name.isprintable():
-        raise InputError(f"{folder}: control characters in the name of a run's folder; rename it")
+        raise InputError(f"{folder}: the name of this run folder contains control characters; rename it")
     path = folder / "experiment.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no experiment.yaml, so no run of vitbench")
+        raise InputError(f"{folder}: not a run folder: experiment.yaml is missing")
     loaded = load.load(path)
     if isinstance(loaded, Suite):
-        raise InputError(f"{path}: a suite, not a run's experiment")
+        raise InputError(f"{path}: needs one experiment, not a suite")
     return loaded
 
 
@@ -139,23 +138,27 @@ def runs(root: Path) -> list[Path]:
 
 
 def runs_named(root: Path, names: Sequence[str]) -> list[Path]:
-    """The run folders that `names` mean: a folder, a run's name, or an experiment's (all of its runs); none: all."""
-    known = runs(root)
+    """The run folders that `names` mean: a folder, a run's name, or an experiment's (all of its runs). Default: all."""
+    folders = runs(root)
     if not names:
-        if not known:
+        if not folders:
             raise InputError(f"{root}: no runs; start one with `vitbench run NAME`")
-        return known
+        return folders
     out: list[Path] = []
     for name in names:
         folder = Path(name)
-        exact = [folder] if (folder / "experiment.yaml").is_file() else [p for p in known if p.name == name]
-        found = exact or [p for p in known if read_run(p).name == name or p.name.startswith(f"{name}.")]
-        if not found:
-            from vitbench.base.errors import nearest
-
+        exact = [folder] if (folder / "experiment.yaml").is_file() else [p for p in folders if p.name == name]
+        matches = exact or [p for p in folders if read_run(p).name == name or p.name.startswith(f"{name}.")]
+        if not matches:
+            run_names = [path.name for path in folders]
             raise InputError(
-                f"{name}: no such run in {root}.{nearest(name, [p.name for p in known])} "
-                f"Runs: {', '.join(p.name for p in known) or 'none'}"
+                f"{name}: no such run in {root}.{nearest(name, run_names)} Runs: {', '.join(run_names) or 'none'}"
             )
-        out.extend(path for path in found if path not in out)
+        out.extend(path for path in matches if path not in out)
     return out
+
+
+def started_runs(root: Path, names: Sequence[str]) -> list[Path]:
+    """The named runs. Without names: the runs with rows, as another shell may have just started one."""
+    folders = runs_named(root, names)
+    return folders if names else [folder for folder in folders if (folder / "records.jsonl").is_file()] or folders

@@ -17,8 +17,8 @@ from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
-from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
-from vitbench.cli.commands.report import judged
+from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.verdict import verdicts_of
 from vitbench.data import DataOptions
 from vitbench.data.pixel_baseline import pixel_floor_percent
 from vitbench.engines import runner
@@ -75,11 +75,11 @@ class Session:
     pace: Pace
 
 
-def run(asked: Asked, options: RunOptions, console: Console) -> int:
+def run(request: ExperimentRequest, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite; the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
-    prepared = prepare(asked)
+    prepared = prepare(request)
     facts_of = facts_source(options.data)
     device = choose_device(options.device)
     builders = check_all(prepared, facts_of)
@@ -110,8 +110,8 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
             for seeds in _looks(job.item.experiment, options):
-                request = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
-                ran = _run_one(job, request, session)
+                work = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
+                ran = _run_one(job, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
@@ -124,10 +124,10 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
 def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(job.builder, Store(options.root), choose)
-    asked = options.engine
-    if asked == "auto" and options.recompute:  # not in a stack
-        asked = "workers" if num_jobs > 1 else "local"
-    return choose_engine(asked, device, num_jobs, (*plan.missing(records), *plan.later))
+    engine = options.engine
+    if engine == "auto" and options.recompute:  # a stack cannot recompute
+        engine = "workers" if num_jobs > 1 else "local"
+    return choose_engine(engine, device, num_jobs, (*plan.missing(records), *plan.later))
 
 
 def _check_oom(builders: Sequence[Builder], oom: str) -> None:
@@ -233,7 +233,7 @@ def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
     """Is every claim decided (or untested) at this look? Says which are not."""
     if not options.until_settled:
         return True
-    verdicts = judged(ran.item.experiment, ran.rows, options.root / ran.item.run)
+    verdicts = verdicts_of(ran.item.experiment, ran.rows, options.root / ran.item.run)
     still = [verdict.claim for verdict in verdicts if verdict.state == "inconclusive"]
     n = max((verdict.n for verdict in verdicts), default=0)
     if not (options.quiet or options.as_json):
@@ -299,7 +299,8 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
         item, outcome, found = ran.item, ran.outcome, ran.rows
         console.print(summary(item.experiment, found, console.width, console.height if console.is_terminal else None))
         if item.experiment.claims and found and not options.quiet:
-            states = ", ".join(f"{v.claim} {v.state}" for v in judged(item.experiment, found, options.root / item.run))
+            verdicts = verdicts_of(item.experiment, found, options.root / item.run)
+            states = ", ".join(f"{verdict.claim} {verdict.state}" for verdict in verdicts)
             console.print(f"Verdicts ([bold]vitbench verdict[/] says why): {states}", highlight=False)
         if outcome.plan.unfit:
             console.print(f"[red]no eligible setting:[/] {', '.join(outcome.plan.unfit)}")
