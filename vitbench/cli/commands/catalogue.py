@@ -50,7 +50,7 @@ def _data_name(loaded: Experiment | Suite, path: Path) -> str:
     if name is None and isinstance(loaded, Suite):
         member = load.load(load.find(loaded.suite[0], beside=path.parent))
         name = member.base.get("data", {}).get("name")
-    return str(name or DataSpec().name)
+    return str(name) if name else DataSpec().name
 
 
 def listing_lines(entries: list[dict[str, Any]], width: int | None) -> Iterator[Text]:

@@ -66,7 +66,7 @@ def verdict(root: Path, options: VerdictOptions, console: Console) -> int:
 def verdicts_of(experiment: Experiment, rows: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
     from vitbench.report.claims import facts_of
-    from vitbench.stats.scoreboard import judge_all
+    from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, rows, facts_of(rows, folder))
 
