@@ -1,7 +1,10 @@
-.PHONY: check format soak
+.PHONY: check docs format soak
 
 check:  ## What continuous integration runs.
 	.ci/run
+
+docs:  ## Build the documentation site in docs/site; every warning is an error.
+	uv run --extra docs sphinx-build -W --keep-going -b html docs docs/site
 
 format:  ## Format the code and repair what ruff can.
 	uv run --extra test ruff format .

@@ -289,7 +289,8 @@ def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from vitbench.cli.commands.prepare import *; from vitbench.cli.commands.run import check_all; "
     )
-    script += "request = ExperimentRequest(sys.argv[1]); check_all(prepare(request), facts_source(data_options(None, False)));"
+    script += "request, options = ExperimentRequest(sys.argv[1]), data_options(None, False); "
+    script += "check_all(prepare(request), facts_source(options)); "
     script += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr

@@ -93,14 +93,13 @@ def run(
     recompute: Recompute = False,
 ) -> None:
     """Run an experiment or a suite. Trains only the missing trials, then prints the result tables."""
-    request, options = experiment_request(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
-    if dry_run:
-        from vitbench.cli.commands.listing import plan as show_plan
-
-        raise typer.Exit(show_plan(request, options, results, None, console(), as_json))
+    from vitbench.cli.commands import listing
     from vitbench.cli.commands import run as running
     from vitbench.cli.commands.prepare import command_of
 
+    request, options = experiment_request(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
+    if dry_run:
+        raise typer.Exit(listing.plan(request, options, results, None, console(), as_json))
     run_options = running.RunOptions(
         root=results,
         data=options,

@@ -54,7 +54,7 @@ def per_class_differences(correct_a: Bools, correct_b: Bools, labels: npt.ArrayL
 
 
 def calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
-    """The expected calibration error in points: |confidence - accuracy| over 15 equal bins, weighted by their images.
+    """The expected calibration error in points: `|confidence - accuracy|` over 15 equal bins, weighted by their images.
 
     `confidence` is the probability of the predicted class, in [0, 1], one an image [M].
     """

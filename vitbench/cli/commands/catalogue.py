@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,8 @@ def _data_name(loaded: Experiment | Suite, path: Path) -> str:
     """The data set of an experiment, or of a suite's first experiment."""
     name = loaded.base.get("data", {}).get("name")
     if name is None and isinstance(loaded, Suite):
-        member = load.load(load.find(loaded.suite[0], beside=path.parent))
-        name = member.base.get("data", {}).get("name")
-    return str(name) if name else DataSpec().name
+        return _data_name(load.load(load.find(loaded.suite[0], beside=path.parent)), path)
+    return str(name or DataSpec.model_fields["name"].default)
 
 
 def listing_lines(entries: list[dict[str, Any]], width: int | None) -> Iterator[Text]:
@@ -62,7 +62,8 @@ def listing_lines(entries: list[dict[str, Any]], width: int | None) -> Iterator[
     for heading, members in groups.items():
         if members:
             yield Text()
-            yield Text(printable(heading), "bold")
+            text = printable(heading)
+            yield from (Text(line, "bold") for line in ([text] if width is None else textwrap.wrap(text, width)))
         for entry in members:
             name, data = (str(entry[key]).ljust(size) for key, size in zip(("name", "data"), columns, strict=True))
             line = Text(printable(f"  {name}  {data}  {brief_cost(entry)}").rstrip())
@@ -72,7 +73,7 @@ def listing_lines(entries: list[dict[str, Any]], width: int | None) -> Iterator[
 
 
 def _heading(entry: Mapping[str, Any]) -> str:
-    return {"suite": SUITES, "unreadable": UNREADABLE}.get(entry["kind"], entry["question"])
+    return {"suite": SUITES, "unreadable": UNREADABLE}.get(entry["kind"], str(entry["question"]))
 
 
 def brief_cost(entry: Mapping[str, Any]) -> str:

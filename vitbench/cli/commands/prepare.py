@@ -122,7 +122,7 @@ def experiment_yaml(experiment: Experiment, command: str) -> str:
 def read_run(folder: Path) -> Experiment:
     """The experiment of a run folder. Raises InputError, also for control characters in the folder's name."""
     if not folder.name.isprintable():
-        raise InputError(f"{folder}: the name of this run folder contains control characters; rename it")
+        raise InputError(f"{folder}: control characters in the name of a run's folder; rename it")
     path = folder / "experiment.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: not a run folder: experiment.yaml is missing")

@@ -41,7 +41,6 @@ class Judged:
     """One claim of one run with its verdict."""
 
     run: str
-    question: str
     verdict: Verdict
 
 
@@ -72,11 +71,10 @@ def verdicts_of(experiment: Experiment, rows: Sequence[Row], folder: Path) -> li
 
 
 def _judge(root: Path, names: Sequence[str]) -> list[Judged]:
-    out = []
+    out: list[Judged] = []
     for folder in started_runs(root, names):
-        experiment = read_run(folder)
-        for item in verdicts_of(experiment, read_rows(folder), folder):
-            out.append(Judged(folder.name, experiment.question, item))
+        verdicts = verdicts_of(read_run(folder), read_rows(folder), folder)
+        out += [Judged(folder.name, item) for item in verdicts]
     return out
 
 
@@ -118,14 +116,12 @@ def verdict_lines(judged: Iterable[Judged], width: int, *, verbose: bool = False
     lines = iter(zip(items, rows, strict=True))
     for run, group in groupby(lines, lambda pair: pair[0].run):
         members = list(group)
-        first = members[0][0]
-        scale = f" ({first.verdict.scale})" if first.verdict.scale else ""
         yield Text()
-        yield Text(printable(run), "bold").append(printable(f"  {first.question}{scale}"), "not bold")
+        yield Text(printable(run), "bold").append(printable(f"  {members[0][0].verdict.scale}"), "not bold")
         for item, row in members:
             yield from _row_lines(item.verdict, row, (widths, width), verbose)
     if not verbose and items:
-        yield Text("\nvitbench verdict CLAIM -v prints the full reasons.", "dim")
+        yield Text("\nvitbench verdict CLAIM -v prints the full reasons", "dim")
 
 
 def _row_lines(
@@ -169,11 +165,11 @@ def why(verdict: Verdict) -> str:
     parts = [verdict.label] if verdict.label else []
     match verdict.state:
         case "supported":
-            parts.append("all of the interval lies in the claimed region")
+            parts.append("interval inside the claimed region")
         case "contradicted":
-            parts.append("all of the interval lies outside the claimed region")
+            parts.append("interval outside the claimed region")
         case _:
-            parts.append(verdict.reason or "the interval crosses the edge of the claimed region")
+            parts.append(verdict.reason or "interval crosses the edge of the claimed region")
     outlook = _outlook(verdict)
     return "; ".join([": ".join(parts), *([outlook] if outlook else [])])
 
@@ -183,4 +179,4 @@ def _outlook(verdict: Verdict) -> str:
     if verdict.state != "inconclusive" or not verdict.forecast:
         return ""
     likely = next((coming for coming in verdict.forecast if coming.chance >= 0.5), verdict.forecast[-1])
-    return f"{100 * likely.chance:.0f}% chance of a verdict by n = {likely.n}"
+    return f"{100 * likely.chance:.0f}% chance to settle by n = {likely.n}"
