@@ -18,14 +18,15 @@ from vitbench.bench.processes import Took, measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
 from vitbench.model.costs import trial_flops
-from vitbench.plan.trials import Chooser, Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Chooser, Trial
 from vitbench.spec.load import loads
 
 SEEDS = 4
 POSITIONS = ("learned_1d", "none", "learned_2d", "sincos_2d", "relative_1d")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 Say = Callable[[str], None]
-MAIN = "from vitbench.cli import main; main()"
+MAIN = "from vitbench.cli.main import main; main()"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ seeds: {SEEDS}
 
 def trials_of(text: str, data: DataOptions, choose: Chooser) -> tuple[Trial, ...]:
     """The trials of the experiment."""
-    return expand(loads(text, "bench.yaml"), {}, choose, lambda name: facts(name, data)).trials  # type: ignore[arg-type]
+    return expand(Builder(loads(text, "bench.yaml"), lambda name: facts(name, data)), {}, choose).trials  # type: ignore[arg-type]
 
 
 def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules) -> Iterator[Contestant]:
