@@ -1,4 +1,4 @@
-"""Crop, flip, RandAugment and MixUp, every draw handed in, so that any device and any process gives the same images.
+"""Crop, flip, RandAugment, MixUp, CutMix and erasing, every draw handed in, so that any device and any process gives the same images.
 
 B batch (of all stacked trials), C channels, H height, W width, p and q their padding, L lanes of draws in [0, 1).
 """
@@ -24,6 +24,11 @@ RESIZED_ABOVE = 64
 """Above so many pixels a side a crop has a random size and shape, as in the paper; up to it, a small image is padded
 and shifted, since a crop of a twentieth of its area would show next to nothing."""
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
+CUTMIX_LANES = 4
+"""Share, row and column of the box, and the switch between CutMix and MixUp."""
+ERASE_LANES = 6
+"""Whether to erase, area, aspect, row, column, and the noise's seed."""
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), 0.3
 
 
 def padding(side: int) -> int:
@@ -33,13 +38,17 @@ def padding(side: int) -> int:
 
 @dataclass(frozen=True)
 class Augment:
-    """Which draws one augmentation level takes, lane by lane."""
+    """A trial's augmentation, and which draws it takes, lane by lane; `size` is (height, width) in pixels."""
 
     level: str
     flip: bool
     mixup: float
     resized: bool = False
-    aspect: float = 1.0
+    size: tuple[int, int] = (1, 1)
+    cutmix: float = 0.0
+    switch: float = 0.5
+    reprob: float = 0.0
+    remode: str = "pixel"
 
     @classmethod
     def of(cls, spec: TrialSpec) -> Augment:
@@ -47,7 +56,23 @@ class Augment:
         assert spec.data.img_size is not None
         height, width = sides(spec.data.img_size)
         resized = spec.train.augment != "none" and max(height, width) > RESIZED_ABOVE
-        return cls(spec.train.augment, bool(spec.data.flip), spec.train.mixup or 0.0, resized, width / height)
+        train = spec.train
+        return cls(
+            level=train.augment,
+            flip=bool(spec.data.flip),
+            mixup=train.mixup or 0.0,
+            resized=resized,
+            size=(height, width),
+            cutmix=train.cutmix,
+            switch=train.mixup_switch_prob,
+            reprob=train.reprob,
+            remode=train.remode,
+        )
+
+    @property
+    def aspect(self) -> float:
+        """Width of the images over their height."""
+        return self.size[1] / self.size[0]
 
     @property
     def crop_lanes(self) -> int:
@@ -57,7 +82,24 @@ class Augment:
     @property
     def lanes(self) -> int:
         """Draws an image: those of the crop; two a RandAugment operation; one for MixUp."""
-        return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium") + (self.mixup > 0)
+        return self.mixup_lane + (self.mixup > 0)
+
+    @property
+    def mixup_lane(self) -> int:
+        """MixUp's draw, the last of its stream."""
+        return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium")
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Draws per image from each random stream; a batch's columns stand in this order.
+
+        CutMix and erasing have streams of their own, so that switching one on changes no other draw.
+        """
+        return {
+            "augment": self.lanes,
+            "cutmix": CUTMIX_LANES * (self.cutmix > 0),
+            "erase": ERASE_LANES * (self.reprob > 0),
+        }
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images `[B, C, H, W]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, W + 2q]` (unpadded at level none)."""
@@ -79,15 +121,121 @@ class Augment:
         """Do the draws `[L]` of one image mirror it?"""
         return self.flip and bool(draws[2] < 0.5)
 
-    def mix_weights(self, draws: np.ndarray) -> np.ndarray | None:
-        """Share `[B]` of the image itself against its partner, from its last lane; None without MixUp."""
-        if self.mixup == 0:
+    def mixture(self, draws: np.ndarray) -> Mixture | None:
+        """How images are mixed with their partners, by draws `[B, L]`; None without MixUp and CutMix."""
+        if not (self.mixup or self.cutmix):
             return None
-        from scipy.special import betaincinv  # Late: a training without MixUp needs no scipy.
+        shares = np.ones(len(draws))
+        boxes = np.zeros((len(draws), 4), dtype=np.int64)
+        if self.mixup:
+            share = _beta(self.mixup, draws[:, self.mixup_lane])
+            shares = np.maximum(share, 1 - share)
+        if self.cutmix:
+            share, row, column, switch = draws[:, self.lanes : self.lanes + CUTMIX_LANES].T
+            cut = switch < self.switch if self.mixup else np.full(len(draws), True)
+            boxes = np.where(cut[:, None], cutmix_boxes(_beta(self.cutmix, share), row, column, self.size), boxes)
+            top, bottom, left, right = boxes.T
+            kept = 1 - (bottom - top) * (right - left) / math.prod(self.size)
+            shares = np.where(cut, kept, shares)
+        return Mixture(shares, boxes)
 
-        share: np.ndarray = betaincinv(self.mixup, self.mixup, draws[..., -1])
-        mixed: np.ndarray = np.maximum(share, 1 - share)
-        return mixed
+    def erase(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Standardised images `[B, C, H, W]`, a rectangle of some of them filled, by draws `[B, L]`."""
+        if self.reprob == 0:
+            return pixels
+        start = self.lanes + self.streams["cutmix"]
+        return erase(pixels, draws[:, start : start + ERASE_LANES], self.reprob, self.remode)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Share `[B]` of an image's own label, and the box `[B, 4]` (top, bottom, left, right; empty: MixUp) cut out of it.
+
+    The partner is the image before it in the batch: MixUp blends the two, CutMix shows the partner inside the box.
+    """
+
+    share: np.ndarray
+    box: np.ndarray
+
+
+def _beta(alpha: float, draws: np.ndarray) -> np.ndarray:
+    """Values of a Beta(alpha, alpha) distribution by their quantiles."""
+    from scipy.special import betaincinv  # Late: a training without mixing needs no scipy.
+
+    values: np.ndarray = betaincinv(alpha, alpha, draws)
+    return values
+
+
+def cutmix_boxes(share: np.ndarray, row: np.ndarray, column: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes `[B, 4]` (top, bottom, left, right) of the image's shape and area 1 - share around any pixel, clipped.
+
+    Source: Yun et al. 2019, Algorithm 1, with timm's rounding; the label's share follows the clipped area.
+    """
+    ends = []
+    for length, draw in zip(size, (row, column), strict=True):
+        cut, centre = (length * np.sqrt(1 - share)).astype(np.int64), (length * draw).astype(np.int64)
+        ends += [np.clip(centre - cut // 2, 0, length), np.clip(centre + (cut + 1) // 2, 0, length)]
+    return np.stack(ends, axis=1)
+
+
+def mixed(images: Tensor, share: Tensor, box: Tensor | None) -> Tensor:
+    """Images `[E, B, C, H, W]` mixed with the ones before them, by `share [E, B]` and `box [E, B, 4]`."""
+    partner = images.roll(1, dims=1)
+    if box is None:
+        weight = share[:, :, None, None, None]
+        return weight * images + (1 - weight) * partner
+    inside = _inside(box, images.shape[-2], images.shape[-1])
+    weight = torch.where(box[..., 1] > box[..., 0], 1.0, share)[:, :, None, None, None]
+    return torch.where(inside.unsqueeze(2), partner, weight * images + (1 - weight) * partner)
+
+
+def _inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in the box, `[..., H, W]`, of boxes `[..., 4]` (top, bottom, left, right)."""
+    top, bottom, left, right = box.unsqueeze(-2).unbind(-1)
+    rows, columns = (torch.arange(length, device=box.device) for length in (height, width))
+    return ((rows >= top) & (rows < bottom)).unsqueeze(-1) & ((columns >= left) & (columns < right)).unsqueeze(-2)
+
+
+def erase(pixels: Tensor, draws: Tensor, probability: float, mode: str) -> Tensor:
+    """Standardised images `[B, C, H, W]` of which a share `probability` loses a rectangle, by draws `[B, 6]`.
+
+    The rectangle has 2% to a third of the area and an aspect from 0.3 to 1 / 0.3. It shows normal noise (`pixel`), one
+    normal colour (`rand`) or the mean colour (`const`). Source: Zhong et al. 2020, with timm's ranges.
+    Differs: a rectangle that is too long is shortened to the image's side, where the originals draw again.
+    """
+    apply, area, aspect, down, across, noise = draws.unbind(1)
+    height, width = pixels.shape[-2:]
+    target = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * (height * width)
+    ratio = torch.exp((2 * aspect - 1) * math.log(1 / ERASED_ASPECT))
+    rows = (target * ratio).sqrt().round().clamp(1, height)
+    columns = (target / ratio).sqrt().round().clamp(1, width)
+    top, left = (down * (height - rows + 1)).floor(), (across * (width - columns + 1)).floor()
+    box = torch.stack([top, top + rows, left, left + columns], dim=-1)
+    hit = _inside(box, height, width) & (apply < probability)[:, None, None]
+    return torch.where(hit.unsqueeze(1), _fill(pixels, noise, mode), pixels)
+
+
+def _fill(pixels: Tensor, noise: Tensor, mode: str) -> Tensor:
+    """What erased pixels show, `[B, C, H, W]` or of a shape that expands to it: a function of `noise [B]`."""
+    if mode == "const":
+        return pixels.new_zeros(1)
+    shape = pixels.shape[1:] if mode == "pixel" else (pixels.shape[1], 1, 1)
+    place = torch.arange(math.prod(shape), device=pixels.device).view(1, *shape)
+    bits = _hashed(place + (noise * 2**24).long().view(-1, 1, 1, 1) * 2**32)
+    uniform = (bits.to(torch.float32) + 0.5) / 2**23
+    return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """23 random bits for each int64, by SplitMix64's finaliser: the same on every device."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ _shifted(x, shift)) * factor
+    return _shifted(x ^ _shifted(x, 31), 41)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """A logical shift to the right; torch's is arithmetic."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
