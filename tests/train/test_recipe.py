@@ -20,14 +20,8 @@ from vitbench.base.seeding import uniforms
 from vitbench.data.types import grey
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import TrainSpec
-from vitbench.train.augment import (
-    CUTMIX_LANES,
-    ERASE_LANES,
-    Augment,
-    cutmix_boxes,
-    erase,
-    mixed,
-)
+from vitbench.train.augment import CUTMIX_LANES, Augment, cutmix_boxes, mixed
+from vitbench.train.erasing import ERASE_LANES, erase
 from vitbench.train.loop import Saves, train_stack
 from vitbench.train.objectives import cross_entropy
 from vitbench.train.optim import average_shares, rate_scale

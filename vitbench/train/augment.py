@@ -1,4 +1,4 @@
-"""Crop, flip, RandAugment, MixUp, CutMix and erasing, every draw handed in, so that any device and any process gives the same images.
+"""Crop, flip, RandAugment and mixing, every draw handed in: any device and any process gives the same images.
 
 B batch (of all stacked trials), C channels, H height, W width, p and q their padding, L lanes of draws in [0, 1).
 """
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitbench.spec.trial import TrialSpec, sides
+from vitbench.train.erasing import ERASE_LANES, erase, inside_boxes
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
 """RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""
@@ -26,9 +27,6 @@ and shifted, since a crop of a twentieth of its area would show next to nothing.
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 CUTMIX_LANES = 4
 """Share, row and column of the box, and the switch between CutMix and MixUp."""
-ERASE_LANES = 6
-"""Whether to erase, area, aspect, row, column, and the noise's seed."""
-ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), 0.3
 
 
 def padding(side: int) -> int:
@@ -184,58 +182,9 @@ def mixed(images: Tensor, share: Tensor, box: Tensor | None) -> Tensor:
     if box is None:
         weight = share[:, :, None, None, None]
         return weight * images + (1 - weight) * partner
-    inside = _inside(box, images.shape[-2], images.shape[-1])
+    inside = inside_boxes(box, images.shape[-2], images.shape[-1])
     weight = torch.where(box[..., 1] > box[..., 0], 1.0, share)[:, :, None, None, None]
     return torch.where(inside.unsqueeze(2), partner, weight * images + (1 - weight) * partner)
-
-
-def _inside(box: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in the box, `[..., H, W]`, of boxes `[..., 4]` (top, bottom, left, right)."""
-    top, bottom, left, right = box.unsqueeze(-2).unbind(-1)
-    rows, columns = (torch.arange(length, device=box.device) for length in (height, width))
-    return ((rows >= top) & (rows < bottom)).unsqueeze(-1) & ((columns >= left) & (columns < right)).unsqueeze(-2)
-
-
-def erase(pixels: Tensor, draws: Tensor, probability: float, mode: str) -> Tensor:
-    """Standardised images `[B, C, H, W]` of which a share `probability` loses a rectangle, by draws `[B, 6]`.
-
-    The rectangle has 2% to a third of the area and an aspect from 0.3 to 1 / 0.3. It shows normal noise (`pixel`), one
-    normal colour (`rand`) or the mean colour (`const`). Source: Zhong et al. 2020, with timm's ranges.
-    Differs: a rectangle that is too long is shortened to the image's side, where the originals draw again.
-    """
-    apply, area, aspect, down, across, noise = draws.unbind(1)
-    height, width = pixels.shape[-2:]
-    target = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * (height * width)
-    ratio = torch.exp((2 * aspect - 1) * math.log(1 / ERASED_ASPECT))
-    rows = (target * ratio).sqrt().round().clamp(1, height)
-    columns = (target / ratio).sqrt().round().clamp(1, width)
-    top, left = (down * (height - rows + 1)).floor(), (across * (width - columns + 1)).floor()
-    box = torch.stack([top, top + rows, left, left + columns], dim=-1)
-    hit = _inside(box, height, width) & (apply < probability)[:, None, None]
-    return torch.where(hit.unsqueeze(1), _fill(pixels, noise, mode), pixels)
-
-
-def _fill(pixels: Tensor, noise: Tensor, mode: str) -> Tensor:
-    """What erased pixels show, `[B, C, H, W]` or of a shape that expands to it: a function of `noise [B]`."""
-    if mode == "const":
-        return pixels.new_zeros(1)
-    shape = pixels.shape[1:] if mode == "pixel" else (pixels.shape[1], 1, 1)
-    place = torch.arange(math.prod(shape), device=pixels.device).view(1, *shape)
-    bits = _hashed(place + (noise * 2**24).long().view(-1, 1, 1, 1) * 2**32)
-    uniform = (bits.to(torch.float32) + 0.5) / 2**23
-    return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
-
-
-def _hashed(x: Tensor) -> Tensor:
-    """23 random bits for each int64, by SplitMix64's finaliser: the same on every device."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        x = (x ^ _shifted(x, shift)) * factor
-    return _shifted(x ^ _shifted(x, 31), 41)
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """A logical shift to the right; torch's is arithmetic."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
