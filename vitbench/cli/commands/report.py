@@ -137,6 +137,7 @@ def _equal(a: Path, b: Path) -> bool:
 
 def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
     """Print A minus B, paired by seed. Each side is RUN:ARM, or a records file with an arm as FILE:ARM."""
+    from vitbench.spec.metrics import metric_named
     from vitbench.stats.compare import compare_arms, single_run_note
 
     (first, second) = (_side(text, root) for text in (a, b))
@@ -145,16 +146,16 @@ def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Conso
     if mixture and not mixed:
         raise InputError(f"{a} and {b} differ in {' and '.join(mixture)}; add --mixed to compare them anyway")
     comparison = compare_arms(first, second, metric)
-    interval = comparison.interval
+    interval, unit = comparison.interval, metric_named(metric).points
     console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
     if interval.refused:
         console.print(f"  no interval: {interval.reason}")
         if interval.n == 1 and interval.mean is not None:
-            console.print(f"  {interval.mean:+.2f} points, {single_run_note(interval.mean)}", highlight=False)
+            console.print(f"  {interval.mean:+.2f} {unit}, {single_run_note(interval.mean)}", highlight=False)
     else:
         p = "-" if comparison.p is None else f"{comparison.p:.3g}"
         console.print(
-            f"  {interval.mean:+.2f} points, 95% interval [{interval.low:+.2f}, {interval.high:+.2f}], "
+            f"  {interval.mean:+.2f} {unit}, 95% interval [{interval.low:+.2f}, {interval.high:+.2f}], "
             f"n = {interval.n}, p = {p}",
             highlight=False,
             markup=False,
