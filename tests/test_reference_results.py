@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import zlib
 from pathlib import Path
@@ -50,13 +49,3 @@ def test_committed_records_give_every_committed_byte(root: Path, tmp_path: Path,
     assert cli("report", "--results", str(tmp_path)).code == 0
     for path in committed(root):
         assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes(), path
-
-
-def test_the_readme_shows_the_committed_table_and_picture() -> None:
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    table = (HERE / "results/tier1-digits/position_encoding/table.md").read_text(encoding="utf-8").splitlines()
-    shown = [line for line in readme.splitlines() if line.startswith("| learned_1d")]
-    assert shown
-    assert set(shown) <= set(table)
-    for path in re.findall(r"\]\((results/[^)]+)\)", readme):
-        assert (HERE / path).is_file(), path

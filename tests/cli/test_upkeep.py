@@ -64,7 +64,7 @@ def findings(cli: Cli, root: Path, *words: str) -> tuple[int, dict[str, list[dic
     answer = cli("doctor", "--results", root, "--json", *words)
     found: dict[str, list[dict[str, Any]]] = {}
     for one in json.loads(answer.out)["findings"]:
-        found.setdefault(one["what"], []).append(one)
+        found.setdefault(one["topic"], []).append(one)
     return answer.code, found
 
 
@@ -85,7 +85,7 @@ def test_a_sound_root_has_nothing_bad_and_is_left_as_it_is(cli: Cli, root: Path)
     code, found = findings(cli, root)
     assert code == 0
     assert [one["level"] for one in found["run"]] == ["ok"]
-    assert {one["what"] for kind in found.values() for one in kind if one["level"] == "bad"} == set()
+    assert {one["topic"] for kind in found.values() for one in kind if one["level"] == "bad"} == set()
     assert {"python", "torch", "cores", "disk", "locks", "hard links", "fsync", "data", "records"} <= found.keys()
     assert files(root) == before
 
@@ -140,7 +140,7 @@ def test_what_is_bad_is_found_and_never_repaired(kind: str, cli: Cli, root: Path
         code, found = findings(cli, root, *words)
         assert code == 5
         bad = [one for kind in found.values() for one in kind if one["level"] == "bad"]
-        assert all(said in one["said"] and one["advice"] for one in bad)
+        assert all(said in one["message"] and one["advice"] for one in bad)
         assert bad
     assert files(root) == before
 
@@ -176,7 +176,7 @@ def test_what_is_mixed_or_stale_is_said(kind: str, cli: Cli, root: Path) -> None
     plant(root)
     code, found = findings(cli, root)
     assert code == 0
-    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["said"]]
+    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["message"]]
 
 
 def test_fix_removes_what_is_safe_and_nothing_else(cli: Cli, root: Path) -> None:
@@ -284,7 +284,7 @@ def test_clean_without_a_folder_is_bad_input(cli: Cli, tmp_path: Path) -> None:
 
 
 def levels(found: Iterator[doctor.Finding]) -> dict[str, str]:
-    return {one.what: one.level for one in found}
+    return {one.topic: one.level for one in found}
 
 
 def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
         raise OSError("not here")
 
     assert levels(doctor.disk(tmp_path)) == {"disk": "ok", "locks": "ok", "hard links": "ok", "fsync": "ok"} | {
-        one.what: "warn" for one in doctor.disk(tmp_path) if one.what in ("disk", "fsync") and one.level == "warn"
+        one.topic: "warn" for one in doctor.disk(tmp_path) if one.topic in ("disk", "fsync") and one.level == "warn"
     }
     monkeypatch.setattr("os.link", refuse)
     monkeypatch.setattr("fcntl.flock", refuse)
@@ -302,7 +302,7 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
     assert levels(doctor.disk(tmp_path))["locks"] == "warn", "a lock that keeps nobody out"
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
-    assert (bad.what, bad.exit_code) == ("disk", 6)
+    assert (bad.topic, bad.exit_code) == ("disk", 6)
     assert not list(tmp_path.iterdir()), "what was tried is gone"
 
 
@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
-    assert "cannot be written" in bad.said
+    assert "cannot be written" in bad.message
     assert bad.exit_code == 5
 
 

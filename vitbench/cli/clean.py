@@ -1,6 +1,6 @@
-"""What lies in a results root and nothing refers to: found, and removed only when told to.
+"""Find files in a results root that no run needs, and remove them on request.
 
-A committed record that a run uses is never among it, nor anything of a trial that some process is at work on.
+Never lists a committed record that a run uses, nor files of a trial that a process is working on.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
 ASIDE = re.compile(r"\..+\.(\d+)")
-"""Files that are written aside and renamed: `.records.jsonl.<pid>`."""
+"""Temporary files that get renamed when complete: `.records.jsonl.<pid>`."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What the runs of a root refer to: trials with their roles; `open_runs` may yet refer to others (and why)."""
+    """Trials that the runs of a root use, with their roles. `open_runs` (name: reason) may still need others."""
 
     roles: Mapping[str, frozenset[str]]
     open_runs: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder, why it is not needed, its size, and whether it is `safe` to lose without a thought."""
+    """A file or folder, why nobody needs it, its size, and whether removing it is `safe` without asking."""
 
     path: Path
     why: str
@@ -42,27 +42,27 @@ class Leftover:
 
 
 def leftovers(store: Store, use: Use) -> list[Leftover]:
-    """Everything that nothing refers to, by path. Trials that no plan uses are left out while a run is still open."""
+    """Every unused file or folder, by path. Trials without a plan are left out while a run is still open."""
     folders = [path for path in _inside(store.trials) if path.is_dir() and not path.is_symlink()]
     busy = store.locked(folder.name for folder in folders)
     dead = [*_asides(store.root), *dead_logs(store.root)]
-    out = [_leftover(path, "left by a process that was killed", safe=True) for path in dead]
+    out = [_leftover(path, "left by a killed process", safe=True) for path in dead]
     for folder in folders:
         if folder.name in busy:
             continue
         if folder.name not in use.roles:
-            out += [] if use.open_runs else [_leftover(folder, "no run's plan uses this trial", folder.name)]
+            out += [] if use.open_runs else [_leftover(folder, "no run uses this trial", folder.name)]
         else:
             out += _of_trial(store, folder.name, use.roles[folder.name])
-    return sorted(out, key=lambda found: found.path)
+    return sorted(out, key=lambda leftover: leftover.path)
 
 
 def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Leftover]:
-    """What a used trial does not need: of one that may be tried again its empty attempts only."""
+    """What a used trial does not need. For a trial that may be tried again: only its empty attempts."""
     folder = store.folder(trial_id)
     try:
         record = store.read(trial_id)
-    except ResultsError:  # A doctor's case.
+    except ResultsError:  # `vitbench doctor` reports it
         return
     committed = record is not None and record.status != "failed"
     for attempt in (path for path in _inside(folder / "attempts") if path.is_dir()):
@@ -81,12 +81,12 @@ def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Le
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it is a link, since that leads out of the results."""
+    """The content of a folder; empty for a link, because it may lead out of the results."""
     return [] if folder.is_symlink() else sorted(folder.glob("*"))
 
 
 def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:
-    """Did this attempt come to another result than the committed one? Then it is evidence, and kept."""
+    """True if this attempt gave another result than the committed record: it is evidence, so it is kept."""
     path = attempt / "record.json"
     if not path.is_file():
         return False
@@ -98,7 +98,7 @@ def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:
 
 
 def _asides(root: Path) -> Iterator[Path]:
-    """Files written aside by processes that are no longer there."""
+    """Temporary files of processes that no longer exist."""
     for path in root.rglob(".*"):
         match = ASIDE.fullmatch(path.name)
         if match and path.is_file() and not is_running(int(match[1])):
@@ -107,18 +107,18 @@ def _asides(root: Path) -> Iterator[Path]:
 
 def _leftover(path: Path, why: str, trial_id: str | None = None, *, safe: bool = False) -> Leftover:
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    # A record in its attempt and the committed one are two names of one file: removing one frees nothing.
+    # The record in its attempt and the committed record are hard links to one file: removing one frees nothing.
     sizes = [stat.st_size for stat in (p.stat() for p in files) if stat.st_nlink == 1]
     return Leftover(path, why, sum(sizes), trial_id, safe)
 
 
-def remove(store: Store, found: Iterable[Leftover]) -> list[Leftover]:
-    """Remove leftovers, each under its trial's lock; those that were removed. A trial that is busy by now is left.
+def remove(store: Store, leftovers: Iterable[Leftover]) -> list[Leftover]:
+    """Remove leftovers, each under its trial's lock, and return the removed ones. Skips trials that are busy by now.
 
-    Raises ResultsError where the folder cannot be written.
+    Raises ResultsError if the folder cannot be written.
     """
     out = []
-    for leftover in found:
+    for leftover in leftovers:
         lock = store.lock(leftover.trial_id) if leftover.trial_id else contextlib.nullcontext(True)
         with lock as held:
             if held:

@@ -1,4 +1,4 @@
-"""What may be wrong with this machine and with a results root: one finding a line; nothing is changed here."""
+"""Check this machine and a results root: one finding per line. Changes nothing."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ PYTHON = ((3, 11), (3, 13))
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `advice` says what would mend it, `exit_code` counts where it is bad."""
+    """The result of one check. `advice` says how to repair it; `exit_code` counts if the level is bad."""
 
     level: Literal["ok", "warn", "bad"]
-    what: str
-    said: str
+    topic: str
+    message: str
     advice: str = ""
     exit_code: int = 2
 
 
-def ok(what: str, said: str) -> Finding:
-    """Nothing to do."""
-    return Finding("ok", what, said)
+def ok(topic: str, message: str) -> Finding:
+    """A finding without a problem."""
+    return Finding("ok", topic, message)
 
 
-def warn(what: str, said: str, advice: str = "") -> Finding:
-    """Worth knowing; a run would work."""
-    return Finding("warn", what, said, advice)
+def warn(topic: str, message: str, advice: str = "") -> Finding:
+    """A problem that does not prevent a run."""
+    return Finding("warn", topic, message, advice)
 
 
 def machine(root: Path, options: DataOptions) -> Iterator[Finding]:
-    """Python, torch, devices, cores, the disk under `root`, and the data sets that are here."""
+    """Check Python, torch, devices, cores, the disk under `root`, and the data sets of this machine."""
     version = platform.python_version()
     if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
         yield ok("python", version)
@@ -65,48 +65,50 @@ def machine(root: Path, options: DataOptions) -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    """Versions that go together, and what torch sees of accelerators."""
+    """Check that the versions fit together and that torch can use the accelerator."""
     try:
         versions = {name: metadata.version(name) for name in ("torch", "torchvision")}
         import torch
     except (ImportError, OSError) as error:
         yield Finding("bad", "torch", f"cannot be loaded ({error})", "install torch and torchvision")
         return
-    said = f"{versions['torch']}, torchvision {versions['torchvision']}"
+    message = f"{versions['torch']}, torchvision {versions['torchvision']}"
     needed = pinned_torch(metadata.requires("torchvision") or ())
     if needed and needed != versions["torch"].partition("+")[0]:
-        yield Finding("bad", "torch", said, f"this torchvision is built for torch {needed}")
+        yield Finding("bad", "torch", message, f"this torchvision is built for torch {needed}")
     else:
-        yield ok("torch", said)
+        yield ok("torch", message)
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield ok("cuda", f"{torch.version.cuda}: {names}")
     elif any(Path("/dev").glob("nvidia[0-9]*")):
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-        yield warn("cuda", f"a GPU is here, but torch (built {built}) cannot use it", "look at the driver: nvidia-smi")
+        yield warn(
+            "cuda", f"this machine has a GPU, but torch (built {built}) cannot use it", "check the driver: nvidia-smi"
+        )
     else:
-        yield ok("cuda", "no GPU here: trials run on the CPU")
+        yield ok("cuda", "no GPU: trials run on the CPU")
 
 
 def pinned_torch(requirements: Sequence[str]) -> str | None:
-    """The version of torch that torchvision's own metadata ask for, as `2.9.0`."""
-    found = (re.match(r"torch\s*\(?==\s*([\w.]+)", line) for line in requirements)
-    return next((match[1] for match in found if match), None)
+    """The version of torch that torchvision's metadata require, such as `2.9.0`."""
+    matches = (re.match(r"torch\s*\(?==\s*([\w.]+)", line) for line in requirements)
+    return next((match[1] for match in matches if match), None)
 
 
 def _cores() -> Iterator[Finding]:
-    """Cores that may be used, and threads that would get in each other's way."""
+    """Check the usable cores against the limit of the container."""
     usable = num_cores()
     quota = quota_cores(_read(Path("/sys/fs/cgroup/cpu.max")))
-    said = f"{usable} usable, one trial and one thread on each"
+    message = f"{usable} usable, one trial and one thread on each"
     if quota is not None and quota < usable:
-        yield warn("cores", f"{said}; this container may use {quota:g}", f"run with --jobs {max(1, int(quota))}")
+        yield warn("cores", f"{message}; this container may use {quota:g}", f"run with --jobs {max(1, int(quota))}")
     else:
-        yield ok("cores", said)
+        yield ok("cores", message)
 
 
 def quota_cores(text: str) -> float | None:
-    """How many cores a control group may use (`max 100000`, `150000 100000`); None: all."""
+    """Cores that a control group may use (`max 100000`, `150000 100000`); None means all."""
     words = text.split()
     return int(words[0]) / int(words[1]) if len(words) == 2 and all(word.isdigit() for word in words) else None
 
@@ -119,24 +121,28 @@ def _read(path: Path) -> str:
 
 
 def disk(root: Path) -> Iterator[Finding]:
-    """Free space, and whether locks, hard links and fsync work where the results are (or would be)."""
-    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(there).free
+    """Check free space, locks, hard links and fsync in the (future) results folder."""
+    folder = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
     level: Literal["ok", "warn", "bad"] = "ok" if free > LITTLE_BYTES else "warn" if free > NO_BYTES else "bad"
-    yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free at {there}", "" if level == "ok" else "free some", 6)
+    yield Finding(
+        level, "disk", f"{free / 2**30:.1f} GiB free at {folder}", "" if level == "ok" else "free some space", 6
+    )
     try:
-        with tempfile.TemporaryDirectory(prefix=".vitbench-doctor-", dir=there) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".vitbench-doctor-", dir=folder) as scratch:
             yield from _file_system(Path(scratch))
     except OSError as error:
-        yield Finding("bad", "disk", f"{there} cannot be written ({error.strerror})", "choose --results elsewhere", 5)
+        yield Finding("bad", "disk", f"{folder} cannot be written ({error.strerror})", "choose --results elsewhere", 5)
 
 
 def _file_system(folder: Path) -> Iterator[Finding]:
-    """One finding each of locks, hard links and fsync."""
+    """One finding each for locks, hard links and fsync."""
     file = folder / "file"
     with file.open("w") as first, file.open("w") as second:
         yield _tried(
-            "locks", lambda: _exclude(first.fileno(), second.fileno()), "two runs at once may train a trial twice"
+            "locks",
+            lambda: _exclude(first.fileno(), second.fileno()),
+            "two simultaneous runs may train the same trial twice",
         )
         began = time.monotonic()
         first.write("x")
@@ -145,18 +151,20 @@ def _file_system(folder: Path) -> Iterator[Finding]:
         sync_folder(folder)
         seconds = time.monotonic() - began
     yield _tried("hard links", lambda: os.link(file, folder / "link"), "records are renamed into place instead")
-    said = f"{1000 * seconds:.1f} ms a write"
-    yield ok("fsync", said) if seconds < SLOW_SYNC_SECONDS else warn("fsync", said, "a nearer disk would be faster")
+    message = f"{1000 * seconds:.1f} ms per write"
+    yield (
+        ok("fsync", message) if seconds < SLOW_SYNC_SECONDS else warn("fsync", message, "a local disk would be faster")
+    )
 
 
 def _exclude(first: int, second: int) -> None:
-    """Raises OSError where a lock on one handle does not keep the other out."""
+    """Raises OSError if two handles can hold the lock at once."""
     fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    raise OSError("a lock keeps nobody out")
+    raise OSError("two processes can hold one lock")
 
 
 def _tried(what: str, action: Callable[[], object], consequence: str) -> Finding:
@@ -168,65 +176,67 @@ def _tried(what: str, action: Callable[[], object], consequence: str) -> Finding
 
 
 def _data(options: DataOptions) -> Finding:
-    """Which named data sets are on this machine; nothing is downloaded."""
-    here, away = [], []
+    """List the named data sets of this machine, without downloading any."""
+    present, missing = [], []
     for name in (name for name in DATASETS if ":" not in name):
         canonical, argument, source = find(name)
         try:
             source.locate(argument, DataOptions(data_dir=options.data_dir, cache_dir=options.cache_dir))
-            here.append(canonical)
+            present.append(canonical)
         except InputError:
-            away.append(canonical)
-    return ok("data", f"here: {', '.join(here)}; not found: {', '.join(away) or 'none'}")
+            missing.append(canonical)
+    return ok("data", f"found: {', '.join(present)}; missing: {', '.join(missing) or 'none'}")
 
 
 def root_findings(store: Store, use: Use) -> Iterator[Finding]:
-    """What is torn, in conflict, mixed, orphaned or left over among the trials of a root."""
+    """Find damaged, conflicting, mixed, orphaned or unused trials of a root."""
     records: dict[str, Record] = {}
     for folder in sorted(path for path in store.trials.glob("*") if path.is_dir()):
         try:
             record = store.read(folder.name)
         except ResultsError as error:
-            yield Finding("bad", "record", str(error), f"move {folder} away; the trial is run again", 5)
+            yield Finding("bad", "record", str(error), f"move {folder} aside; the next run repeats the trial", 5)
             continue
         if record is None:
             continue
         records[folder.name] = record
         for attempt in sorted((folder / "attempts").glob("*")):
             if is_conflict(store, folder.name, attempt):
-                said = f"{attempt} came to another result than the committed record, on the same settings"
+                message = f"{attempt} has another result than the committed record, with the same settings"
                 yield Finding(
-                    "bad", "conflict", said, "compare `run` in the two records: machine or versions differ", 5
+                    "bad", "conflict", message, "compare `run` in both records: machine or versions differ", 5
                 )
-    yield ok("records", f"{len(records)} whole in {store.root}")
+    yield ok("records", f"{len(records)} readable in {store.root}")
     yield from _mixed(records)
     for name, why in use.open_runs.items():
-        yield warn("run", f"{name}: {why}", "until then no trial counts as unused")
+        yield warn("run", f"{name}: {why}", "until it is finished, no trial counts as unused")
     yield from _left_over(store, use)
 
 
 def _mixed(records: Mapping[str, Record]) -> Iterator[Finding]:
-    """Records of several versions of the code, or of several sets of images under one name."""
+    """Find records of several code versions, and names that stand for several sets of images."""
     versions = Counter(record.algorithm_version for record in records.values())
     if set(versions) - {ALGORITHM_VERSION}:
         counts = ", ".join(f"{n} of version {version}" for version, n in sorted(versions.items()))
-        yield warn("code", f"{counts}; this is version {ALGORITHM_VERSION}", "they are never mixed into one table")
+        yield warn("code", f"{counts}; this is version {ALGORITHM_VERSION}", "tables never mix them")
     prints: dict[str, set[str]] = defaultdict(set)
     for record in records.values():
         prints[str(record.spec.get("data", {}).get("name", "digits"))].add(record.data_fingerprint)
-    for name, found in sorted(prints.items()):
-        if len(found) > 1:
-            yield warn("data", f"{name}: {len(found)} different sets of images under this name", "they are never mixed")
+    for name, hashes in sorted(prints.items()):
+        if len(hashes) > 1:
+            yield warn(
+                "data", f"{name}: {len(hashes)} different sets of images have this name", "tables never mix them"
+            )
 
 
 def _left_over(store: Store, use: Use) -> Iterator[Finding]:
-    """A finding for every kind of leftover."""
+    """One finding per kind of leftover."""
     kinds: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for leftover in leftovers(store, use):
         kinds[leftover.why, leftover.safe].append(leftover.num_bytes)
     for (why, safe), sizes in kinds.items():
-        said, command = f"{why}: {len(sizes)}, {size_words(sum(sizes))}", "doctor --fix" if safe else "clean --yes"
-        yield Finding("warn" if safe else "ok", "leftover", said, f"vitbench {command} removes them")
+        message, command = f"{why}: {len(sizes)}, {size_words(sum(sizes))}", "doctor --fix" if safe else "clean --yes"
+        yield Finding("warn" if safe else "ok", "leftover", message, f"vitbench {command} removes them")
 
 
 def size_words(num_bytes: int) -> str:
@@ -235,8 +245,8 @@ def size_words(num_bytes: int) -> str:
 
 
 def data_finding(run: str, facts: Facts, fingerprint: str) -> Finding | None:
-    """Whether a run's images are still those of its records; None where they are."""
+    """A warning if a run's images have changed since its records; else None."""
     if facts.fingerprint == fingerprint:
         return None
-    said = f"{run}: {facts.name} holds other images now than those of its records"
-    return warn("data", said, "`vitbench run` refuses it; --as NAME starts a run of its own")
+    message = f"{run}: the images of {facts.name} have changed since its records"
+    return warn("data", message, "`vitbench run` refuses to continue; --as NAME starts a separate run")

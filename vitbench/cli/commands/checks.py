@@ -1,4 +1,4 @@
-"""What is refused before the first trial: cells that cannot be built, arms that confound, claims without an answer."""
+"""Checks before the first trial: cells that cannot be built, confounded arms, claims that cannot be decided."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
     problems: list[str] = []
     builders = [Builder(item.experiment, facts_of) for item in prepared]
     for item, builder in zip(prepared, builders, strict=True):
-        found: dict[str, None] = {}
+        cell_problems: dict[str, None] = {}
         for arm in builder.arms.values():
             for setting in settings(item.experiment):
-                found |= _problems(partial(builder.stages, arm, setting))
-        if not found:
-            found |= _problems(partial(check_arms, item.experiment, builder))
-            found |= _problems(partial(check_metrics, item.experiment, builder))
-            found |= dict.fromkeys(_claim_problems(item, facts_of))
-        problems.extend(found)
+                cell_problems |= _problems(partial(builder.stages, arm, setting))
+        if not cell_problems:
+            cell_problems |= _problems(partial(check_arms, item.experiment, builder))
+            cell_problems |= _problems(partial(check_metrics, item.experiment, builder))
+            cell_problems |= dict.fromkeys(_claim_problems(item, facts_of))
+        problems.extend(cell_problems)
     if problems:
         raise InputError("\n".join(problems))
     _warn_of_overlap(builders)
@@ -48,18 +48,18 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
 
 
 def overlap_line(facts: Facts) -> str | None:
-    """How many test images are trained on, in words; None where none is (or nobody looked)."""
+    """Say how many test images are also training images; None if there are none, or if nobody counted."""
     if not facts.num_test_in_train:
         return None
     share = 100 * facts.num_test_in_train / facts.num_test
     return (
-        f"{facts.name}: {facts.num_test_in_train} of {facts.num_test} test images ({share:.1f}%) are training images "
-        "as well, byte for byte; accuracies on them are too high, in every arm alike"
+        f"{facts.name}: {facts.num_test_in_train} of {facts.num_test} test images ({share:.1f}%) are also "
+        "training images, byte for byte; their accuracies are too high in every arm"
     )
 
 
 def _warn_of_overlap(builders: Sequence[Builder]) -> None:
-    """One line on stderr for each data set whose test images are also trained on; the user decides."""
+    """Print a warning for each data set whose test images are also training images; the user decides."""
     names: dict[str, str | None] = {}
     for builder in builders:
         setting = settings(builder.experiment)[0]
@@ -71,25 +71,27 @@ def _warn_of_overlap(builders: Sequence[Builder]) -> None:
 
 
 def check_origin(folder: Path, facts_of: FactsOf) -> None:
-    """Nothing, where a run's records are of this version of the code and of the images as they are now.
+    """Refuse to add to a run whose records come from another version of the code or from other images.
 
-    Raises ResultsError else: its table would be replaced by one of other numbers.
+    Its table would mix incomparable numbers. Raises ResultsError.
     """
-    advice = "--as NAME starts a run of its own beside it"
+    advice = "--as NAME starts a separate run"
     for row in _whole_rows(folder / "records.jsonl"):
         version = row.get("algorithm_version", ALGORITHM_VERSION)
         if version != ALGORITHM_VERSION:
-            raise ResultsError(f"{folder}: made by algorithm version {version}, this is {ALGORITHM_VERSION}; {advice}")
+            raise ResultsError(
+                f"{folder}: records of algorithm version {version}, but this is {ALGORITHM_VERSION}; {advice}"
+            )
         try:
-            now = facts_of(str(row.get("data"))).fingerprint
-        except InputError:  # a data set that this experiment no longer reads
+            current = facts_of(str(row.get("data"))).fingerprint
+        except InputError:  # this experiment no longer reads that data set
             continue
-        if row.get("data_fingerprint", now) != now:
-            raise ResultsError(f"{folder}: {row['data']} holds other images now than those of its records; {advice}")
+        if row.get("data_fingerprint", current) != current:
+            raise ResultsError(f"{folder}: the images of {row['data']} have changed since its records; {advice}")
 
 
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows that can be read: the file is derived, so a torn line is written again by the run that asks."""
+    """The readable rows. The file is derived data, so the next run rewrites a torn line."""
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
@@ -98,7 +100,7 @@ def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _problems(check: Callable[[], object]) -> dict[str, None]:
-    """The lines of the InputError that `check` raises; none where it passes."""
+    """The lines of the InputError that `check` raises; empty if it passes."""
     try:
         check()
     except InputError as error:
@@ -107,9 +109,9 @@ def _problems(check: Callable[[], object]) -> dict[str, None]:
 
 
 def _claim_problems(item: Prepared, facts_of: FactsOf) -> Iterator[str]:
-    """Claims whose arms do not exist, or whose margin is finer than the test images can tell.
+    """Claims whose arms do not exist, or whose margin is too fine for the number of test images.
 
-    A margin was written for the data in the file; on other data (--data) its verdict says that it is too fine.
+    The margin was written for the file's own data. With --data it is not refused here; the verdict mentions it.
     """
     experiment = item.experiment
     data = str(experiment.base.get("data", {}).get("name", "digits"))
@@ -124,7 +126,7 @@ def _claim_problems(item: Prepared, facts_of: FactsOf) -> Iterator[str]:
 
 
 def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
-    """References of one claim that name no arm, at its fixed levels and at each level of its axis."""
+    """Problems with a claim's arm references, at its fixed levels and at each level of its axis."""
     tuned = set(experiment.tune.grid) if experiment.tune else set()
     fixed = {path: value for path, value in claim.at.items() if path not in tuned and path != "metric"}
     axis = [{path: level} for path, levels in claim.levels.items() if path != "metric" for level in levels] or [{}]
@@ -135,6 +137,6 @@ def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
 
 
 def _bare(ref: ArmRef, tuned: set[str]) -> ArmRef:
-    """A reference without the tuned paths and the metric that it may fix."""
+    """A reference without tuned paths and without the metric."""
     kept: dict[str, Any] = ref if isinstance(ref, dict) else {}
     return ref if isinstance(ref, str) else {k: v for k, v in kept.items() if k not in tuned and k != "metric"}

@@ -1,4 +1,4 @@
-"""What a shell offers after TAB. Read from files, with as few imports as each answer needs: a key waits for them."""
+"""Completions for the shell, read from files. Imports are few and late, because the user waits for them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vitbench.base.errors import VitbenchError
 from vitbench.spec.files import available
 
 Offers = list[tuple[str, str]]
-"""(what is completed, a word on it)"""
+"""(completion, help)"""
 
 SCORES = ("test_top1_percent", "test_top1_best_val_percent", "val_top1_percent", "test_loss")
 
 
 def experiments(incomplete: str) -> Offers:
-    """Experiments by name, with the first line of their header; and YAML files where a path was begun."""
+    """Experiments with the first line of their header; YAML files if no experiment matches."""
     named = [(name, path) for name, path in available().items() if name.startswith(incomplete)]
     return [(name, _first_words(path)) for name, path in named] or [(path, "") for path in _files(incomplete)]
 
@@ -39,7 +39,7 @@ def _files(incomplete: str) -> Iterator[str]:
 
 
 def data(incomplete: str) -> Offers:
-    """Data sets by name, the kinds that take a path with their colon."""
+    """Data sets by name; kinds that take a path end in a colon."""
     from vitbench.data.catalog import DATASETS
 
     names = (name.partition(":")[0] + (":" if ":" in name else "") for name in DATASETS)
@@ -47,7 +47,7 @@ def data(incomplete: str) -> Offers:
 
 
 def arms(context: typer.Context, incomplete: str) -> Offers:
-    """Arms of the experiment that the command line names."""
+    """Arms of the experiment on the command line."""
     from vitbench.spec import load
     from vitbench.spec.arms import arms as arms_of
     from vitbench.spec.experiment import Suite
@@ -60,18 +60,18 @@ def arms(context: typer.Context, incomplete: str) -> Offers:
 
 
 def _planned() -> str:
-    """The experiment after `plan`: with one of --diff's two arms, the parser gives up before it gets to it."""
+    """The word after `plan`. The parser does not reach it while --diff has only one of its two arms."""
     words = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()
     return next(iter(words[words.index("plan") + 1 :]), "") if "plan" in words else ""
 
 
 def runs(context: typer.Context, incomplete: str) -> Offers:
-    """Runs of the results folder that the command line names."""
+    """Runs in the results folder on the command line."""
     return _matching((path.parent.name for path in _runs(context)), incomplete)
 
 
 def sides(context: typer.Context, incomplete: str) -> Offers:
-    """RUN:ARM, what `compare` takes: runs, and after the colon the arms that have records."""
+    """RUN:ARM for `compare`: runs, and after the colon the arms with records."""
     run, colon, _ = incomplete.partition(":")
     if not colon:
         return [(f"{name}:", "") for name, _ in runs(context, incomplete)]
@@ -80,18 +80,18 @@ def sides(context: typer.Context, incomplete: str) -> Offers:
 
 
 def metrics(context: typer.Context, incomplete: str) -> Offers:
-    """Metrics that the runs' records hold."""
-    found = set(SCORES)
+    """Metrics in the records of the runs."""
+    names = set(SCORES)
     for path in _runs(context):
         row = next(_rows(path.parent / "records.jsonl"), {})
-        found |= (row.get("result") or {}).get("metrics", {}).keys()
-    return _matching(sorted(found), incomplete)
+        names |= (row.get("result") or {}).get("metrics", {}).keys()
+    return _matching(sorted(names), incomplete)
 
 
 def claims(context: typer.Context, incomplete: str) -> Offers:
     """Claims that the runs declare."""
-    found = {claim for path in _runs(context) for claim in re.findall(r"\bid: ([\w-]+)", path.read_text())}
-    return _matching(sorted(found), incomplete)
+    ids = {claim for path in _runs(context) for claim in re.findall(r"\bid: ([\w-]+)", path.read_text())}
+    return _matching(sorted(ids), incomplete)
 
 
 def _root(context: typer.Context) -> Path:
@@ -103,7 +103,7 @@ def _runs(context: typer.Context) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a records file, as far as they can be read."""
+    """The rows of a records file, up to the first that cannot be read."""
     with contextlib.suppress(OSError, ValueError), path.open() as lines:
         for line in lines:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""What a GPU is doing, in a line under the live view."""
+"""Memory and use of the GPU, for a line under the live view."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def gauge_of(device: str) -> Callable[[], str] | None:
-    """A reader of the GPU's memory, and of its use where nvidia-ml-py is installed; None on any other device."""
+    """Return a function that reads the GPU's memory, and its use if nvidia-ml-py is installed; None without a GPU."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -23,13 +23,13 @@ def gauge_of(device: str) -> Callable[[], str] | None:
 
 
 def _use_of(index: int) -> Callable[[], str]:
-    """A reader of the GPU's use in percent; of nothing where nvidia-ml-py is not installed or finds no driver."""
+    """Return a function that reads the GPU's use in percent, or an empty text without nvidia-ml-py."""
     try:
         import pynvml  # type: ignore[import-not-found, unused-ignore]
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    except Exception:  # whatever keeps it from being read, the run goes on without
+    except Exception:  # the run works without this number, whatever the error is
         return lambda: ""
 
     def read() -> str:

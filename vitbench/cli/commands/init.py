@@ -1,4 +1,4 @@
-"""`vitbench init`: a commented experiment file to begin with."""
+"""`vitbench init`: write a commented experiment file to start from."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SHIPPED_SCHEMA = Path(__file__).parents[3] / "schema.json"
 
 
 def init(path: Path, console: Console) -> int:
-    """Write the starter to `path`, named after the file; the schema beside it where no checkout has one to point to.
+    """Write the starter to `path`, named after the file. Outside a checkout, add the schema beside it.
 
-    Raises InputError where the file exists, where it is no YAML file, and where its name is none for an experiment.
+    Raises InputError if the file exists, does not end in .yaml, or its name cannot be an experiment's.
     """
     if path.suffix not in load.SUFFIXES:
         raise InputError(f"{path}: an experiment file ends in {' or '.join(load.SUFFIXES)}")
     if path.exists():
-        raise InputError(f"{path}: exists already; init writes new files only")
+        raise InputError(f"{path}: already exists; init only writes new files")
     if not path.parent.is_dir():
         raise InputError(f"{path}: no folder {path.parent}")
-    known = SHIPPED_SCHEMA if SHIPPED_SCHEMA.is_file() else path.parent / "schema.json"
-    modeline = f"# yaml-language-server: $schema={os.path.relpath(known, path.parent)}\n"
+    schema_path = SHIPPED_SCHEMA if SHIPPED_SCHEMA.is_file() else path.parent / "schema.json"
+    modeline = f"# yaml-language-server: $schema={os.path.relpath(schema_path, path.parent)}\n"
     text = modeline + STARTER.read_text().replace("NAME", path.stem)
     load.loads(text, str(path))
-    if not known.exists():
-        write_durably(known, json.dumps(schema(), indent=2).encode() + b"\n")
+    if not schema_path.exists():
+        write_durably(schema_path, json.dumps(schema(), indent=2).encode() + b"\n")
     write_durably(path, text.encode())
-    console.print(f"{path} is written: two arms, tuned alike, and a claim. Make it yours, then", soft_wrap=True)
+    console.print(f"Wrote {path}: two arms with the same tuning, and a claim. Edit it, then run", soft_wrap=True)
     console.print(f"  vitbench plan {path}\n  vitbench run {path}", highlight=False, soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""`vitbench inspect`: what a trained network, or all of an experiment's, looks like from inside."""
+"""`vitbench inspect`: look into one trained network, or into all networks of an experiment."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from vitbench.model.weights.start import TIMM
 from vitbench.store.rows import read_rows
 
 
-def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
+def inspect(name: str, root: Path, request: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
             console: Console) -> int:  # fmt: skip
-    """Look into a run's networks, or into one trial, timm model or exported folder; where the figures lie is printed.
+    """Look into a run's networks, or into one trial, timm model or exported folder, and print where the figures are.
 
-    `wanted` is --what, --images and --limit.
+    `request` is --what, --images and --limit.
     """
     from vitbench.inspection.catalogue import chosen
     from vitbench.inspection.network import load_subject
     from vitbench.inspection.run import Wanted, look_into, look_into_run
 
-    what, images, limit = wanted
+    what, images, limit = request
     if limit < 1:
         raise InputError(f"--limit {limit}: at least 1 image")
 
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    asked = Wanted(chosen(what), what is not None, images, limit, where, tell)
-    found = _runs(name, root)
-    for folder in found:
-        done = look_into_run(read_rows(folder), folder, asked)
+    options = Wanted(chosen(what), what is not None, images, limit, where, tell)
+    folders = _runs(name, root)
+    for folder in folders:
+        done = look_into_run(read_rows(folder), folder, options)
         tell(f"{folder.name}: {', '.join(done)}. Figures and tables: {folder / 'analysis'}")
-    if found:
+    if folders:
         return 0
     folder = to or root / "inspect" / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
-    done = look_into(load_subject(name, root, where), asked, folder)
+    done = look_into(load_subject(name, root, where), options, folder)
     tell(f"{name}: {', '.join(done)}. Figures and tables: {folder}")
     return 0
 
 
 def _runs(name: str, root: Path) -> list[Path]:
-    """The runs that `name` means; none where it is a trial's id, a model of timm's or a folder. Raises InputError."""
+    """The runs that `name` means; empty for a trial id, a timm model or a folder. Raises InputError."""
     if name.startswith(TIMM) or re.fullmatch(r"[0-9a-f]{4,64}", name):
         return []
     if Path(name).is_dir() and not (Path(name) / "experiment.yaml").is_file():

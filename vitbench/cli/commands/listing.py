@@ -87,8 +87,8 @@ def plan(
     builders = check_all(prepared, facts_of)
     if diff is not None:
         return _diff(prepared, builders, diff, console)
-    seen: set[str] = set()
-    out = [_plan_of(item, builder, root, seen) for item, builder in zip(prepared, builders, strict=True)]
+    counted_ids: set[str] = set()
+    out = [_plan_of(item, builder, root, counted_ids) for item, builder in zip(prepared, builders, strict=True)]
     if as_json:
         print(json.dumps(out))
         return 0
@@ -109,64 +109,64 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> dict[str, Any]:
-    """The numbers of one experiment's plan; `seen` holds the trials of the suite's earlier ones, and is added to."""
-    known, records = runner.look(builder, Store(root), choose)
-    unique = known.unique()
-    missing = known.missing(records)
-    left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
-    seconds = _seconds_by(known, records)
+def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]) -> dict[str, Any]:
+    """The numbers of one experiment's plan. Adds its trials to `counted_ids`, those of the suite's earlier experiments."""
+    plan_now, records = runner.look(builder, Store(root), choose)
+    unique = plan_now.unique()
+    missing = plan_now.missing(records)
+    left, shared = (*missing, *plan_now.later), [trial for trial in missing if trial.trial_id in counted_ids]
+    seconds = _seconds_by(plan_now, records)
     device = likely_device()
     num_jobs = choose_num_jobs(None, device, 1)
-    num_shared = len(seen & unique.keys())
-    seen.update(unique)
+    num_shared = len(counted_ids & unique.keys())
+    counted_ids.update(unique)
     return {
         "run": item.run,
         "question": item.experiment.question,
-        "arms": [_arm_numbers(builder, arm, known) for arm in builder.arms.values()],
-        "settings": [dict(s) for s in known.grid],
+        "arms": [_arm_numbers(builder, arm, plan_now) for arm in builder.arms.values()],
+        "settings": [dict(s) for s in plan_now.grid],
         "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune else 0,
         "reporting_seeds": list(item.experiment.seeds.first()),
         "trials_now": len(unique),
-        "trials_at_most": known.num_expected,
+        "trials_at_most": plan_now.num_expected,
         "done": len(records),
         "trials_shared": num_shared,
         "train_flops_left": sum(runner.flops_of(trial) for trial in left),
         "seconds_left": seconds(left) / num_jobs,
         "seconds_shared": seconds(shared) / num_jobs,
         "speed_measured": bool(records),
-        "nominal_data": _nominal_data(builder, known),
+        "nominal_data": _nominal_data(builder, plan_now),
         "workers": num_jobs,
         "engine": choose_engine("auto", device, num_jobs, left).words(),
     }
 
 
-def _nominal_data(builder: Builder, known: Plan) -> list[str]:
-    """The data sets that are not on this machine."""
-    stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, known.grid[0]))
+def _nominal_data(builder: Builder, plan_now: Plan) -> list[str]:
+    """Data sets that are missing on this machine."""
+    stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, plan_now.grid[0]))
     names = {spec.data.name for _, spec, _ in stages}
     return sorted(name for name in names if builder.facts_of(name).fingerprint_note == NOMINAL)
 
 
-def _arm_numbers(builder: Builder, arm: Arm, known: Plan) -> dict[str, Any]:
-    """Parameters and FLOPs of an arm's last stage; training FLOPs of all stages, at its first setting."""
-    stages = builder.stages(arm, known.grid[0])
+def _arm_numbers(builder: Builder, arm: Arm, plan_now: Plan) -> dict[str, Any]:
+    """Parameters and FLOPs of an arm's last stage at its first setting; training FLOPs of all stages."""
+    stages = builder.stages(arm, plan_now.grid[0])
     spec = stages[-1][1]
-    trials = builder.trials(arm, known.grid[0], 0, "reporting")
+    trials = builder.trials(arm, plan_now.grid[0], 0, "reporting")
     return {
         "arm": arm.name,
         "params": num_params(spec.model, spec.train.objective),
         "forward_flops": forward_flops(spec.model, spec.train.objective),
         "steps": [s.train.steps for _, s, _ in stages],
         "train_flops": sum(runner.flops_of(trial) for trial in trials),
-        "choice": dict(known.choices.get(arm.name, {})),
+        "choice": dict(plan_now.choices.get(arm.name, {})),
     }
 
 
-def _seconds_by(known: Plan, records: Mapping[str, Record]) -> Callable[[Iterable[Trial]], float]:
+def _seconds_by(plan_now: Plan, records: Mapping[str, Record]) -> Callable[[Iterable[Trial]], float]:
     """What trials will take, in seconds of one process: by the times of those that are done, else by ASSUMED_FLOPS."""
     pace = Pace()
-    for trial_id, trial in known.unique().items():
+    for trial_id, trial in plan_now.unique().items():
         if trial_id in records:
             run, (work,) = records[trial_id].run, runner.work_of([trial])
             pace.recall((work.arm, work.train_flops, work.num_steps), run.train_seconds + run.eval_seconds)
@@ -189,13 +189,13 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     arms_, grid = len(item["arms"]), len(item["settings"])
     tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
     reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
-    known = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
-    console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {known}")
+    counts = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
+    console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {counts}")
     if item["nominal_data"]:
-        console.print(f"data not found here: nominal sizes of {', '.join(item['nominal_data'])}")
-    basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
+        console.print(f"data missing here; using the published sizes of {', '.join(item['nominal_data'])}")
+    basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s per core"
     console.print(
-        f"{item['train_flops_left']:.3g} training FLOPs to go (2 per multiply-add): "
+        f"{item['train_flops_left']:.3g} training FLOPs left (2 per multiply-add): "
         f"about {duration(item['seconds_left'])} with {item['workers']} processes ({basis})"
     )
     console.print(item["engine"], highlight=False)
@@ -220,9 +220,9 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
     store = Store(root)
     out = []
     for folder in runs_named(root, names):
-        known, records = runner.look(Builder(read_run(folder), facts_of), store, choose)
+        plan_now, records = runner.look(Builder(read_run(folder), facts_of), store, choose)
         counts = Counter(record.status for record in records.values())
-        missing = known.missing(records)
+        missing = plan_now.missing(records)
         running = store.locked(trial.trial_id for trial in missing)
         out.append(
             {
@@ -232,8 +232,8 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
                 "diverged": counts["diverged"],
                 "failed": counts["failed"],
                 "missing": len(missing) - len(running),
-                "at_most": known.num_expected,
-                "complete": known.complete and not missing,
+                "at_most": plan_now.num_expected,
+                "complete": plan_now.complete and not missing,
             }
         )
     if as_json:

@@ -1,4 +1,4 @@
-"""`vitbench run`: run what is missing, then print the tables."""
+"""`vitbench run`: train the missing trials, then print the tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from vitbench.store.trials import Store
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run, as the command line said it."""
+    """The options of `vitbench run`."""
 
     root: Path
     data: DataOptions
@@ -66,7 +66,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Session:
-    """What the experiments of one command share: how to run, what they learn of the time, and who listens."""
+    """What the experiments of one command share: options, listeners and measured speeds."""
 
     options: RunOptions
     console: Console
@@ -76,7 +76,7 @@ class Session:
 
 
 def run(request: ExperimentRequest, options: RunOptions, console: Console) -> int:
-    """Run an experiment or a suite; the exit code."""
+    """Run an experiment or a suite; return the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
     prepared = prepare(request)
@@ -89,7 +89,7 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
     check_engine(options.engine, options.jobs, options.recompute)
     num_jobs = choose_num_jobs(options.jobs, device, options.threads)
     if options.track is not None:
-        tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
+        tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
     engine = Options(
         root=options.root.resolve(),
@@ -122,7 +122,7 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
 
 
 def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
-    """The engine for what is missing of an experiment, as far as that is known."""
+    """Choose the engine for the missing trials of an experiment."""
     plan, records = runner.look(job.builder, Store(options.root), choose)
     engine = options.engine
     if engine == "auto" and options.recompute:  # a stack cannot recompute
@@ -131,7 +131,7 @@ def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) ->
 
 
 def _check_oom(builders: Sequence[Builder], oom: str) -> None:
-    """Raises InputError where smaller micro-batches are allowed but would change what an arm computes."""
+    """Raises InputError if --oom halve would change what an arm computes."""
     if oom not in ("fail", "halve"):
         raise InputError(f"--oom {oom}: allowed are fail, halve")
     for builder in builders if oom == "halve" else ():
@@ -144,7 +144,7 @@ def _check_oom(builders: Sequence[Builder], oom: str) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """An experiment of the command: its overrides, its resolved cells, and what is said as it begins."""
+    """An experiment of the command with its resolved cells and its first event."""
 
     item: Prepared
     builder: Builder
@@ -153,7 +153,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ran:
-    """An experiment after its run: what came of it, its rows, and how many trials were run for it."""
+    """An experiment after its run: outcome, rows, and the number of trials that this command ran."""
 
     item: Prepared
     outcome: runner.RunOutcome
@@ -162,14 +162,14 @@ class Ran:
 
 
 def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Store) -> list[Job]:
-    """Every experiment with the work of those after it; trials that experiments share count once."""
-    seen: set[str] = set()
+    """Every experiment with the work of the later ones; shared trials count once."""
+    counted_ids: set[str] = set()
     work: list[tuple[Work, ...]] = []
     for builder in builders if len(prepared) > 1 else ():
         plan, records = runner.look(builder, store, choose)
-        new = [trial for trial in plan.missing(records) if trial.trial_id not in seen]
+        new = [trial for trial in plan.missing(records) if trial.trial_id not in counted_ids]
         work.append(runner.work_of((*new, *plan.later)))
-        seen.update(plan.unique())
+        counted_ids.update(plan.unique())
     return [
         Job(item, builder, Began(item.run, number, len(prepared), tuple(itertools.chain(*work[number:]))))
         for number, (item, builder) in enumerate(zip(prepared, builders, strict=True), 1)
@@ -177,7 +177,7 @@ def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Stor
 
 
 def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
-    """Run one experiment under the live view and write its rows, also where it is stopped."""
+    """Run one experiment under the live view and write its rows, even if it is stopped."""
     item, options = job.item, session.options
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
@@ -191,9 +191,9 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
         def listen(event: Event) -> None:
             nonlocal num_run
             num_run += isinstance(event, Finished)
-            if isinstance(event, Planned) and event.num_done != state.num_done:  # Other runs left records, too.
-                write_rows(folder, known := current_rows(job.builder, options))
-                view.recall(known)
+            if isinstance(event, Planned) and event.num_done != state.num_done:  # earlier runs may have left records
+                write_rows(folder, current := current_rows(job.builder, options))
+                view.recall(current)
             for listener in (view, session.event_log, track):
                 listener(event)
 
@@ -201,20 +201,20 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
         try:
             outcome = runner.run(job.builder, request, choose, listen)
         finally:
-            found = current_rows(job.builder, options)
-            write_rows(folder, found)
-    write_predictions(folder, found, Store(options.root))
-    return Ran(item, outcome, found, num_run)
+            run_rows = current_rows(job.builder, options)
+            write_rows(folder, run_rows)
+    write_predictions(folder, run_rows, Store(options.root))
+    return Ran(item, outcome, run_rows, num_run)
 
 
 def _ignore(_: Event) -> None:
-    """Listens to nothing."""
+    """A listener that does nothing."""
 
 
 def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
-    """The reporting seeds of each look in turn; one ordinary run without --until-settled.
+    """The reporting seeds of each look in turn; without --until-settled, one ordinary run.
 
-    Raises InputError where the file declares no looks: peeking must be paid for before the run.
+    Raises InputError if the file declares no looks: the cost of peeking must be fixed before the run.
     """
     if not options.until_settled:
         return [None]
@@ -230,7 +230,7 @@ def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | 
 
 
 def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
-    """Is every claim decided (or untested) at this look? Says which are not."""
+    """True if every claim is settled (or untested) at this look. Prints the open ones."""
     if not options.until_settled:
         return True
     verdicts = verdicts_of(ran.item.experiment, ran.rows, options.root / ran.item.run)
@@ -243,17 +243,17 @@ def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
 
 
 def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
-    """The rows of an experiment from the trials committed so far; nothing is run.
+    """The rows of an experiment from the trials committed so far, without running anything.
 
-    Where claims are judged, each row also says what logistic regression on its data's pixels reaches.
+    If the experiment has claims, each row also gets the accuracy of logistic regression on the pixels of its data.
     """
     plan, records = runner.look(builder, Store(options.root), choose)
-    found = rows(plan, records)
+    run_rows = rows(plan, records)
     if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
             floor = pixel_floor_percent(builder.facts_of(name), name, options.data)
-            found = [{**row, "floor_percent": floor} if row["data"] == name else row for row in found]
-    return found
+            run_rows = [{**row, "floor_percent": floor} if row["data"] == name else row for row in run_rows]
+    return run_rows
 
 
 def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
@@ -264,7 +264,7 @@ def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
 
 
 def exit_code(outcome: runner.RunOutcome) -> int:
-    """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
+    """1 if a reporting trial failed or diverged or an arm has no eligible setting, 3 if trials are missing, else 0."""
     reporting = {t.trial_id for t in outcome.plan.trials if t.role != "tuning"}
     lost = [r for i, r in outcome.records.items() if i in reporting and r.status != "ok"]
     if lost or outcome.plan.unfit:
@@ -273,13 +273,13 @@ def exit_code(outcome: runner.RunOutcome) -> int:
 
 
 def _worse(a: int, b: int) -> int:
-    """The exit code that applies to both."""
+    """The more severe of two exit codes."""
     order = (1, 3, 4, 0)
     return min(a, b, key=order.index)
 
 
 def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) -> None:
-    """Tables and what to type next, or one JSON object."""
+    """Print the tables and the next command, or one JSON object."""
     if options.as_json:
         out = [
             {
@@ -296,16 +296,18 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
         print(json.dumps({"exit_code": code, "runs": out}, allow_nan=False))
         return
     for ran in done:
-        item, outcome, found = ran.item, ran.outcome, ran.rows
-        console.print(summary(item.experiment, found, console.width, console.height if console.is_terminal else None))
-        if item.experiment.claims and found and not options.quiet:
-            verdicts = verdicts_of(item.experiment, found, options.root / item.run)
+        item, outcome, run_rows = ran.item, ran.outcome, ran.rows
+        console.print(
+            summary(item.experiment, run_rows, console.width, console.height if console.is_terminal else None)
+        )
+        if item.experiment.claims and run_rows and not options.quiet:
+            verdicts = verdicts_of(item.experiment, run_rows, options.root / item.run)
             states = ", ".join(f"{verdict.claim} {verdict.state}" for verdict in verdicts)
             console.print(f"Verdicts ([bold]vitbench verdict[/] says why): {states}", highlight=False)
         if outcome.plan.unfit:
             console.print(f"[red]no eligible setting:[/] {', '.join(outcome.plan.unfit)}")
         if outcome.missing or outcome.stopped_by_limit:
-            console.print(f"{item.run}: {len(outcome.missing)} trials missing; run the same command to go on")
+            console.print(f"{item.run}: {len(outcome.missing)} trials missing; run the same command again to resume")
     if not options.quiet:
         names = " ".join(ran.item.run for ran in done)
         root = "" if options.root == Path("results") else f" --results {options.root}"

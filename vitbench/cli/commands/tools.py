@@ -1,4 +1,4 @@
-"""Commands beside running and reporting: weights out, looking inside, the schema, watching, upkeep."""
+"""Commands around a run: export, inspect, schema, watch, doctor, clean, check-data, init."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ tools = typer.Typer()
 
 @tools.command()
 def export(
-    trial: Annotated[str, typer.Argument(help="A trial id, or the beginning of one.")],
+    trial: Annotated[str, typer.Argument(help="A trial id or its beginning.")],
     to: Annotated[Path, typer.Option("--to", help="A new folder.", metavar="DIR")],
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write a trial's weights as a folder that timm loads, with equal logits; what timm cannot hold is refused."""
+    """Write a trial's weights as a folder that timm loads with equal logits. Models that timm lacks are refused."""
     from vitbench.cli.commands.weights import export as export_trial
 
     raise typer.Exit(export_trial(trial, to, results, data_options_of(data_dir), console()))
@@ -33,18 +33,22 @@ def inspect(
     what: Annotated[
         str | None,
         typer.Option(
-            "--what", help="Any of filters,positions,distance,rollout,layers,robustness,reconstruction.", metavar="LIST"
+            "--what",
+            help="Choose from filters,positions,distance,rollout,layers,robustness,reconstruction.",
+            metavar="LIST",
         ),
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="Other images: folder:PATH or a data set.", metavar="NAME")
+        str | None, typer.Option("--images", help="Use other images: folder:PATH or a data set.", metavar="NAME")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", help="At most so many images.", metavar="N")] = 1000,
-    to: Annotated[Path | None, typer.Option("--to", help="Where one network's figures go.", metavar="DIR")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of images.", metavar="N")] = 1000,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the figures of a single network.", metavar="DIR")
+    ] = None,
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Look into trained networks: filters, positions, attention, layers, robustness, as figures and numbers."""
+    """Look into trained networks: figures and numbers on filters, positions, attention, layers and robustness."""
     from vitbench.cli.commands.inspect import inspect as look
 
     raise typer.Exit(look(name, results, (what, images, limit), to, data_options_of(data_dir), console()))
@@ -52,7 +56,7 @@ def inspect(
 
 @tools.command()
 def schema() -> None:
-    """Print the JSON Schema of experiment files, for editors."""
+    """Print the JSON Schema of experiment files for editors."""
     import json
 
     from vitbench.spec.json_schema import schema as experiment_schema
@@ -62,7 +66,7 @@ def schema() -> None:
 
 @tools.command()
 def watch(names: Names = None, results: Results = Path("results")) -> None:
-    """Show the live view of a run that goes on in another shell; Ctrl-C leaves the run alone."""
+    """Watch a run that is active in another shell. Ctrl-C stops watching, not the run."""
     from vitbench.cli.commands.watch import watch as watch_run
 
     raise typer.Exit(watch_run(names or [], results, console()))
@@ -71,11 +75,13 @@ def watch(names: Names = None, results: Results = Path("results")) -> None:
 @tools.command()
 def doctor(
     results: Results = Path("results"),
-    fix: Annotated[bool, typer.Option("--fix", help="Remove what is safe to lose; nothing else is changed.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Remove leftovers that nobody needs; change nothing else.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine and the results folder, one finding a line; exit 2, 5 or 6 where one is bad."""
+    """Check this machine and the results folder and list problems. Exit code 2, 5 or 6 on errors."""
     from vitbench.cli.commands.upkeep import doctor as examine
 
     raise typer.Exit(examine(results, data_options_of(data_dir), console(), fix=fix, as_json=as_json))
@@ -87,7 +93,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List, and with --yes remove, what no run of the results folder refers to; records that one uses are kept."""
+    """List files that no run in the results folder needs; --yes removes them. Records in use are always kept."""
     from vitbench.cli.commands.upkeep import clean as clean_root
 
     raise typer.Exit(clean_root(results, data_options_of(data_dir), console(), yes=yes))
@@ -97,7 +103,7 @@ def clean(
 def check_data(
     name: Annotated[str, typer.Argument(help="fashion_mnist, folder:PATH, parquet:PATH, ...")], data_dir: DataDir = None
 ) -> None:
-    """Decode every image of a data set, look at its labels, and count test images that are trained on."""
+    """Decode every image of a data set, check its labels, and count test images that are also training images."""
     from vitbench.cli.commands.upkeep import check_data as check_images
 
     raise typer.Exit(check_images(name, data_options_of(data_dir), console()))
@@ -105,7 +111,7 @@ def check_data(
 
 @tools.command()
 def init(path: Annotated[Path, typer.Argument(help="The new file, e.g. my-ablation.yaml.")]) -> None:
-    """Write a commented experiment file to begin with."""
+    """Write a commented experiment file to start from."""
     from vitbench.cli.commands.init import init as write_starter
 
     raise typer.Exit(write_starter(path, console()))

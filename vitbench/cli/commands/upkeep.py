@@ -1,4 +1,4 @@
-"""`vitbench doctor`, `clean` and `check-data`: is all well, what may go, and are the images sound?"""
+"""`vitbench doctor`, `clean` and `check-data`: check the machine, the results folder and the images."""
 
 from __future__ import annotations
 
@@ -28,59 +28,64 @@ from vitbench.store.trials import Store
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 ORDER = (6, 5, 2)
-"""Of several exit codes, the first that applies."""
+"""Of several exit codes, the first in this order is returned."""
 
 
 def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_json: bool) -> int:
-    """Print one finding a line; with `fix`, first remove what is safe to lose. 0 where nothing is bad."""
+    """Print one finding per line; with `fix`, first remove leftovers that nobody needs. Return 0 if nothing is bad."""
     store, facts_of = Store(root), facts_source(data)
     removed: list[Leftover] = []
-    found = [*machine(root, data)]
+    findings = [*machine(root, data)]
     if root.is_dir():
         use = use_of(root, facts_of)
         if fix:
             removed = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
-        found += [*root_findings(store, use), *_run_findings(root, facts_of)]
+        findings += [*root_findings(store, use), *_run_findings(root, facts_of)]
     else:
-        found.append(ok("results", f"no folder {root} yet"))
+        findings.append(ok("results", f"no folder {root} yet"))
     if as_json:
-        said = [str(leftover.path) for leftover in removed]
-        print(json.dumps({"findings": [dataclasses.asdict(one) for one in found], "removed": said}))
+        paths = [str(leftover.path) for leftover in removed]
+        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings], "removed": paths}))
     else:
         for leftover in removed:
             console.print(Text(printable(f"removed  {leftover.path} ({leftover.why})")), soft_wrap=True)
-        for one in found:
-            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.said}"), "default")
-            console.print(line.append(printable(f" -> {one.advice}") if one.advice else "", "dim"), soft_wrap=True)
-    codes = {one.exit_code for one in found if one.level == "bad"}
+        for finding in findings:
+            _print_finding(finding, console)
+    codes = {finding.exit_code for finding in findings if finding.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
 
 
+def _print_finding(finding: Finding, console: Console) -> None:
+    line = Text(f"{finding.level:5}", STYLES[finding.level])
+    line.append(printable(f"{finding.topic}: {finding.message}"), "default")
+    console.print(line.append(printable(f" -> {finding.advice}") if finding.advice else "", "dim"), soft_wrap=True)
+
+
 def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
-    """List what nothing refers to, and with `yes` remove it."""
+    """List files that no run needs; with `yes`, remove them."""
     store, facts_of = Store(root), facts_source(data)
     if not root.is_dir():
-        raise InputError(f"{root}: no results folder")
+        raise InputError(f"{root}: this results folder does not exist")
     use = use_of(root, facts_of)
-    found = cleaning.leftovers(store, use)
+    unused = cleaning.leftovers(store, use)
     for name, why in use.open_runs.items():
-        console.print(Text(printable(f"kept: trials that no plan uses, as {name} {why}")), soft_wrap=True)
-    done = cleaning.remove(store, found) if yes else found
-    for leftover in done:
+        console.print(Text(printable(f"kept: trials without a run, because {name} {why}")), soft_wrap=True)
+    listed = cleaning.remove(store, unused) if yes else unused
+    for leftover in listed:
         line = (
             f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
         )
         console.print(Text(printable(line)), soft_wrap=True)
-    total = size_words(sum(leftover.num_bytes for leftover in done))
-    hint = "" if yes or not done else "; --yes removes them"
-    console.print(f"{len(done)} leftovers, {total}{hint}", highlight=False)
+    total = size_words(sum(leftover.num_bytes for leftover in listed))
+    hint = "" if yes or not listed else "; --yes removes them"
+    console.print(f"{len(listed)} leftovers, {total}{hint}", highlight=False)
     return 0
 
 
 def use_of(root: Path, facts_of: FactsOf) -> Use:
-    """What the plans and the records of a root's runs refer to.
+    """Which trials the plans and records of a root's runs use.
 
-    A run whose plan cannot be told, or which is not finished, may refer to more.
+    A run that is unfinished, or whose plan cannot be computed, may use more.
     """
     roles: dict[str, set[str]] = defaultdict(set)
     still_open: dict[str, str] = {}
@@ -98,16 +103,16 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
             roles[trial.trial_id].add(trial.role)
         if plan.missing(records) or not plan.complete:
             still_open[folder.name] = "is not finished"
-    return Use({trial_id: frozenset(found) for trial_id, found in roles.items()}, still_open)
+    return Use({trial_id: frozenset(names) for trial_id, names in roles.items()}, still_open)
 
 
 def _run_findings(root: Path, facts_of: FactsOf) -> Iterator[Finding]:
-    """Whether every run can be read, is of the images that are here now, and has tables of its records."""
+    """Check that every run can be read, that its images are unchanged, and that its tables agree with its records."""
     for folder in runs(root):
         try:
             yield from _run_finding(folder, Store(root), facts_of)
         except ResultsError as error:
-            yield Finding("bad", "run", str(error), "restore the file, or run the experiment again under --as NAME", 5)
+            yield Finding("bad", "run", str(error), "restore the file, or run the experiment again with --as NAME", 5)
         except InputError as error:
             yield warn("run", f"{folder.name}: {str(error).splitlines()[0]}")
 
@@ -118,23 +123,23 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
     from vitbench.report.tables import result_frame
 
     experiment, path = read_run(folder), folder / "records.jsonl"
-    found = read_records(path) if path.is_file() else []
-    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in found}
+    records = read_records(path) if path.is_file() else []
+    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in records}
     for name, fingerprint in prints.items():
         finding = data_finding(folder.name, facts_of(name), fingerprint)
         if finding:
             yield finding
             return
-    plan, records = runner.look(Builder(experiment, facts_of), store, choose)
-    fresh = rows(plan, records)
-    if len(fresh) > len(found):
-        said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"
-        yield warn("run", said, "`vitbench run` with its command writes them")
+    plan, committed = runner.look(Builder(experiment, facts_of), store, choose)
+    current = rows(plan, committed)
+    if len(current) > len(records):
+        message = f"{folder.name}: {len(current) - len(records)} finished trials are not in records.jsonl"
+        yield warn("run", message, "run its command again to write them")
     table = folder / "table.csv"
-    if found and table.is_file() and table.read_text(encoding="utf-8") != to_csv(result_frame(experiment, found)):
-        yield warn("run", f"{folder.name}: tables are not what the records give", f"vitbench report {folder.name}")
+    if records and table.is_file() and table.read_text(encoding="utf-8") != to_csv(result_frame(experiment, records)):
+        yield warn("run", f"{folder.name}: tables differ from the records", f"vitbench report {folder.name}")
     else:
-        yield ok("run", f"{folder.name}: {len(found)} rows")
+        yield ok("run", f"{folder.name}: {len(records)} rows")
 
 
 def check_data(name: str, data: DataOptions, console: Console) -> int:
@@ -144,10 +149,10 @@ def check_data(name: str, data: DataOptions, console: Console) -> int:
         console.print(Text(printable(line)), soft_wrap=True)
     if problems:
         raise InputError(f"{name}: {len(problems)} problems")
-    known = images.open_images(name, data).facts
-    said = overlap_line(known)
-    counts = f"{known.num_train} training and {known.num_test} test images in {known.num_classes} classes"
-    console.print(f"{name}: {counts}, every one decodes; fingerprint {known.fingerprint[:16]}", highlight=False)
-    if said:
-        console.print(Text(printable(f"warning: {said}")), soft_wrap=True)
+    facts = images.open_images(name, data).facts
+    overlap = overlap_line(facts)
+    counts = f"{facts.num_train} training and {facts.num_test} test images in {facts.num_classes} classes"
+    console.print(f"{name}: {counts}, every one decodes; fingerprint {facts.fingerprint[:16]}", highlight=False)
+    if overlap:
+        console.print(Text(printable(f"warning: {overlap}")), soft_wrap=True)
     return 0

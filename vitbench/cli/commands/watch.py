@@ -1,4 +1,4 @@
-"""`vitbench watch`: the live view of a run that goes on elsewhere: another shell, the background. Reads only."""
+"""`vitbench watch`: show the live view of a run that is active in another shell. Only reads."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from vitbench.store.rows import read_records
 
 POLL_SECONDS = 0.25
 SILENT_SECONDS = 900.0
-"""A run on another host, of which nothing was heard for so long, is taken to be gone."""
+"""A run on another host counts as dead after this much silence."""
 
 
 def watch(names: Collection[str], root: Path, console: Console) -> int:
-    """Show the run that goes on in `root` (of `names`, where there are any) until it ends; its exit code.
+    """Show the active run in `root` (one of `names`, if given) until it ends, and return its exit code.
 
-    Ctrl-C ends the watching and leaves the run alone. Raises InputError where nothing runs.
+    Ctrl-C stops watching, not the run. Raises InputError if no run is active.
     """
-    found = [path for path in live_logs(root) if not names or _last_run(path) in names]
-    if not found:
-        what = ", ".join(names) or "nothing"
-        raise InputError(f"{root}: {what} does not run now; `vitbench status --results {root}` says how far things are")
-    if len(found) > 1:
-        console.print(f"{len(found)} commands run in {root}; this is the one in {_last_run(found[0])}", soft_wrap=True)
+    logs = [path for path in live_logs(root) if not names or _last_run(path) in names]
+    if not logs:
+        subject = f"{', '.join(names)} is not running" if names else "no run is active"
+        raise InputError(f"{root}: {subject}. Use `vitbench status --results {root}` to see its progress.")
+    if len(logs) > 1:
+        console.print(f"{len(logs)} commands run in {root}; watching {_last_run(logs[0])}", soft_wrap=True)
     with stoppable():
         try:
-            return Watcher(found[0], root, console).follow()
+            return Watcher(logs[0], root, console).follow()
         except Interrupted:
-            console.print("no longer watching; the run goes on")
+            console.print("stopped watching; the run continues")
             return 0
 
 
@@ -61,25 +61,25 @@ class Watcher:
         self._view: LiveView | None = None
 
     def follow(self) -> int:
-        """Show events until the command ends or is gone; the exit code."""
+        """Show events until the command ends or dies; return the exit code."""
         heard, caught_up = time.monotonic(), False
         try:
             while True:
                 alive = self._path.exists() and is_alive(self._path)
-                found, caught_up = self._take(caught_up), True
-                if isinstance(found, Ended):
-                    return self._close(f"the run ended with exit code {found.exit_code}", found.exit_code)
-                heard = time.monotonic() if found else heard
+                event, caught_up = self._take(caught_up), True
+                if isinstance(event, Ended):
+                    return self._close(f"the run ended with exit code {event.exit_code}", event.exit_code)
+                heard = time.monotonic() if event else heard
                 if not alive or time.monotonic() - heard > SILENT_SECONDS:
-                    gone = "the run was killed" if not alive else "nothing was heard of the run for a while"
-                    return self._close(f"{gone}; finished trials are kept, the same command goes on", 3)
+                    cause = "the run was killed" if not alive else "the run has been silent for too long"
+                    return self._close(f"{cause}; finished trials are kept; run the same command again to resume", 3)
                 time.sleep(POLL_SECONDS)
         finally:
             self._stop()
             self._reader.close()
 
     def _take(self, caught_up: bool) -> Event | None:
-        """Takes what is new; the last event of it. What happened before the watching began is not told line by line."""
+        """Apply new events and return the last one. Events from before the watching print nothing."""
         last = None
         for at, event in self._reader.read():
             last = event
@@ -99,7 +99,7 @@ class Watcher:
         self._view = LiveView(self._console, state, clock=time.time)
 
     def _records(self, place: Began | None) -> list[dict[str, Any]]:
-        """The records that the run itself knew when it made its plan."""
+        """The records that the run had when it made its plan."""
         path = self._root / place.run / "records.jsonl" if place else None
         return read_records(path) if path and path.is_file() else []
 
@@ -109,6 +109,6 @@ class Watcher:
 
     def _close(self, line: str, code: int) -> int:
         self._stop()
-        hint = f"`vitbench status --results {self._root}` says how far things are"
+        hint = f"use `vitbench status --results {self._root}` to see its progress"
         self._console.print(f"{line}; {hint}", highlight=False, soft_wrap=True)
         return code

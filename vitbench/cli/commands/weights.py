@@ -1,4 +1,4 @@
-"""`vitbench export`, and the fetching of weights that experiments start from."""
+"""`vitbench export`, and the download of weights that experiments start from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitbench.store.trials import Store
 
 
 def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Console) -> int:
-    """Write one trial's weights for timm, and print how they are loaded."""
+    """Write one trial's weights for timm, and print how to load them."""
     from vitbench.inspection.export import export as write
     from vitbench.inspection.export import find_trial
 
@@ -28,7 +28,7 @@ def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Con
 
 
 def fetch_weights(experiment: Experiment) -> None:
-    """Get every `timm:NAME` that an experiment starts from and that was not fetched before; only then torch is loaded.
+    """Download every missing `timm:NAME` that an experiment starts from. Loads torch only if something is missing.
 
     Raises InputError.
     """
@@ -40,7 +40,7 @@ def fetch_weights(experiment: Experiment) -> None:
 
 
 def _starts(value: Any, key: str = "") -> Iterator[str]:
-    """Every value that stands at a path ending in `init_from`, wherever in an experiment."""
+    """Every value of a key `init_from`, anywhere in an experiment."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _starts(item, name)
