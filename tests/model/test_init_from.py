@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from conftest import Answer, Cli
 from safetensors.torch import load_file, save_file
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitbench.base.errors import InputError
@@ -170,6 +167,10 @@ def test_masked_patches_can_be_predicted_from_a_classifier(cli: Cli, tmp_path: P
 @pytest.fixture
 def zoo(tmp_path: Path) -> Iterator[dict[str, Tensor]]:
     """A model in timm's registry whose pre-trained weights are a file, as downloaded ones would be."""
+    import timm
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
     torch.manual_seed(0)
     made = VisionTransformer(img_size=8, in_chans=1, num_classes=7, **SIZES)
     save_file(made.state_dict(), tmp_path / "zoo.safetensors")
