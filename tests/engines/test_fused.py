@@ -16,7 +16,8 @@ from vitbench.engines import stacked
 from vitbench.engines.engine_choice import check, choose_engine
 from vitbench.engines.memory import activation_bytes, member_bytes
 from vitbench.engines.stacks import split, stack_key, stacks
-from vitbench.plan.trials import Plan, Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Plan, Trial
 from vitbench.stats.tuning import choose
 from vitbench.store.events import Warned
 from vitbench.store.record import Record
@@ -37,7 +38,7 @@ KINDS = {
 
 def trials_of(text: str) -> tuple[Trial, ...]:
     facts_of = facts_source(data_options(None, False))
-    plan: Plan = expand(experiment(text), {}, choose, facts_of)
+    plan: Plan = expand(Builder(experiment(text), facts_of), {}, choose)
     return tuple(plan.unique().values())
 
 

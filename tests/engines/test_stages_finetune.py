@@ -52,9 +52,9 @@ def planned(text: str, seed: int = 0) -> list[Trial]:
     return builder.trials(next(iter(builder.arms.values())), {}, seed, "reporting")
 
 
-def ran(text: str, root: Path, keep: str = "final") -> runner.Outcome:
-    request = runner.Request(Options(root, DataOptions(), keep=keep))
-    return runner.run(experiment(text), request, choose, facts_of, lambda event: None)
+def ran(text: str, root: Path, keep: str = "final") -> runner.RunOutcome:
+    request = runner.RunRequest(Options(root, DataOptions(), keep=keep))
+    return runner.run(Builder(experiment(text), facts_of), request, choose, lambda event: None)
 
 
 def options(root: Path) -> Options:

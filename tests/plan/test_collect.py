@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from made_plans import Score, best, experiment, facts_of, record, rounds, top
 
+from vitbench.plan.rounds import expand
 from vitbench.plan.run_table import rows, write_predictions, write_rows
-from vitbench.plan.trials import Plan, Trial, expand
+from vitbench.plan.trials import Builder, Plan, Trial
 from vitbench.store.record import Record, Result, Run, metric_of
 from vitbench.store.trials import Store
 
@@ -87,7 +88,7 @@ def answers(index: list[int], predicted: list[int]) -> bytes:
 
 
 def test_predictions_of_reporting_trials_on_the_same_images(tmp_path: Path) -> None:
-    plan = expand(experiment("seeds: 4\n"), {}, best, facts_of)
+    plan = expand(Builder(experiment("seeds: 4\n"), facts_of), {}, best)
     store, records = Store(tmp_path / "root"), {}
     images = ([0, 1, 2], [0, 1, 2], [0, 2], [0, 1, 2])
     for k, (trial, index) in enumerate(zip(plan.trials, images, strict=True)):

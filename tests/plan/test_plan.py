@@ -11,8 +11,9 @@ from made_plans import best, experiment, facts_of, record, rounds, top
 
 from vitbench.base.errors import InputError
 from vitbench.plan.resolve import resolve
+from vitbench.plan.rounds import expand
 from vitbench.plan.trial_id import trial_id
-from vitbench.plan.trials import Builder, Plan, Trial, expand, extend, settings
+from vitbench.plan.trials import Builder, Plan, Trial, extend, settings
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.record import ALGORITHM_VERSION, Record, Role
 
@@ -106,7 +107,7 @@ def test_equal_functions_share_an_id(changed: dict[str, Any]) -> None:
 
 def test_the_algorithms_version_enters(monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity()
-    monkeypatch.setattr("vitbench.plan.trials.trial_id.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
+    monkeypatch.setattr("vitbench.plan.trial_id.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
     assert identity() != before
 
 
@@ -114,7 +115,7 @@ def test_arm_setting_role_and_experiment_do_not_enter() -> None:
     """Two files that meet in a spec share its trials: a factor's level in one is the base of the other."""
     factor = experiment("factors: {train.lr: [1e-3, 2e-3]}\nseeds: 2\n")
     tuned = experiment("tune: {train.lr: [1e-3, 2e-3], seeds: 2}\nseeds: 2\n").model_copy(update={"name": "other"})
-    ids = {t.trial_id for t in expand(factor, {}, best, facts_of).trials}
+    ids = {t.trial_id for t in expand(Builder(factor, facts_of), {}, best).trials}
     last = rounds(tuned, top({"baseline": 2e-3}))[-1]
     assert {t.trial_id for t in of(last, "reporting")} < ids
     assert not {f.name for f in dataclasses.fields(Trial)} & {"device", "threads", "engine"}
@@ -133,8 +134,8 @@ def test_without_tuning_everything_is_known_at_once() -> None:
 )
 def test_reporting_seeds(seeds: str, expected: list[int]) -> None:
     made = experiment(f"seeds: {seeds}\n")
-    assert [t.seed for t in expand(made, {}, best, facts_of).trials] == expected
-    assert [t.seed for t in expand(made, {}, best, facts_of, seeds=[9]).trials] == [9]
+    assert [t.seed for t in expand(Builder(made, facts_of), {}, best).trials] == expected
+    assert [t.seed for t in expand(Builder(made, facts_of), {}, best, seeds=[9]).trials] == [9]
 
 
 def test_tuning_comes_first_and_its_seeds_are_its_own() -> None:
@@ -152,15 +153,15 @@ def test_tuning_comes_first_and_its_seeds_are_its_own() -> None:
 
 def test_expand_is_pure() -> None:
     made, records = experiment(TUNED), dict[str, Record]()
-    once, twice = (expand(made, records, best, facts_of) for _ in range(2))
+    once, twice = (expand(Builder(made, facts_of), records, best) for _ in range(2))
     assert once == twice
     assert records == {}
 
 
 def test_reporting_waits_for_the_last_tuning_trial() -> None:
-    first = expand(experiment(TUNED), {}, best, facts_of)
+    first = expand(Builder(experiment(TUNED), facts_of), {}, best)
     records = {t.trial_id: record(t) for t in first.trials[:-1]}
-    assert expand(experiment(TUNED), records, best, facts_of).trials == first.trials
+    assert expand(Builder(experiment(TUNED), facts_of), records, best).trials == first.trials
 
 
 def test_an_arm_without_an_eligible_setting_is_named_and_the_others_report() -> None:
@@ -242,7 +243,7 @@ def test_equal_stages_run_once() -> None:
 def test_a_shared_stage_is_one_trial_for_all_that_start_from_it() -> None:
     """Tuning the second stage runs the first on the tuning seeds once, whatever the number of settings and arms."""
     tuned = experiment(STAGED + "tune: {transfer.train.lr: [1e-3, 2e-3, 4e-3], seeds: 2}\n")
-    first = expand(tuned, {}, best, facts_of)
+    first = expand(Builder(tuned, facts_of), {}, best)
     unique = Counter((t.role, t.spec.train.objective.target) for t in first.unique().values() if t.stage == "pretrain")
     assert unique == {("stage", "mean_colour"): 2, ("stage", "pixels"): 2}
     assert Counter(t.role for t in first.unique().values())["tuning"] == 4 * 3 * 2
@@ -254,7 +255,7 @@ def test_a_stage_may_be_another_files_reporting_trial() -> None:
                          "train": {"steps": 60, "lr": 4e-3, "objective": {"name": "masked_patch"}}}}
     )  # fmt: skip
     staged = of(rounds(experiment(STAGED), record)[-1], "stage", "masked")
-    assert {t.trial_id for t in expand(alone, {}, best, facts_of).trials} == {t.trial_id for t in staged}
+    assert {t.trial_id for t in expand(Builder(alone, facts_of), {}, best).trials} == {t.trial_id for t in staged}
 
 
 def test_total_of_an_arm_is_the_compute_of_its_stages() -> None:

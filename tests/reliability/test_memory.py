@@ -19,9 +19,9 @@ from vitbench.cli.commands.prepare import Asked, data_options
 from vitbench.cli.commands.run import RunOptions, run
 from vitbench.data import DataOptions
 from vitbench.engines import execute, local, processes
-from vitbench.engines.runner import Request
+from vitbench.engines.runner import RunRequest
 from vitbench.engines.runner import run as run_all
-from vitbench.plan.trials import Trial
+from vitbench.plan.trials import Builder, Trial
 from vitbench.stats.tuning import choose
 from vitbench.store.events import Event, Progress, Started
 from vitbench.store.trials import Store
@@ -76,7 +76,7 @@ class Heard:
         assert not isinstance(made, Suite)
         self.said: list[Event] = []
         self.lost = planned()[0].trial_id
-        self.outcome = run_all(made, Request(options(root), workers), choose, facts_of, self.hear)
+        self.outcome = run_all(Builder(made, facts_of), RunRequest(options(root), workers), choose, self.hear)
 
     def hear(self, event: Event) -> None:
         self.said.append(event)

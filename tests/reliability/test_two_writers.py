@@ -12,7 +12,7 @@ from faulted import TINY, facts_of, here, left, options, planned, started
 
 from vitbench.base.errors import ResultsError
 from vitbench.engines import runner
-from vitbench.plan.trials import Trial
+from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Suite
 from vitbench.spec.load import loads
 from vitbench.stats.tuning import choose
@@ -23,10 +23,10 @@ FOUR = TINY.replace("steps: 12", "steps: 40") + "seeds: 4\n"
 ID = "0123456789abcdef"
 
 
-def everything(root: Path) -> runner.Outcome:
+def everything(root: Path) -> runner.RunOutcome:
     made = loads(FOUR, "tiny.yaml")
     assert not isinstance(made, Suite)
-    return runner.run(made, runner.Request(options(root, every=60.0)), choose, facts_of, lambda event: None)
+    return runner.run(Builder(made, facts_of), runner.RunRequest(options(root, every=60.0)), choose, lambda event: None)
 
 
 def share(root: Path, gate: Any) -> None:

@@ -28,8 +28,8 @@ from vitbench.report.rows import quantity, series_of
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.tables import result_table
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.scoreboard import judge_all
-from vitbench.stats.verdict_types import Facts
+from vitbench.stats.verdict_list import judge_all
+from vitbench.stats.verdict_types import Context
 
 CASES = {
     "class_token": (class_token_experiment, class_token_rows, ["arms", "differences", "tuning-lr", "curves", "rates"]),
@@ -164,7 +164,7 @@ def test_arms_at_one_setting_stand_side_by_side() -> None:
 
 def test_a_located_crossing_stands_in_the_plot_with_its_interval() -> None:
     experiment, rows = scale_experiment(), scale_rows()
-    verdicts = judge_all(experiment, rows, Facts())
+    verdicts = judge_all(experiment, rows, Context())
     (place,) = crossings(experiment, verdicts)
     assert place.value is not None
     assert 0.2 * 50_000 < place.value < 0.6 * 50_000  # drawn to cross at 37% of 50,000

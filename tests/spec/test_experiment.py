@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vitbench.spec.experiment import Claim, Experiment, Seeds, Suite, form_problem
+from vitbench.spec.claims import Claim, form_problem
+from vitbench.spec.experiment import Experiment, Seeds, Suite
 
 
 def claim(form: str, **fields: Any) -> Claim:

@@ -7,7 +7,8 @@ from pathlib import Path
 from made_plans import best, experiment, facts_of, record
 
 from vitbench.engines.runner import look
-from vitbench.plan.trials import Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Trial
 from vitbench.store.record import Run
 from vitbench.store.trials import Store
 
@@ -20,14 +21,14 @@ def commit(store: Store, trial: Trial) -> None:
 
 
 def reached(store: Store) -> set[int]:
-    plan, records = look(ASKED, store, best, facts_of)
+    plan, records = look(Builder(ASKED, facts_of), store, best)
     assert records.keys() <= plan.unique().keys()
     return {trial.seed for trial in plan.trials}
 
 
 def test_a_look_is_reached_when_every_arm_has_run_for_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    trials = {(t.arm, t.seed): t for t in expand(ASKED, {}, best, facts_of, range(5)).trials}
+    trials = {(t.arm, t.seed): t for t in expand(Builder(ASKED, facts_of), {}, best, range(5)).trials}
     assert reached(store) == {0, 1}
     for seed in (0, 1):
         for arm in ("token", "avg"):

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from golden_verdicts import CASES, GOLDEN, golden_lines
 
-from vitbench.spec.experiment import Form
+from vitbench.spec.claims import Form
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,10 +8,10 @@ from stats_rows import an_experiment, made_rows, the_claim
 
 from vitbench.stats import compare_arms, judge, mean_interval, paired_interval
 from vitbench.stats.decision import Noise, Region, estimate, part_p_values
+from vitbench.stats.distributions import benjamini_hochberg, holm
 from vitbench.stats.looks import CALIBRATED, calibrate, fixed
-from vitbench.stats.multiple import benjamini_hochberg, holm
 from vitbench.stats.power import equivalence_power, sd_range, smallest_difference, smallest_margin
-from vitbench.stats.sensitivity import bootstrap_t, sign_flip_p
+from vitbench.stats.qualifiers import bootstrap_t, sign_flip_p
 
 A = np.array([93.1, 94.2, 93.3, 92.6, 93.4, 93.9, 92.2])
 B = np.array([92.7, 91.0, 93.5, 91.5, 92.2, 91.8, 92.9])

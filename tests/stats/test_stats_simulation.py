@@ -11,11 +11,10 @@ import pytest
 
 from vitbench.stats.curves import crossing
 from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Noise, Region, estimate, limits, settle
-from vitbench.stats.distributions import t_quantile, t_upper
+from vitbench.stats.distributions import benjamini_hochberg, t_quantile, t_upper
 from vitbench.stats.images import images_interval
 from vitbench.stats.intervals import counting_floor, paired_interval
 from vitbench.stats.looks import DEFAULT_LOOKS, Schedule, fixed, schedule
-from vitbench.stats.multiple import benjamini_hochberg
 from vitbench.stats.tuning import tuning_noise
 
 Floats = npt.NDArray[np.float64]

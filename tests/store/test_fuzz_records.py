@@ -20,7 +20,7 @@ from vitbench.report.formats import to_csv, to_latex, to_markdown
 from vitbench.report.tables import result_frame, tables_for
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
-from vitbench.stats.scoreboard import judge_all
+from vitbench.stats.verdict_list import judge_all
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store

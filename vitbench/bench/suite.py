@@ -18,7 +18,8 @@ from vitbench.bench.processes import Took, measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
 from vitbench.model.costs import trial_flops
-from vitbench.plan.trials import Chooser, Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Chooser, Trial
 from vitbench.spec.load import loads
 
 SEEDS = 4
@@ -105,7 +106,7 @@ seeds: {SEEDS}
 
 def trials_of(text: str, data: DataOptions, choose: Chooser) -> tuple[Trial, ...]:
     """The trials of the experiment."""
-    return expand(loads(text, "bench.yaml"), {}, choose, lambda name: facts(name, data)).trials  # type: ignore[arg-type]
+    return expand(Builder(loads(text, "bench.yaml"), lambda name: facts(name, data)), {}, choose).trials  # type: ignore[arg-type]
 
 
 def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules) -> Iterator[Contestant]:

@@ -13,7 +13,8 @@ from typing import TypeVar
 from vitbench.data import DataOptions, Facts, facts
 from vitbench.engines import runner
 from vitbench.engines.options import Options
-from vitbench.plan.trials import Chooser, Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Chooser, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import loads
 from vitbench.store.record import CurvePoint, Record, Result, Run
@@ -73,13 +74,13 @@ def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
 
     with TemporaryDirectory() as name:
         store, out = Store(Path(name)), dict[str, float]()
-        plan = _timed(out, "plan", lambda: expand(experiment, {}, choose, known))
+        plan = _timed(out, "plan", lambda: expand(Builder(experiment, known), {}, choose))
         for number, trial in enumerate(plan.trials):
             folder = store.folder(trial.trial_id)
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(committed(trial, number).model_dump_json(exclude_none=True))
-        request = runner.Request(Options(Path(name), DataOptions()))
-        done = _timed(out, "skip", lambda: runner.run(experiment, request, choose, known, lambda event: None))
+        request = runner.RunRequest(Options(Path(name), DataOptions()))
+        done = _timed(out, "skip", lambda: runner.run(Builder(experiment, known), request, choose, lambda event: None))
         assert not done.missing
         return out
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from vitbench.engines.options import Options
 from vitbench.model.costs import trial_flops
-from vitbench.plan.trials import Chooser, FactsOf, Plan, Trial, expand
+from vitbench.plan.rounds import expand
+from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.store.events import Event, Finished, Listener, Planned, Warned, Work
 from vitbench.store.record import Record, metric_of
@@ -20,7 +21,7 @@ WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run came to: the plan as far as it is known, its records, and whether a limit ended it."""
 
     plan: Plan
@@ -34,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What to run, beside the experiment."""
 
     options: Options
@@ -48,9 +49,9 @@ def flops_of(trial: Trial) -> float:
     return trial_flops(trial.spec)
 
 
-def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: FactsOf, listen: Listener) -> Outcome:
+def run(builder: Builder, request: RunRequest, choose: Chooser, listen: Listener) -> RunOutcome:
     """Run what is missing and return everything; finished trials are never run again, lost ones not in this run."""
-    store = Store(request.options.root)
+    experiment, store = builder.experiment, Store(request.options.root)
     records: dict[str, Record] = {}
     given_up: set[str] = set()
     num_run = 0
@@ -61,18 +62,18 @@ def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: Fac
         listen(event)
 
     while True:
-        plan = expand(experiment, records, choose, facts_of, request.seeds)
+        plan = expand(builder, records, choose, request.seeds)
         unique = plan.unique()
         records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
         missing = plan.missing(records)
         listen(planned(experiment, plan, records))
         if not missing:
             if plan.complete:
-                return Outcome(plan, records)
+                return RunOutcome(plan, records)
             continue
         left = None if request.limit is None else request.limit - num_run
         if left is not None and left <= 0:
-            return Outcome(plan, records, stopped_by_limit=True)
+            return RunOutcome(plan, records, stopped_by_limit=True)
         before = len(records)
         wanted = _ordered([trial for trial in missing if trial.trial_id not in given_up])[:left]
         with closing(_engine(wanted, request, hear)) as committed:
@@ -87,7 +88,7 @@ def run(experiment: Experiment, request: Request, choose: Chooser, facts_of: Fac
         records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
         if len(records) == before:
             if not busy:
-                return Outcome(plan, records)  # Lost for good: left missing, and said so by the caller.
+                return RunOutcome(plan, records)  # Lost for good: left missing, and said so by the caller.
             time.sleep(WAIT_SECONDS)
 
 
@@ -114,7 +115,7 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
     return sorted(missing, key=lambda trial: (depth(trial), trial.trial_id not in scouts, -flops_of(trial)))
 
 
-def _engine(trials: Sequence[Trial], request: Request, listen: Listener) -> Generator[str, None, None]:
+def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
     """The chosen engine at work; engines are imported late, since they load torch."""
     if request.options.engine == "fused":
         from vitbench.engines import stacked
@@ -169,15 +170,16 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
     )
 
 
-def look(experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf) -> tuple[Plan, dict[str, Record]]:
+def look(builder: Builder, store: Store, choose: Chooser) -> tuple[Plan, dict[str, Record]]:
     """The plan as far as the committed records reveal it, and those records; nothing is run.
 
     Of a design with looks, the seeds of a later look belong to the plan once every arm has run one of them; a few
     arms may have them from another experiment that shares their trials.
     """
-    found, last = _look(experiment, store, choose, facts_of, None), experiment.seeds.first()[-1]
+    experiment = builder.experiment
+    found, last = _look(builder, store, choose, None), experiment.seeds.first()[-1]
     for reached in (experiment.seeds.looks or ())[1:]:
-        plan, records = _look(experiment, store, choose, facts_of, range(reached))
+        plan, records = _look(builder, store, choose, range(reached))
         later = [trial for trial in plan.trials if trial.role == "reporting" and trial.seed > last]
         if not later or {t.arm for t in later} != {t.arm for t in later if t.trial_id in records}:
             return found
@@ -186,11 +188,11 @@ def look(experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsO
 
 
 def _look(
-    experiment: Experiment, store: Store, choose: Chooser, facts_of: FactsOf, seeds: Sequence[int] | None
+    builder: Builder, store: Store, choose: Chooser, seeds: Sequence[int] | None
 ) -> tuple[Plan, dict[str, Record]]:
     records: dict[str, Record] = {}
     while True:
-        plan = expand(experiment, records, choose, facts_of, seeds)
+        plan = expand(builder, records, choose, seeds)
         found = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
         records |= found
         if not found or plan.complete:

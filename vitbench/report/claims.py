@@ -10,7 +10,7 @@ from vitbench.report.formats import Table
 from vitbench.report.rows import quantity
 from vitbench.report.secondary_evidence import read_answers
 from vitbench.stats.table import Row
-from vitbench.stats.verdict_types import Facts, Verdict
+from vitbench.stats.verdict_types import Context, Verdict
 
 HEADER = ("Claim", "Says", "Verdict", "Effect", "Paper", "n", "Claimed")
 DIGITS_FLOOR_PERCENT = 90.0
@@ -34,13 +34,13 @@ def scale_of(rows: Sequence[Row]) -> str:
     return f"{span} parameters on {', '.join(data_names(rows))}" if rows else ""
 
 
-def facts_of(rows: Sequence[Row], folder: Path) -> Facts:
+def facts_of(rows: Sequence[Row], folder: Path) -> Context:
     """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
     floor = (
         DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else next((r.get("floor_percent") for r in rows), None)
     )
     answers = read_answers(folder)
-    return Facts(scale_of(rows), floor, answers.correct if answers else {})
+    return Context(scale_of(rows), floor, answers.correct if answers else {})
 
 
 def effect_text(verdict: Verdict) -> str:

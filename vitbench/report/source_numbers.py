@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from vitbench.base.errors import InputError
 from vitbench.spec.arms import arms, find_arms
-from vitbench.spec.experiment import ArmRef, Claim, Experiment
+from vitbench.spec.claims import ArmRef, Claim
+from vitbench.spec.experiment import Experiment
 
 
 def equivalence_margin(experiment: Experiment) -> float | None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.report.rows import Behind, arm_order, score, setting_key, setting_label, setting_of
-from vitbench.spec.experiment import Claim, Experiment
+from vitbench.spec.claims import Claim
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Resolver, Untested, question
-from vitbench.stats.scoreboard import single_claims
-from vitbench.stats.table import Row, Table, tabulate
+from vitbench.stats.table import Row, TrialTable, tabulate
+from vitbench.stats.verdict_list import single_claims
 
 ROLES = ("reporting", "tuning", "stage")
 
@@ -114,7 +115,7 @@ def claim_cells(experiment: Experiment, rows: Sequence[Row]) -> dict[str, tuple[
     return {claim.id: _cells(claim, experiment, table) for claim in single_claims(experiment.claims)}
 
 
-def _cells(claim: Claim, experiment: Experiment, table: Table) -> tuple[Behind, ...]:
+def _cells(claim: Claim, experiment: Experiment, table: TrialTable) -> tuple[Behind, ...]:
     if claim.untested or claim.form == "descriptive":
         return ()
     try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitbench.base.errors import InputError, nearest
-from vitbench.spec.experiment import ArmRef, Experiment
+from vitbench.spec.claims import ArmRef
+from vitbench.spec.experiment import Experiment
 
 Assignment = Mapping[str, Any]
 

@@ -25,6 +25,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 Items = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from vitbench.stats.compare import Comparison, compare_arms, compare_to_baseline
 from vitbench.stats.images import calibration_error, churn, images_interval, per_class_differences
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
-from vitbench.stats.scoreboard import judge_all, with_q
 from vitbench.stats.scores import ScoreMatrix, score_matrix
-from vitbench.stats.table import Table, tabulate
+from vitbench.stats.table import TrialTable as Table
+from vitbench.stats.table import tabulate
 from vitbench.stats.tuning import Choice, TuningNoise, choose, tuning_noise
 from vitbench.stats.verdict import claim_problem, judge
-from vitbench.stats.verdict_types import Facts, PartVerdict, Verdict
+from vitbench.stats.verdict_list import judge_all, with_q
+from vitbench.stats.verdict_types import Context as Facts
+from vitbench.stats.verdict_types import PartVerdict, Verdict
 from vitbench.stats.wording import one_line
 
 __all__ = [

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.base.seeding import derive_seed
-from vitbench.spec.experiment import Claim, Experiment
+from vitbench.spec.claims import Claim
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Cell, Question
 from vitbench.stats.decision import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
 from vitbench.stats.design import Design, design
 from vitbench.stats.distributions import Floats
 from vitbench.stats.paired_sample import Sample, gather, noise_of
-from vitbench.stats.table import Table
+from vitbench.stats.table import TrialTable
 from vitbench.stats.tuning import tuning_noise
 from vitbench.stats.verdict_types import State
 
@@ -30,7 +31,7 @@ class Case:
 
     claim: Claim
     experiment: Experiment
-    table: Table
+    table: TrialTable
     asked: Question
     design: Design
     sample: Sample
@@ -103,7 +104,7 @@ def absence(cell: Cell) -> str:
     return f"{cell.arm}: no trials yet" + ("" if cell.setting == "{}" else f" at {cell.setting}")
 
 
-def open_case(claim: Claim, experiment: Experiment, table: Table, asked: Question) -> Case:
+def open_case(claim: Claim, experiment: Experiment, table: TrialTable, asked: Question) -> Case:
     """The case of one claim. Raises InputError for an unknown metric, Untested where nothing can be measured."""
     cells = asked.cells()
     planned = design(experiment, cells, table)
@@ -113,7 +114,7 @@ def open_case(claim: Claim, experiment: Experiment, table: Table, asked: Questio
     return Case(claim, experiment, table, asked, planned, sample, variances, noise_of(asked.parts, sample, known))
 
 
-def tuning_variance(table: Table, arm: str, metric: str) -> float | None:
+def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
     """V of an arm that chose its own setting, points squared; None where the tuning trials cannot tell.
 
     They tell it in points of validation accuracy, which says nothing of a quantity in another unit.

@@ -11,12 +11,11 @@ from vitbench.base.errors import InputError
 from vitbench.spec.arms import arms
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.claim_data import tuning_variance
-from vitbench.stats.distributions import t_upper
+from vitbench.stats.distributions import holm, t_upper
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, standard_error
-from vitbench.stats.multiple import holm
 from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.scores import cell_status, check_metric, trials_at
-from vitbench.stats.table import Row, Table, metric_value, tabulate
+from vitbench.stats.table import Row, TrialTable, metric_value, tabulate
 
 SINGLE_RUNS = 1.96 * 2.0**0.5
 """Two single runs differ beyond noise when their difference exceeds this many standard deviations of an arm."""
@@ -42,13 +41,13 @@ class Comparison:
 
 
 def compare_to_baseline(
-    experiment: Experiment, rows: Iterable[Row] | Table, metric: str | None = None, level: float = 0.95
+    experiment: Experiment, rows: Iterable[Row] | TrialTable, metric: str | None = None, level: float = 0.95
 ) -> list[Comparison]:
     """Every arm against the first, each at its own setting; an arm without trials has a refused interval.
 
     p is Holm's over the table; a tuned arm's interval carries the variance of its choice.
     """
-    table = rows if isinstance(rows, Table) else tabulate(rows)
+    table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     name = metric or experiment.report.metric
     check_metric(table, name)
     names = [arm.name for arm in arms(experiment)]
@@ -76,7 +75,7 @@ def compare_arms(
     return _paired(sides[0], sides[1], metric, level, noise)
 
 
-def _one_arm(table: Table, name: str) -> tuple[Table, str]:
+def _one_arm(table: TrialTable, name: str) -> tuple[TrialTable, str]:
     """The table with its only arm."""
     if len(table.levels) != 1:
         raise InputError(f"{name} must be the rows of one arm; it has {', '.join(table.levels) or 'none'}")

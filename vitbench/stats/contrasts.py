@@ -15,10 +15,11 @@ import numpy as np
 
 from vitbench.base.errors import InputError
 from vitbench.spec.arms import find_arms, level_name
-from vitbench.spec.experiment import ArmRef, Claim, Experiment
-from vitbench.stats.axes import axis_value
+from vitbench.spec.claims import ArmRef, Claim
+from vitbench.spec.experiment import Experiment
+from vitbench.stats.curves import axis_value
 from vitbench.stats.decision import Region
-from vitbench.stats.table import Table, canonical
+from vitbench.stats.table import TrialTable, canonical
 
 
 class Untested(Exception):
@@ -89,7 +90,7 @@ def add(*terms: tuple[float, Weights]) -> dict[Cell, float]:
 class Resolver:
     """Arm references of one experiment as cells of its table."""
 
-    def __init__(self, experiment: Experiment, table: Table) -> None:
+    def __init__(self, experiment: Experiment, table: TrialTable) -> None:
         self.experiment, self.table = experiment, table
         self.tuned = dict(experiment.tune.grid) if experiment.tune else {}
 

@@ -6,12 +6,15 @@ covers 81 to 84% instead of 95, a straight-line fit less.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD
+from vitbench.stats.table import Row
 
 NUM_STEPS = 4_001
 
@@ -61,3 +64,17 @@ def _root(grid: Floats, mean: Floats) -> float | None:
         return None
     i = int(change[0])
     return float(grid[i] - mean[i] * (grid[i + 1] - grid[i]) / (mean[i + 1] - mean[i]))
+
+
+_AXES: Mapping[str, Callable[[Row], float]] = {
+    "log2_images": lambda row: math.log2(row["result"]["num_train_images"]),
+    "log2_train_flops": lambda row: math.log2(row["result"]["train_flops"]),
+    "log2_params": lambda row: math.log2(row["result"]["num_params"]),
+    "log2_grid_side": lambda row: math.log2(row["grid_side"]),
+    "depth": lambda row: float(row["depth"]),
+}
+
+
+def axis_value(row: Row, axis: str) -> float | None:
+    """x of an ok trial; None of any other, whose counts may never have been written."""
+    return _AXES[axis](row) if row["status"] == "ok" else None

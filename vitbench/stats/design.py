@@ -9,7 +9,7 @@ from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Cell
 from vitbench.stats.looks import CALIBRATED, DEFAULT_LOOKS, Schedule, fixed, schedule
 from vitbench.stats.paired_sample import observed
-from vitbench.stats.table import Table
+from vitbench.stats.table import TrialTable
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Design:
     notes: tuple[str, ...]
 
 
-def design(experiment: Experiment, cells: Sequence[Cell], table: Table) -> Design:
+def design(experiment: Experiment, cells: Sequence[Cell], table: TrialTable) -> Design:
     """The design of a claim that reads `cells`.
 
     A look is reached when every cell has a trial at all of its seeds; seeds between two looks wait. The first look is

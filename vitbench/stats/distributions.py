@@ -6,6 +6,8 @@ and `status`, which choose settings but compute no quantile, would wait for it, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,3 +40,23 @@ def chi_squared_quantile(probability: npt.ArrayLike, df: npt.ArrayLike) -> Float
     from scipy import special
 
     return np.asarray(2.0 * special.gammaincinv(np.asarray(df) / 2.0, probability), dtype=np.float64)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p, in the order given: the chance of any false finding in the table is held."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty(len(p))
+    out[order] = np.minimum(steps, 1.0)
+    return [float(value) for value in out]
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """q values, in the order given: the false share among findings with q below a line is held at that line."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")[::-1]
+    steps = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
+    out = np.empty(len(p))
+    out[order] = np.minimum(steps, 1.0)
+    return [float(value) for value in out]

@@ -13,7 +13,7 @@ from vitbench.stats.decision import Noise
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD, counting_floor
 from vitbench.stats.scores import cell_status, check_metric
-from vitbench.stats.table import Row, Table, metric_value
+from vitbench.stats.table import Row, TrialTable, metric_value
 
 Bools = npt.NDArray[np.bool_]
 ACCURACIES = ("test_top1", "val_top1", "few_shot", "linear_probe", "knn")
@@ -78,13 +78,13 @@ class Sample:
         return bool((np.ptp(self.values, axis=1) < NO_SPREAD).all() and not self.diverged.any())
 
 
-def observed(cells: Sequence[Cell], table: Table) -> tuple[set[int], set[int]]:
+def observed(cells: Sequence[Cell], table: TrialTable) -> tuple[set[int], set[int]]:
     """The seeds at which every cell has a trial, and those at which some cell has one."""
     each = [set(_trials(cell, table)) for cell in cells]
     return set.intersection(*each), set.union(*each)
 
 
-def gather(cells: Sequence[Cell], table: Table, seeds: Sequence[int]) -> Sample:
+def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sample:
     """The sample of `cells` at `seeds`; a seed with a failed or missing trial is left out and its trials are named.
 
     Raises InputError where no trial has a cell's metric, Untested where a diverged trial cannot be given a score.
@@ -128,24 +128,24 @@ def noise_of(parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, flo
     return Noise(np.array(floors), np.array(extra, dtype=np.float64))
 
 
-def _trials(cell: Cell, table: Table) -> Mapping[int, Row]:
+def _trials(cell: Cell, table: TrialTable) -> Mapping[int, Row]:
     return table.reporting.get((cell.arm, cell.setting), {})
 
 
-def _name(cell: Cell, seed: int, table: Table) -> str:
+def _name(cell: Cell, seed: int, table: TrialTable) -> str:
     """The trial's id, or the arm and seed of one that was never made."""
     row = _trials(cell, table).get(seed)
     return str(row["trial_id"]) if row else f"{cell.arm}, seed {seed}"
 
 
-def _chance(cell: Cell, table: Table) -> float:
+def _chance(cell: Cell, table: TrialTable) -> float:
     """The score of guessing. Raises Untested for a metric that has none: nothing can stand for a diverged trial."""
     if not cell.metric.startswith(ACCURACIES):
         raise Untested(f"{cell.arm} diverged, and a diverged trial has no {cell.metric}")
     return 100.0 / next(int(row["num_classes"]) for row in _trials(cell, table).values())
 
 
-def _num_images(cells: Sequence[Cell], table: Table) -> int | None:
+def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
     """The least number of test images on which the cells' scores are counted; None where one's is unknown."""
     counts = [counted_images(cell.metric, _trials(cell, table).values()) for cell in cells]
     known = [count for count in counts if count is not None]

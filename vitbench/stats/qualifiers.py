@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from vitbench.base.seeding import derive_seed
 from vitbench.spec.arms import find_arms
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.trial import DURATIONS
 from vitbench.stats.claim_data import Case
 from vitbench.stats.decision import Settlement
-from vitbench.stats.evidence import evidence_notes
+from vitbench.stats.distributions import Floats
+from vitbench.stats.intervals import NO_SPREAD
 from vitbench.stats.scores import trials_at
-from vitbench.stats.sensitivity import bootstrap_t, sign_flip_p
-from vitbench.stats.verdict_types import Facts, State
+from vitbench.stats.table import Row, metric_value
+from vitbench.stats.verdict_types import Context, State
 from vitbench.stats.wording import count
 
 
-def notes_on(case: Case, settled: Settlement, state: State, facts: Facts) -> tuple[str, ...]:
+def notes_on(case: Case, settled: Settlement, state: State, facts: Context) -> tuple[str, ...]:
     """The design, looks, tuning, diverged trials, the sensitivity lines of a single contrast, and poor evidence."""
     notes = list(case.design.notes)
     looks = case.design.plan.looks
@@ -54,8 +60,84 @@ def _sensitivity(case: Case) -> list[str]:
     return notes
 
 
-def _evidence(case: Case, facts: Facts) -> tuple[str, ...]:
+def _evidence(case: Case, facts: Context) -> tuple[str, ...]:
     """Notes on the experiment's baseline arm at its own setting."""
     baseline = find_arms(case.experiment, {})[0].name
     rows = trials_at(case.table, baseline).values()
     return evidence_notes(case.experiment, rows, facts.baseline_floor_percent)
+
+
+LAST_SHARE = 0.1
+RISING_POINTS = 1.0
+
+
+def late_gain(row: Row) -> float | None:
+    """Points of validation top-1 gained over the last 10% of the steps; None where the curve cannot tell."""
+    points = [
+        (point["step"], point["val_top1_percent"])
+        for point in (row["result"].get("curve") or ())
+        if point.get("val_top1_percent") is not None
+    ]
+    if len(points) < 2:
+        return None
+    last_step, last = points[-1]
+    steps, values = zip(*points, strict=True)
+    before = (1.0 - LAST_SHARE) * last_step
+    return float(last - np.interp(before, steps, values)) if before >= steps[0] else None
+
+
+def length_is_a_factor(experiment: Experiment) -> bool:
+    """Whether arms differ in how long they train, so that a rising curve is the question and no fault."""
+    paths: list[Any] = [*experiment.factors, *(path for arm in experiment.arms.values() for path in arm)]
+    return any(str(path).rsplit(".", 1)[-1] in DURATIONS for path in paths)
+
+
+def evidence_notes(experiment: Experiment, baseline: Iterable[Row], floor_percent: float | None) -> tuple[str, ...]:
+    """Why the baseline arm's trials make poor evidence, in words; empty where they do not.
+
+    `floor_percent` is the least test top-1 of a sane model on these data (None: not checked).
+    """
+    rows = [row for row in baseline if row["status"] == "ok"]
+    scores = [score for row in rows if (score := metric_value(row, "test_top1_percent")) is not None]
+    notes = []
+    if floor_percent is not None and scores and np.mean(scores) < floor_percent:
+        notes.append(f"under-trained: the baseline reaches {np.mean(scores):.1f}%, a sane model {floor_percent:.1f}%")
+    gains = [gain for row in rows if (gain := late_gain(row)) is not None]
+    if gains and not length_is_a_factor(experiment) and np.mean(gains) >= RISING_POINTS:
+        notes.append(f"under-trained: validation rose {np.mean(gains):.1f} points over the last 10% of the steps")
+    return tuple(notes)
+
+
+LEAST_FOR_SIGN_FLIP = 6
+MOST_FOR_SIGN_FLIP = 20
+LEAST_FOR_BOOTSTRAP = 10
+NUM_RESAMPLES = 4_000
+
+
+def sign_flip_p(values: Floats, reference: float = 0.0) -> float | None:
+    """Two-sided exact p of the mean of `values` [n] against `reference`, over all 2^n signs.
+
+    None below 6 seeds, where it cannot reach .05, above 20, and where nothing varies. It assumes symmetry.
+    """
+    data = np.asarray(values, dtype=np.float64) - reference
+    if not LEAST_FOR_SIGN_FLIP <= len(data) <= MOST_FOR_SIGN_FLIP or np.ptp(data) < NO_SPREAD:
+        return None
+    sums = np.zeros(1)
+    for value in data:
+        sums = np.concatenate([sums + value, sums - value])
+    return float(np.mean(np.abs(sums) >= abs(data.sum()) * (1.0 - 1e-12)))
+
+
+def bootstrap_t(values: Floats, level: float, rng: np.random.Generator) -> tuple[float, float] | None:
+    """The bootstrap-t interval of the mean of `values` [n], a check on skew; None below 10 seeds or without spread."""
+    data = np.asarray(values, dtype=np.float64)
+    n = len(data)
+    if n < LEAST_FOR_BOOTSTRAP or np.ptp(data) < NO_SPREAD:
+        return None
+    drawn = data[rng.integers(0, n, (NUM_RESAMPLES, n))]
+    sd = drawn.std(axis=1, ddof=1)
+    varied = sd > NO_SPREAD
+    statistic = (drawn.mean(axis=1)[varied] - data.mean()) / (sd[varied] / np.sqrt(n))
+    upper, lower = np.quantile(statistic, [0.5 + level / 2.0, 0.5 - level / 2.0])
+    se = data.std(ddof=1) / np.sqrt(n)
+    return float(data.mean() - upper * se), float(data.mean() - lower * se)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vitbench.base.errors import InputError, nearest
 from vitbench.stats.distributions import Floats
-from vitbench.stats.table import Row, Table, metric_names, metric_value, tabulate
+from vitbench.stats.table import Row, TrialTable, metric_names, metric_value, tabulate
 
 CellStatus = Literal["ok", "diverged", "failed", "missing"]
 
@@ -51,7 +51,7 @@ class ScoreMatrix:
 
 
 def score_matrix(
-    rows: Iterable[Row] | Table,
+    rows: Iterable[Row] | TrialTable,
     metric: str = "test_top1_percent",
     arms: Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
@@ -60,7 +60,7 @@ def score_matrix(
 
     An InputError where no trial has the metric.
     """
-    table = rows if isinstance(rows, Table) else tabulate(rows)
+    table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     check_metric(table, metric)
     names = tuple(table.levels if arms is None else arms)
     cells = {name: trials_at(table, name, at) for name in names}
@@ -75,7 +75,7 @@ def score_matrix(
     return ScoreMatrix(metric, names, seeds, values, status, ids)
 
 
-def trials_at(table: Table, arm: str, at: Mapping[str, Any] | None = None) -> Mapping[int, Row]:
+def trials_at(table: TrialTable, arm: str, at: Mapping[str, Any] | None = None) -> Mapping[int, Row]:
     """The arm's trials by seed at its own setting with `at` put over it; none where it has no setting."""
     own = table.own_setting(arm)
     if own is None and not at:
@@ -92,7 +92,7 @@ def cell_status(row: Row | None, metric: str) -> CellStatus:
     return "diverged" if row["status"] == "diverged" else "failed"
 
 
-def check_metric(table: Table, metric: str) -> None:
+def check_metric(table: TrialTable, metric: str) -> None:
     """Raises an InputError where trials exist and none has the metric."""
     rows = [row for row in table.rows() if row["status"] == "ok"]
     if rows and all(metric_value(row, metric) is None for row in rows):

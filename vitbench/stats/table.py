@@ -68,7 +68,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Table:
+class TrialTable:
     """Rows by arm: levels, tuning, and reporting trials by (arm, setting) and seed."""
 
     levels: Mapping[str, Mapping[str, Any]]
@@ -93,8 +93,8 @@ class Table:
         return [row for trials in self.reporting.values() for row in trials.values()]
 
 
-def tabulate(rows: Iterable[Row]) -> Table:
-    """The rows as a Table; stage trials carry no score and are left out."""
+def tabulate(rows: Iterable[Row]) -> TrialTable:
+    """The rows as a TrialTable; stage trials carry no score and are left out."""
     levels: dict[str, Mapping[str, Any]] = {}
     tuning: dict[str, list[Row]] = {}
     reporting: dict[tuple[str, str], dict[int, Row]] = {}
@@ -107,7 +107,7 @@ def tabulate(rows: Iterable[Row]) -> Table:
         elif row["role"] == "reporting":
             reporting.setdefault((arm, key), {})[row["seed"]] = row
             settings.setdefault(arm, {})[key] = row["setting"]
-    return Table(
+    return TrialTable(
         levels,
         {arm: _tuning(found) for arm, found in tuning.items()},
         {key: dict(sorted(trials.items())) for key, trials in reporting.items()},

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.spec.experiment import Claim, Experiment
+from vitbench.spec.claims import Claim
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.claim_data import Case, claim_problem, open_case
 from vitbench.stats.contrasts import Part, Resolver, Untested, Weights, question
 from vitbench.stats.curves import Located, crossing, powers_of_two
@@ -19,23 +20,25 @@ from vitbench.stats.images import contrast_points, images_interval
 from vitbench.stats.intervals import Interval, contrast_interval, spread
 from vitbench.stats.power import sd_range, smallest_difference, smallest_margin
 from vitbench.stats.qualifiers import notes_on
-from vitbench.stats.table import Row, Table, tabulate
-from vitbench.stats.verdict_types import Facts, PartVerdict, State, Verdict
+from vitbench.stats.table import Row, TrialTable, tabulate
+from vitbench.stats.verdict_types import Context, PartVerdict, State, Verdict
 
-__all__ = ["Facts", "PartVerdict", "State", "Verdict", "claim_problem", "judge"]
+__all__ = ["Context", "PartVerdict", "State", "Verdict", "claim_problem", "judge"]
 
 STATES: dict[int, State] = {SUPPORTED: "supported", CONTRADICTED: "contradicted", OPEN: "inconclusive"}
 
 
-def judge(claim: Claim, experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> Verdict:
+def judge(
+    claim: Claim, experiment: Experiment, rows: Iterable[Row] | TrialTable, facts: Context | None = None
+) -> Verdict:
     """The verdict on one claim (a conjunction, where it has parts).
 
     Raises InputError where the claim names an arm, level or metric that does not exist, or is one verdict a part.
     """
     if len(claim.parts) > 1 and not claim.all_parts:
         raise InputError(f"claim {claim.id} is one verdict a part; judge its parts")
-    known = facts or Facts()
-    table = rows if isinstance(rows, Table) else tabulate(rows)
+    known = facts or Context()
+    table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     claim = claim.on(str(experiment.base.get("data", {}).get("name", "digits")))
     paper = claim.paper
     blank = Verdict(
@@ -51,7 +54,7 @@ def judge(claim: Claim, experiment: Experiment, rows: Iterable[Row] | Table, fac
     return _decided(case, replace(blank, n=case.sample.n, provisional=case.sample.holes), known)
 
 
-def _decided(case: Case, blank: Verdict, facts: Facts) -> Verdict:
+def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
     """The verdict of a case that has trials."""
     refusal = case.refusal()
     if not case.measurable():
@@ -135,7 +138,7 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
     return replace(verdict, mde=mde, mde_range=(mde * low, mde * high), forecast=coming)
 
 
-def _images(case: Case, part: Part, facts: Facts) -> Interval | None:
+def _images(case: Case, part: Part, facts: Context) -> Interval | None:
     """The hinge's interval for new seeds and new images; None without every trial's answers to one test set."""
     cells = tuple(part.weights)
     if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):

@@ -17,7 +17,7 @@ State = Literal["supported", "contradicted", "inconclusive", "untested"]
 
 
 @dataclass(frozen=True)
-class Facts:
+class Context:
     """What the caller knows beside the rows: the scale in words, the least sane baseline, right answers by trial id."""
 
     scale: str = ""

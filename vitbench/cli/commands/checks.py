@@ -16,19 +16,21 @@ from vitbench.data import Facts
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
-from vitbench.spec.experiment import ArmRef, Claim, Experiment
+from vitbench.spec.claims import ArmRef, Claim
+from vitbench.spec.experiment import Experiment
 from vitbench.stats.verdict import claim_problem
 from vitbench.store.record import ALGORITHM_VERSION
 
 
-def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
-    """Resolve every cell of every grid and every claim's arms before the first trial; all problems at once.
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
+    """Resolve every cell of every grid and every claim's arms before the first trial.
 
-    Raises InputError.
+    Return the builder of each experiment, so that a command resolves each cell once. Raises InputError with all
+    problems.
     """
     problems: list[str] = []
-    for item in prepared:
-        builder = Builder(item.experiment, facts_of)
+    builders = [Builder(item.experiment, facts_of) for item in prepared]
+    for item, builder in zip(prepared, builders, strict=True):
         found: dict[str, None] = {}
         for arm in builder.arms.values():
             for setting in settings(item.experiment):
@@ -39,7 +41,8 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
         problems.extend(found)
     if problems:
         raise InputError("\n".join(problems))
-    _warn_of_overlap(prepared, facts_of)
+    _warn_of_overlap(builders)
+    return builders
 
 
 def overlap_line(facts: Facts) -> str | None:
@@ -53,14 +56,15 @@ def overlap_line(facts: Facts) -> str | None:
     )
 
 
-def _warn_of_overlap(prepared: Sequence[Prepared], facts_of: FactsOf) -> None:
+def _warn_of_overlap(builders: Sequence[Builder]) -> None:
     """One line on stderr for each data set whose test images are also trained on; the user decides."""
-    names: dict[str, None] = {}
-    for item in prepared:
-        builder, setting = Builder(item.experiment, facts_of), settings(item.experiment)[0]
+    names: dict[str, str | None] = {}
+    for builder in builders:
+        setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
-            names |= dict.fromkeys(spec.data.name for _, spec, _ in builder.stages(arm, setting))
-    for line in filter(None, map(overlap_line, map(facts_of, names))):
+            for _, spec, _ in builder.stages(arm, setting):
+                names[spec.data.name] = overlap_line(builder.facts_of(spec.data.name))
+    for line in filter(None, names.values()):
         print(f"warning: {line}", file=sys.stderr)
 
 

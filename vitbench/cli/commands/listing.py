@@ -20,7 +20,7 @@ from vitbench.engines import runner
 from vitbench.engines.engine_choice import choose_engine
 from vitbench.model.costs import forward_flops, num_params
 from vitbench.plan.arm_diff import arm_difference, flatten
-from vitbench.plan.trials import Builder, FactsOf, Plan, Trial, settings
+from vitbench.plan.trials import Builder, Plan, Trial, settings
 from vitbench.report.live.pace import Pace, counted
 from vitbench.report.live.progress import duration
 from vitbench.spec import load
@@ -102,11 +102,11 @@ def plan(
     """Print arms x settings x seeds, parameters, FLOPs, what is done, and an estimate of the time; train nothing."""
     facts_of = facts_source(data, nominal=True)
     prepared = prepare(asked)
-    check_all(prepared, facts_of)
+    builders = check_all(prepared, facts_of)
     if diff is not None:
-        return _diff(prepared, facts_of, diff, console)
+        return _diff(builders, prepared, diff, console)
     seen: set[str] = set()
-    out = [_plan_of(item, root, facts_of, seen) for item in prepared]
+    out = [_plan_of(item, builder, root, seen) for item, builder in zip(prepared, builders, strict=True)]
     if as_json:
         print(json.dumps(out))
         return 0
@@ -127,10 +127,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> dict[str, Any]:
+def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> dict[str, Any]:
     """The numbers of one experiment's plan; `seen` holds the trials of the suite's earlier ones, and is added to."""
-    known, records = runner.look(item.experiment, Store(root), choose, facts_of)
-    builder = Builder(item.experiment, facts_of)
+    known, records = runner.look(builder, Store(root), choose)
     unique = known.unique()
     missing = known.missing(records)
     left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
@@ -154,17 +153,17 @@ def _plan_of(item: Prepared, root: Path, facts_of: FactsOf, seen: set[str]) -> d
         "seconds_left": seconds(left) / num_jobs,
         "seconds_shared": seconds(shared) / num_jobs,
         "speed_measured": bool(records),
-        "nominal_data": _nominal_data(builder, known, facts_of),
+        "nominal_data": _nominal_data(builder, known),
         "workers": num_jobs,
         "engine": choose_engine("auto", device, num_jobs, left).words(),
     }
 
 
-def _nominal_data(builder: Builder, known: Plan, facts_of: FactsOf) -> list[str]:
+def _nominal_data(builder: Builder, known: Plan) -> list[str]:
     """The data sets that are not on this machine."""
     stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, known.grid[0]))
     names = {spec.data.name for _, spec, _ in stages}
-    return sorted(name for name in names if facts_of(name).fingerprint_note == NOMINAL)
+    return sorted(name for name in names if builder.facts_of(name).fingerprint_note == NOMINAL)
 
 
 def _arm_numbers(builder: Builder, arm: Arm, known: Plan) -> dict[str, Any]:
@@ -220,10 +219,9 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     console.print(item["engine"], highlight=False)
 
 
-def _diff(prepared: list[Prepared], facts_of: FactsOf, names: tuple[str, str], console: Console) -> int:
+def _diff(builders: list[Builder], prepared: list[Prepared], names: tuple[str, str], console: Console) -> int:
     """Every way in which two arms differ."""
-    for item in prepared:
-        builder = Builder(item.experiment, facts_of)
+    for item, builder in zip(prepared, builders, strict=True):
         a, b = (find_arms(item.experiment, name)[0] for name in names)
         table = Table("stage", "what", "key", a.name, b.name, box=None, pad_edge=False, title=item.run)
         for difference in arm_difference(builder, a, b):
@@ -238,7 +236,7 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
     store = Store(root)
     out = []
     for folder in runs_named(root, names):
-        known, records = runner.look(read_run(folder), store, choose, facts_of)
+        known, records = runner.look(Builder(read_run(folder), facts_of), store, choose)
         counts = Counter(record.status for record in records.values())
         missing = known.missing(records)
         running = store.locked(trial.trial_id for trial in missing)

@@ -147,7 +147,7 @@ def _equal(a: Path, b: Path) -> bool:
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
     from vitbench.report.claims import facts_of
-    from vitbench.stats.scoreboard import judge_all
+    from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, found, facts_of(found, folder))
 

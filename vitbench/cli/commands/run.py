@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
-from vitbench.plan.trials import Builder, FactsOf, settings
+from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
@@ -68,7 +69,6 @@ class Session:
     """What the experiments of one command share: how to run, what they learn of the time, and who listens."""
 
     options: RunOptions
-    facts_of: FactsOf
     console: Console
     event_log: EventLog
     gauge: Callable[[], str] | None
@@ -82,8 +82,8 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     prepared = prepare(asked)
     facts_of = facts_source(options.data)
     device = choose_device(options.device)
-    check_all(prepared, facts_of)
-    _check_oom(prepared, options.oom, facts_of)
+    builders = check_all(prepared, facts_of)
+    _check_oom(builders, options.oom)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
     check_engine(options.engine, options.jobs, options.recompute)
@@ -104,14 +104,14 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:
-        session = Session(options, facts_of, console, event_log, gauge_of(device), Pace())
-        for item, began in zip(prepared, _beginnings(prepared, Store(options.root), facts_of), strict=True):
-            chosen = _chosen_engine(item, options, device, num_jobs, facts_of)
+        session = Session(options, console, event_log, gauge_of(device), Pace())
+        for job in _jobs(prepared, builders, Store(options.root)):
+            chosen = _chosen_engine(job, options, device, num_jobs)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
-            for seeds in _looks(item.experiment, options):
-                request = runner.Request(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
-                ran = _run_one(item, request, began, session)
+            for seeds in _looks(job.item.experiment, options):
+                request = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
+                ran = _run_one(job, request, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
@@ -121,25 +121,34 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     return code
 
 
-def _chosen_engine(item: Prepared, options: RunOptions, device: str, num_jobs: int, facts_of: FactsOf) -> EngineChoice:
+def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
-    plan, records = runner.look(item.experiment, Store(options.root), choose, facts_of)
+    plan, records = runner.look(job.builder, Store(options.root), choose)
     asked = options.engine
     if asked == "auto" and options.recompute:  # not in a stack
         asked = "workers" if num_jobs > 1 else "local"
     return choose_engine(asked, device, num_jobs, (*plan.missing(records), *plan.later))
 
 
-def _check_oom(prepared: Sequence[Prepared], oom: str, facts_of: FactsOf) -> None:
+def _check_oom(builders: Sequence[Builder], oom: str) -> None:
     """Raises InputError where smaller micro-batches are allowed but would change what an arm computes."""
     if oom not in ("fail", "halve"):
         raise InputError(f"--oom {oom}: allowed are fail, halve")
-    for item in prepared if oom == "halve" else ():
-        builder, setting = Builder(item.experiment, facts_of), settings(item.experiment)[0]
+    for builder in builders if oom == "halve" else ():
+        setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
             for _, spec, _ in builder.stages(arm, setting):
                 if why := why_not_halve(spec):
-                    raise InputError(f"--oom halve: {item.experiment.name}, arm {arm.name}: {why}; leave it out")
+                    raise InputError(f"--oom halve: {builder.experiment.name}, arm {arm.name}: {why}; leave it out")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An experiment of the command: its overrides, its resolved cells, and what is said as it begins."""
+
+    item: Prepared
+    builder: Builder
+    began: Began
 
 
 @dataclass(frozen=True)
@@ -147,33 +156,33 @@ class Ran:
     """An experiment after its run: what came of it, its rows, and how many trials were run for it."""
 
     item: Prepared
-    outcome: runner.Outcome
+    outcome: runner.RunOutcome
     rows: list[Row]
     num_run: int
 
 
-def _beginnings(prepared: Sequence[Prepared], store: Store, facts_of: FactsOf) -> list[Began]:
-    """What is said as each experiment begins, with the work of those after it; trials that they share count once."""
+def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Store) -> list[Job]:
+    """Every experiment with the work of those after it; trials that experiments share count once."""
     seen: set[str] = set()
     work: list[tuple[Work, ...]] = []
-    for item in prepared if len(prepared) > 1 else ():
-        plan, records = runner.look(item.experiment, store, choose, facts_of)
+    for builder in builders if len(prepared) > 1 else ():
+        plan, records = runner.look(builder, store, choose)
         new = [trial for trial in plan.missing(records) if trial.trial_id not in seen]
         work.append(runner.work_of((*new, *plan.later)))
         seen.update(plan.unique())
     return [
-        Began(item.run, number, len(prepared), tuple(part for parts in work[number:] for part in parts))
-        for number, item in enumerate(prepared, 1)
+        Job(item, builder, Began(item.run, number, len(prepared), tuple(itertools.chain(*work[number:]))))
+        for number, (item, builder) in enumerate(zip(prepared, builders, strict=True), 1)
     ]
 
 
-def _run_one(item: Prepared, request: runner.Request, began: Began, session: Session) -> Ran:
+def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
     """Run one experiment under the live view and write its rows, also where it is stopped."""
-    options, facts_of = session.options, session.facts_of
+    item, options = job.item, session.options
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
     if options.retry_failed:
-        _set_failures_aside(item, options, facts_of)
+        _set_failures_aside(job.builder, options)
     num_run = 0
     state = RunState(item.experiment, session.pace)
     with LiveView(session.console, state, options.quiet or options.as_json, session.gauge) as view:
@@ -183,16 +192,16 @@ def _run_one(item: Prepared, request: runner.Request, began: Began, session: Ses
             nonlocal num_run
             num_run += isinstance(event, Finished)
             if isinstance(event, Planned) and event.num_done != state.num_done:  # Other runs left records, too.
-                write_rows(folder, known := current_rows(item.experiment, options, facts_of))
+                write_rows(folder, known := current_rows(job.builder, options))
                 view.recall(known)
             for listener in (view, session.event_log, track):
                 listener(event)
 
-        listen(began)
+        listen(job.began)
         try:
-            outcome = runner.run(item.experiment, request, choose, facts_of, listen)
+            outcome = runner.run(job.builder, request, choose, listen)
         finally:
-            found = current_rows(item.experiment, options, facts_of)
+            found = current_rows(job.builder, options)
             write_rows(folder, found)
     write_predictions(folder, found, Store(options.root))
     return Ran(item, outcome, found, num_run)
@@ -233,28 +242,28 @@ def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
     return not still
 
 
-def current_rows(experiment: Experiment, options: RunOptions, facts_of: FactsOf) -> list[Row]:
+def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
     """The rows of an experiment from the trials committed so far; nothing is run.
 
     Where claims are judged, each row also says what logistic regression on its data's pixels reaches.
     """
-    plan, records = runner.look(experiment, Store(options.root), choose, facts_of)
+    plan, records = runner.look(builder, Store(options.root), choose)
     found = rows(plan, records)
-    if experiment.claims:
+    if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
-            floor = pixel_floor_percent(facts_of(name), name, options.data)
+            floor = pixel_floor_percent(builder.facts_of(name), name, options.data)
             found = [{**row, "floor_percent": floor} if row["data"] == name else row for row in found]
     return found
 
 
-def _set_failures_aside(item: Prepared, options: RunOptions, facts_of: FactsOf) -> None:
+def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
     store = Store(options.root)
-    plan, _ = runner.look(item.experiment, store, choose, facts_of)
+    plan, _ = runner.look(builder, store, choose)
     for trial_id in plan.unique():
         store.set_aside(trial_id)
 
 
-def exit_code(outcome: runner.Outcome) -> int:
+def exit_code(outcome: runner.RunOutcome) -> int:
     """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
     reporting = {t.trial_id for t in outcome.plan.trials if t.role != "tuning"}
     lost = [r for i, r in outcome.records.items() if i in reporting and r.status != "ok"]

@@ -23,8 +23,8 @@ from vitbench.report.tables import result_frame, result_table, shared_table, tab
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import header
-from vitbench.stats.scoreboard import judge_all
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_list import judge_all
 from vitbench.stats.verdict_types import Verdict
 
 BIBTEX = """@inproceedings{dosovitskiy2021image,

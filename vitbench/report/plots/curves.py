@@ -13,8 +13,8 @@ from vitbench.report.plots.style import DASHES, Look, arm_looks, figure, legend_
 from vitbench.report.rows import Behind, arm_order, own_best, series_of, setting_label, setting_of
 from vitbench.report.trials import claim_cells
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_list import single_claims
 
 BAND_ALPHA = 0.15
 MOST_LINES = 6

@@ -32,8 +32,8 @@ from vitbench.spec.experiment import Experiment
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.paired_sample import counted_images
-from vitbench.stats.scoreboard import single_claims
 from vitbench.stats.table import Row
+from vitbench.stats.verdict_list import single_claims
 from vitbench.stats.verdict_types import Verdict
 
 KNOBS = {

@@ -22,7 +22,7 @@ from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
-from vitbench.stats.scoreboard import judge_all, with_q
+from vitbench.stats.verdict_list import judge_all, with_q
 from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
 from vitbench.store.rows import read_rows

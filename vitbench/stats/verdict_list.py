@@ -6,24 +6,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vitbench.base.errors import InputError
-from vitbench.spec.experiment import Claim, Experiment
-from vitbench.stats.multiple import benjamini_hochberg
-from vitbench.stats.table import Row, Table, tabulate
+from vitbench.spec.claims import Claim
+from vitbench.spec.experiment import Experiment
+from vitbench.stats.distributions import benjamini_hochberg
+from vitbench.stats.table import Row, TrialTable, tabulate
 from vitbench.stats.verdict import judge
-from vitbench.stats.verdict_types import Facts, Verdict
+from vitbench.stats.verdict_types import Context, Verdict
 
 
-def judge_all(experiment: Experiment, rows: Iterable[Row] | Table, facts: Facts | None = None) -> list[Verdict]:
+def judge_all(experiment: Experiment, rows: Iterable[Row] | TrialTable, facts: Context | None = None) -> list[Verdict]:
     """One verdict a claim in file order, or one a part where a claim's parts stand alone; with q over these.
 
     A claim that these rows cannot answer (a metric not measured, say) is untested and does not cost the others.
     """
-    table = rows if isinstance(rows, Table) else tabulate(rows)
+    table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     found = [_judged(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
     return with_q(_exclusions(found, experiment))
 
 
-def _judged(claim: Claim, experiment: Experiment, table: Table, facts: Facts | None) -> Verdict:
+def _judged(claim: Claim, experiment: Experiment, table: TrialTable, facts: Context | None) -> Verdict:
     try:
         return judge(claim, experiment, table, facts)
     except InputError as error:

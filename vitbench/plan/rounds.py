@@ -1,0 +1,153 @@
+"""From an experiment to the trials that are knowable now: what each round of a run adds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
+from vitbench.spec.arms import Arm, Assignment, find_arms
+from vitbench.spec.experiment import Experiment
+from vitbench.store.record import Record
+
+
+def expand(
+    builder: Builder, records: Mapping[str, Record], choose: Chooser, seeds: Sequence[int] | None = None
+) -> Plan:
+    """Every trial that is knowable now, given the records so far (by trial id).
+
+    First arm x setting x tuning seed; once those are committed, each arm's choice (and a grid extended where an
+    optimum is at its edge), then the reporting trials at the choices and at the shared settings of `report.also_at`.
+    """
+    experiment = builder.experiment
+    reporting = tuple(seeds if seeds is not None else experiment.seeds.first())
+    all_arms = tuple(builder.arms.values())
+    tune = experiment.tune
+    if tune is None:
+        trials = [t for arm in all_arms for seed in reporting for t in builder.trials(arm, {}, seed, "reporting")]
+        return Plan(tuple(trials), all_arms, {arm.name: {} for arm in all_arms}, ({},))
+    tuning: list[Trial] = []
+    for extended in range(tune.extend + 1):
+        grid = settings(experiment, extended)
+        tuning = _tuning_trials(builder, all_arms, grid, tune.seeds)
+        if any(t.trial_id not in records for t in tuning):
+            return Plan(tuple(tuning), all_arms, {}, grid, (), False, _later(builder, all_arms, grid, reporting))
+        chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, choose) for arm in all_arms}
+        if extended == tune.extend or not _at_edge(chosen.values(), grid, tune.grid):
+            break
+    choices = {name: grid[index] for name, index in chosen.items() if index is not None}
+    unfit = tuple(name for name, index in chosen.items() if index is None)
+    reports = _reporting_trials(builder, choices, reporting, experiment, grid)
+    return Plan((*tuning, *reports), all_arms, choices, grid, unfit)
+
+
+def _tuning_trials(
+    builder: Builder, all_arms: Sequence[Arm], grid: Sequence[Assignment], num_seeds: int
+) -> list[Trial]:
+    return [
+        trial
+        for arm in all_arms
+        for setting in grid
+        for seed in range(TUNING_SEED, TUNING_SEED + num_seeds)
+        for trial in builder.trials(arm, setting, seed, "tuning")
+    ]
+
+
+def _choose(
+    builder: Builder,
+    arm: Arm,
+    grid: Sequence[Assignment],
+    num_seeds: int,
+    records: Mapping[str, Record],
+    choose: Chooser,
+) -> int | None:
+    """Index in `grid` of the arm's choice; None where no setting is eligible."""
+    scores = np.zeros((len(grid), num_seeds))
+    eligible = np.zeros((len(grid), num_seeds), dtype=bool)
+    for k, setting in enumerate(grid):
+        for t in range(num_seeds):
+            record = records[builder.trials(arm, setting, TUNING_SEED + t, "tuning")[-1].trial_id]
+            value = record.result.val_top1_percent
+            if record.status == "ok" and value is not None:
+                scores[k, t], eligible[k, t] = value, True
+    choice = choose(grid, scores, eligible)
+    return None if choice is None else choice.index
+
+
+def _at_edge(chosen: Any, grid: Sequence[Assignment], tuned: Mapping[str, Sequence[Any]]) -> bool:
+    """Is any arm's choice at an end of a tuned path that has more than one value?"""
+    for path in tuned:
+        values = sorted({s[path] for s in grid}, key=lambda v: (isinstance(v, str), v))
+        ends = (values[0], values[-1])
+        if len(values) > 1 and any(index is not None and grid[index][path] in ends for index in chosen):
+            return True
+    return False
+
+
+def _later(
+    builder: Builder, all_arms: Sequence[Arm], grid: Sequence[Assignment], seeds: Sequence[int]
+) -> tuple[Trial, ...]:
+    """The reporting trials that may come, at the first setting: each arm's own, and as many again for every shared
+    setting that is not its own; first stages once where arms share them."""
+    stages: dict[str, Trial] = {}
+    last: list[Trial] = []
+    for arm in all_arms:
+        copies = 1 + _num_shared(builder.experiment, arm, len(grid))
+        for seed in seeds:
+            *before, trial = builder.trials(arm, grid[0], seed, "reporting")
+            stages |= {stage.trial_id: stage for stage in before}
+            last += [trial] * copies
+    return (*stages.values(), *last)
+
+
+def _num_shared(experiment: Experiment, arm: Arm, num_settings: int) -> int:
+    """Settings of `report.also_at` at which the arm is reported beside its own choice, at most."""
+    counts = 0
+    for value in (value for values in experiment.report.also_at.values() for value in values):
+        match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
+        is_own = match is not None and find_arms(experiment, match[1])[0].name == arm.name
+        counts += num_settings - 1 if value == "grid" else 0 if is_own else 1
+    return counts
+
+
+def _reporting_trials(
+    builder: Builder,
+    choices: Mapping[str, Assignment],
+    seeds: Sequence[int],
+    experiment: Experiment,
+    grid: Sequence[Assignment],
+) -> list[Trial]:
+    """Reporting trials at each arm's own choice and at the shared settings, each arm x setting x seed once."""
+    wanted: dict[tuple[str, str], tuple[Arm, Assignment]] = {}
+    for name, choice in choices.items():
+        own = [choice, *_shared_settings(experiment, choices, choice, grid)]
+        for setting in own:
+            wanted.setdefault((name, json.dumps(setting, sort_keys=True)), (builder.arms[name], setting))
+    return [
+        trial
+        for arm, setting in wanted.values()
+        for seed in seeds
+        for trial in builder.trials(arm, setting, seed, "reporting")
+    ]
+
+
+def _shared_settings(
+    experiment: Experiment, choices: Mapping[str, Assignment], own: Assignment, grid: Sequence[Assignment]
+) -> list[Assignment]:
+    """`report.also_at` as settings of one arm: fixed values, another arm's choice, or the whole grid."""
+    out: list[Assignment] = []
+    for path, values in experiment.report.also_at.items():
+        for value in values:
+            match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
+            if value == "grid":
+                out.extend(grid)
+            elif match is None:
+                out.append({**own, path: value})
+            else:
+                shared = choices.get(find_arms(experiment, match[1])[0].name)
+                out.extend([{**own, path: shared[path]}] if shared else [])
+    return out
