@@ -287,11 +287,13 @@ def test_the_check_without_torch_is_the_one_with_torch(tmp_path: Path) -> None:
 def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))
-    script = (
-        "import sys; from vitbench.cli.commands.prepare import *; from vitbench.cli.commands.checks import check_all; "
-    )
-    script += (
-        "check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False))); print('torch' in sys.modules)"
-    )
+    script = """
+import sys
+from vitbench.cli.commands.checks import check_all
+from vitbench.cli.commands.prepare import Asked, data_options, facts_source, prepare
+
+check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False)))
+print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr
