@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from vitbench.base.errors import InputError, VitbenchError
-from vitbench.bench import pages, scaling, trials
+from vitbench.bench import finished_trials, pages, scaling
 from vitbench.bench.plain import Plain, forward_flops, made, train
-from vitbench.bench.processes import measure
 from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.bench.suite import Rules, Size, contestants, experiment_text, ratios, trials_of, write_images
+from vitbench.bench.timed_command import measure
 from vitbench.cli.main import app
 from vitbench.data import DataOptions
 from vitbench.model.costs import forward_flops as closed_form
@@ -107,7 +107,7 @@ def test_steps_can_be_taken_on_drawn_images() -> None:
 
 
 def test_finished_trials_are_skipped_and_none_is_run() -> None:
-    assert trials.measure(20, choose).keys() == {"plan", "skip"}
+    assert finished_trials.measure(20, choose).keys() == {"plan", "skip"}
 
 
 SUITE = {

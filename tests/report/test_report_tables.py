@@ -13,7 +13,7 @@ from sample_rows import class_token_experiment, class_token_rows, lost, position
 
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_rich
-from vitbench.report.rows import quantity, setting_of
+from vitbench.report.row_values import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.spec.experiment import Experiment

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.bench.processes import Took, measure
+from vitbench.bench.timed_command import Took, measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
 from vitbench.model.costs import trial_flops

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitbench.report.formats import Table
 from vitbench.report.live.progress import duration
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.stats.table import Row
 
 ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"}

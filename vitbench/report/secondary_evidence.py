@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
-from vitbench.report.rows import arm_order, own_best
+from vitbench.report.row_values import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitbench.report.rows import Setting, arm_order, dot_links, own_best, scores_by_seed, setting_of, size_key, tuning
+from vitbench.report.row_values import (
+    Setting,
+    arm_order,
+    dot_links,
+    own_best,
+    scores_by_seed,
+    setting_of,
+    size_key,
+    tuning,
+)
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.compare import compare_to_baseline

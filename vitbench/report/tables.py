@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vitbench.report.formats import Table
-from vitbench.report.rows import Behind, Setting, metric_label, quantity, setting_label, shared_settings
+from vitbench.report.row_values import Behind, Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.source_numbers import paper_effects, paper_scores
 from vitbench.report.summaries import ArmSummary, TunedPoint, own_best_summaries, shared_summaries, tuned_points
 from vitbench.spec.arms import level_name

@@ -82,7 +82,7 @@ def _each(
 def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
     """One run's report, written; None for a run without trials."""
     from vitbench.report.pages.page import report as write_report
-    from vitbench.report.pictures import add_samples
+    from vitbench.report.run_pictures import add_samples
 
     folder, formats, wanted = job
     experiment, found = read_run(folder), read_rows(folder)
@@ -146,7 +146,7 @@ def _equal(a: Path, b: Path) -> bool:
 
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of
+    from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, found, facts_of(found, folder))

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from vitbench.report.rows import setting_label
+from vitbench.report.row_values import setting_label
 from vitbench.report.tables import p_cell
 
 LONGEST_WORD = 16

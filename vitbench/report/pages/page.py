@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.report.claims import facts_of, said, scale_of, verdict_table
 from vitbench.report.cost_tables import commits, cost_table, environment_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.pages.html import render
 from vitbench.report.pages.inline_svg import inline_svg
-from vitbench.report.pictures import pictures_of
-from vitbench.report.plots.figures import caption, plots_for, save
-from vitbench.report.rows import metric_label
+from vitbench.report.plots.arm_plots import caption, plots_for, save
+from vitbench.report.row_values import metric_label
+from vitbench.report.run_pictures import pictures_of
 from vitbench.report.secondary_evidence import read_answers, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
-from vitbench.report.trials import claim_cells, trials_of
+from vitbench.report.trial_lists import claim_cells, trials_of
+from vitbench.report.verdict_text import facts_of, said, scale_of, verdict_table
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import header
 from vitbench.stats.table import Row

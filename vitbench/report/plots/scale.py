@@ -26,7 +26,7 @@ from vitbench.report.plots.style import (
     shifted,
     within_percent,
 )
-from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
+from vitbench.report.row_values import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.curves import Located

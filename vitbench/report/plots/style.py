@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Transform, offset_copy
 
 from vitbench.report.formats import folded
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.stats.intervals import Interval
 
 # Told apart with red-green and blue-yellow blindness (markers help), and at least 3:1 against white and the dark page.

@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.pages.html import render
-from vitbench.report.plots.figures import save
+from vitbench.report.plots.arm_plots import save
 from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
-from vitbench.report.trials import claim_cells, trials_of
+from vitbench.report.trial_lists import claim_cells, trials_of
+from vitbench.report.verdict_text import Said, data_names, facts_of, said, verdict_table
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.base.errors import printable
-from vitbench.report.claims import GLYPH_WIDTH, effect_text, glyph
 from vitbench.report.formats import folded
 from vitbench.report.plots.style import INK, MUTED, RULE, SHADE, plotting
+from vitbench.report.verdict_text import GLYPH_WIDTH, effect_text, glyph
 from vitbench.stats.verdict_types import Verdict
 
 WIDTH_INCHES, ROW_INCHES = 10.0, 0.46

@@ -21,8 +21,8 @@ from matplotlib.image import imsave
 from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.types import ImageData, Pixels, Split
-from vitbench.report.claims import data_names
 from vitbench.report.formats import Table, write
+from vitbench.report.verdict_text import data_names
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.report.formats import Table
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.report.secondary_evidence import read_answers
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict

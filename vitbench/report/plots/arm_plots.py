@@ -13,7 +13,6 @@ from matplotlib.transforms import Transform
 from vitbench.base.errors import printable
 from vitbench.report.formats import folded
 from vitbench.report.pages.inline_svg import linked, slim
-from vitbench.report.plots.curves import curves_plot, rates_plot
 from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
 from vitbench.report.plots.style import (
     MUTED,
@@ -31,7 +30,8 @@ from vitbench.report.plots.style import (
     shifted,
     within_percent,
 )
-from vitbench.report.rows import Setting, dot_links, metric_label, own_best, scores_by_seed, series_of, short
+from vitbench.report.plots.training_curves import curves_plot, rates_plot
+from vitbench.report.row_values import Setting, dot_links, metric_label, own_best, scores_by_seed, series_of, short
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell

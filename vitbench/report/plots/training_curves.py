@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from vitbench.base.errors import printable
 from vitbench.report.plots.style import DASHES, Look, arm_looks, figure, legend_below, marked
-from vitbench.report.rows import Behind, arm_order, own_best, series_of, setting_label, setting_of
-from vitbench.report.trials import claim_cells
+from vitbench.report.row_values import Behind, arm_order, own_best, series_of, setting_label, setting_of
+from vitbench.report.trial_lists import claim_cells
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_list import single_claims

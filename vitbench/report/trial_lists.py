@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitbench.base.errors import InputError
-from vitbench.report.rows import Behind, arm_order, score, setting_key, setting_label, setting_of
+from vitbench.report.row_values import Behind, arm_order, score, setting_key, setting_label, setting_of
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Resolver, Untested, question
