@@ -29,10 +29,13 @@ MOST_PROCESSES = 4
 """Each process of pytest-xdist imports torch, so more of them soon cost more than they save."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Number of test processes for `-n auto`: one per core for the whole suite, none beside pytest for named files."""
+    from vitbench.engines.options import num_cores
+
     names_files = any(".py" in argument for argument in config.invocation_params.args)
-    return 0 if names_files else min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    return 0 if names_files else min(MOST_PROCESSES, num_cores())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vitbench.base.errors import InputError, VitbenchError
 from vitbench.bench import finished_trials, pages, scaling
-from vitbench.bench.plain import Plain, forward_flops, made, train
+from vitbench.bench.plain import Plain, build_model, forward_flops, train
 from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.bench.suite import Rules, Size, contestants, experiment_text, ratios, trials_of, write_images
 from vitbench.bench.timed_command import measure
@@ -52,7 +52,7 @@ def test_both_sides_see_as_many_images_and_spend_as_many_flops(suite: str, folde
     assert num_images == 4 * SIZE.batch_size
     default = next(t for t in found if t.spec.model.pos_embed == "learned_1d").spec.model
     assert forward_flops(plain(folder)) == closed_form(default, found[0].spec.train.objective)
-    assert sum(p.numel() for p in made(plain(folder)).parameters()) > 0
+    assert sum(p.numel() for p in build_model(plain(folder)).parameters()) > 0
 
 
 def test_an_unknown_suite_is_one_clear_line() -> None:

@@ -40,9 +40,9 @@ def read_answers(folder: Path) -> Answers | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             ids, label = stored["trial_id"].tolist(), stored["label"]
-            right = stored["predicted"] == label[None, :]
-            sure = stored["confidence"].astype(np.float64) / 100.0
-        return Answers(label, dict(zip(ids, right, strict=True)), dict(zip(ids, sure, strict=True)))
+            correct = stored["predicted"] == label[None, :]
+            confidence = stored["confidence"].astype(np.float64) / 100.0
+        return Answers(label, dict(zip(ids, correct, strict=True)), dict(zip(ids, confidence, strict=True)))
     except Exception as error:  # numpy and zipfile raise what they like on damaged files
         raise ResultsError(
             f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
@@ -58,10 +58,10 @@ def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | N
     baseline = next(iter(trials))
     names = _class_names(rows)
     lines = tuple(
-        (arm, str(len(found)), *_alone(answers, found), *_classes(answers, found, trials[baseline], names))
+        (arm, str(len(by_seed)), *_alone(answers, by_seed), *_classes(answers, by_seed, trials[baseline], names))
         if arm != baseline
-        else (arm, str(len(found)), *_alone(answers, found), "-", "-")
-        for arm, found in trials.items()
+        else (arm, str(len(by_seed)), *_alone(answers, by_seed), "-", "-")
+        for arm, by_seed in trials.items()
     )
     return Table(title, HEADER, lines, notes=_notes(answers, baseline, own_best(rows)))
 
@@ -69,11 +69,11 @@ def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | N
 def _by_seed(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> dict[str, dict[int, str]]:
     """{arm: {seed: trial id}} of the reporting trials whose answers are stored."""
     stored = answers.correct if answers else {}
-    found: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
+    trials: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
     for row in sorted(own_best(rows), key=lambda row: int(row["seed"])):
         if row["trial_id"] in stored:
-            found[row["arm"]][int(row["seed"])] = row["trial_id"]
-    return found
+            trials[row["arm"]][int(row["seed"])] = row["trial_id"]
+    return trials
 
 
 def _alone(answers: Answers, trials: Mapping[int, str]) -> tuple[str, str]:
@@ -96,8 +96,8 @@ def _classes(
     first, second = (np.stack([answers.correct[side[seed]] for seed in seeds]) for side in (trials, baseline))
     gaps = per_class_differences(first, second, answers.label)
     most, least = max(gaps, key=lambda k: gaps[k]), min(gaps, key=lambda k: gaps[k])
-    said = {k: f"class {names.get(k, k)}: {gaps[k]:+.1f}" for k in (most, least)}
-    return said[most] if gaps[most] > 0 else "-", said[least] if gaps[least] < 0 else "-"
+    texts = {k: f"class {names.get(k, k)}: {gaps[k]:+.1f}" for k in (most, least)}
+    return texts[most] if gaps[most] > 0 else "-", texts[least] if gaps[least] < 0 else "-"
 
 
 def _class_names(rows: Sequence[Row]) -> dict[int, int]:

@@ -46,7 +46,7 @@ class ArmSummary:
 
 def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmSummary]:
     """One summary per arm, each at its own chosen setting, the baseline first; differences carry the tuning's noise."""
-    compared = {one.arm: one for one in compare_to_baseline(experiment, rows)}
+    compared = {comparison.arm: comparison for comparison in compare_to_baseline(experiment, rows)}
     return [
         replace(arm, versus_baseline=compared[arm.arm].interval, p_holm=compared[arm.arm].p_holm)
         if arm.arm in compared
@@ -129,9 +129,9 @@ class Pairs:
             return ranks
         top = max(means, key=lambda arm: means[arm])
         against = {arm: self.difference(top, arm) for arm in means if arm != top}
-        if any(found.refused for found in against.values()):
+        if any(interval.refused for interval in against.values()):
             return ranks
-        tied = [arm for arm, found in against.items() if found.low is not None and found.low <= 0]
+        tied = [arm for arm, interval in against.items() if interval.low is not None and interval.low <= 0]
         return ranks | dict.fromkeys(tied, "tied") | {top: "tied" if tied else "best"}
 
 
@@ -170,15 +170,15 @@ class TunedPoint:
 
 def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint]:
     """The tuning grid as run, arm by arm, each by ascending setting, with the choice of the reporting rows marked."""
-    tried = tuning(rows)
-    settings = sorted({setting_of(row) for row in tried}, key=lambda s: [size_key(value) for _, value in s])
+    tuning_rows = tuning(rows)
+    settings = sorted({setting_of(row) for row in tuning_rows}, key=lambda s: [size_key(value) for _, value in s])
     chosen = {row["arm"]: setting_of(row) for row in own_best(rows)}
     searches = tabulate(rows).tuning
     edges = {arm for arm, search in searches.items() if search.choice is not None and search.choice.at_edge}
     cells: dict[tuple[str, Setting], list[Row]] = {
-        (arm, setting): [] for arm in arm_order(experiment, tried) for setting in settings
+        (arm, setting): [] for arm in arm_order(experiment, tuning_rows) for setting in settings
     }
-    for row in tried:
+    for row in tuning_rows:
         cells[row["arm"], setting_of(row)].append(row)
     return [
         _tuned_point(arm, setting, cell, chosen.get(arm) == setting, arm in edges)

@@ -33,8 +33,8 @@ class Column(NamedTuple):
 
 def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
     """The tables that the rows give, in the order of a report: results, shared settings, tuning."""
-    found = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
-    return [table for table in found if table is not None and table.rows]
+    tables = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
+    return [table for table in tables if table is not None and table.rows]
 
 
 def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:

@@ -29,7 +29,7 @@ from vitbench.store.rows import read_records, read_rows
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.pages.page import Reported
+    from vitbench.report.pages.page import RunReport
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -67,7 +67,7 @@ def _begun(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _each(
     folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
-) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+) -> Iterator[tuple[Path, Experiment, RunReport | None, str]]:
     """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
     from vitbench.report.scoreboard import board  # noqa: F401  # loaded once, before the processes part
 
@@ -79,7 +79,7 @@ def _each(
         yield from pool.map(_write, jobs)
 
 
-def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
+def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, RunReport | None, str]:
     """One run's report, written; None for a run without trials."""
     from vitbench.report.pages.page import report as write_report
     from vitbench.report.run_pictures import add_samples

@@ -20,7 +20,7 @@ from vitbench.report.run_pictures import pictures_of
 from vitbench.report.secondary_evidence import read_answers, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.report.trial_lists import claim_cells, trials_of
-from vitbench.report.verdict_text import facts_of, said, scale_of, verdict_table
+from vitbench.report.verdict_text import facts_of, scale_of, verdict_table, verdict_text
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import header
 from vitbench.stats.table import Row
@@ -38,20 +38,20 @@ BIBTEX = """@inproceedings{dosovitskiy2021image,
 
 
 @dataclass(frozen=True)
-class Reported:
+class RunReport:
     """What a run's report says: its tables, in order, and its verdicts."""
 
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
 
 
-def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> Reported:
+def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> RunReport:
     """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     side = side_table(experiment, rows, read_answers(folder))
-    told = [verdict_table(verdicts)] if verdicts else []
-    tables = [*told, *tables_for(experiment, rows)]
+    verdict_tables = [verdict_table(verdicts)] if verdicts else []
+    tables = [*verdict_tables, *tables_for(experiment, rows)]
     if "md" in formats:
         write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
     if "csv" in formats:
@@ -62,7 +62,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
     if "html" in formats:
         drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
         write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
-    return Reported((*tables, side), tuple(verdicts))
+    return RunReport((*tables, side), tuple(verdicts))
 
 
 def experiment_page(
@@ -82,7 +82,7 @@ def experiment_page(
         experiment=experiment,
         command=command_of(experiment, folder),
         scale=scale_of(rows),
-        verdicts=[said(verdict) for verdict in verdicts],
+        verdicts=[verdict_text(verdict) for verdict in verdicts],
         read={claim: [cell for cell in read if cell in trials.behind] for claim, read in cells.items()},
         results=[result_table(experiment, rows), *([shared] if shared else [])],
         tuning=tuning_table(experiment, rows),
