@@ -13,7 +13,21 @@ from typing import Any
 
 from vitbench.base.errors import InputError, nearest
 from vitbench.data.assembly import assemble
-from vitbench.data.readers import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
+from vitbench.data.readers import (
+    archive,
+    cifar,
+    csv_list,
+    digits,
+    fake,
+    folder,
+    hub,
+    idx,
+    npz,
+    parquet,
+    stl10,
+    svhn,
+    webdataset,
+)
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.types import DataOptions, Facts, ImageData
 
@@ -29,6 +43,11 @@ DATASETS: dict[str, Source] = {
     "imagenet": folder.IMAGENET,
     "folder:PATH": folder.FOLDER,
     "parquet:PATH": parquet.PARQUET,
+    "npz:PATH": npz.NPZ,
+    "csv:PATH": csv_list.CSV,
+    "zip:PATH": archive.ZIP,
+    "tar:PATH": archive.TAR,
+    "webdataset:PATH": webdataset.WEBDATASET,
     "hf:ORG/NAME": hub.HUB,
     "fake": fake.FAKE,
     "fake_colour": fake.FAKE_COLOUR,
@@ -70,13 +89,11 @@ def _path_hint(name: str) -> str:
     path = Path(name).expanduser()
     if not name.strip(".") or not path.exists():
         return ""
-    kinds = {".parquet": "parquet", ".zip": "zip", ".tar": "tar", ".npz": "npz", ".csv": "csv", ".tsv": "csv"}
     if path.is_dir():
         kind = "parquet" if any(path.glob("*.parquet")) else "folder"
     else:
-        kind = kinds.get(path.suffix.lower(), "")
-    allowed = {key.partition(":")[0] for key in DATASETS}
-    return f" Did you mean '{kind}:{name}'?" if kind in allowed else " It is a file: unpack it, and give folder:PATH."
+        kind = folder.KINDS.get(path.suffix.lower(), "")
+    return f" Did you mean '{kind}:{name}'?" if kind else ""
 
 
 def locate(name: str, options: DataOptions) -> Located:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -35,7 +35,7 @@ def place(paths: Sequence[PurePosixPath], where: str) -> dict[SplitName, Placed]
     parts = _inside_common_folder({row: path.parts for row, path in enumerate(paths)})
     if not parts:
         raise InputError(f"{where}: no images; {EXPECTED}")
-    stated = {top: split_of_name(top) for top in dict.fromkeys(folders[0] for folders in parts.values())}
+    stated = _stated_splits(dict.fromkeys(folders[0] for folders in parts.values()), where)
     if not any(stated.values()):
         return {"train": _placed(parts, where)}
     unstated = next((top for top, split in stated.items() if split is None), None)
@@ -50,6 +50,13 @@ def place(paths: Sequence[PurePosixPath], where: str) -> dict[SplitName, Placed]
     if "train" not in groups:
         raise InputError(f"{where}: no folder is named after train, only {', '.join(stated)}")
     return {split: _placed(_inside_repeated_split(rows, split), where) for split, rows in groups.items()}
+
+
+def _stated_splits(tops: Iterable[str], where: str) -> dict[str, SplitName | None]:
+    try:
+        return {top: split_of_name(top) for top in tops}
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _inside_common_folder(parts: Parts) -> Parts:

@@ -21,6 +21,19 @@ from vitbench.data.source import Download, Files, Raw, Source, not_found
 from vitbench.data.split_names import SplitName, describe_splits, splits_in
 from vitbench.data.types import DataOptions, Encoded, Ints, Split
 
+KINDS = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".gz": "tar",
+    ".tgz": "tar",
+    ".xz": "tar",
+    ".bz2": "tar",
+    ".parquet": "parquet",
+    ".npz": "npz",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+"""The kind of data set that a file is read as, by its suffix."""
 IMAGENETTE_FOLDERS = ("imagenette2-320", "imagenette2-160", "imagenette2")
 IMAGENETTE_CLASSES = (
     "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump",
@@ -81,7 +94,9 @@ def load(argument: str, files: Files) -> Raw:
 def _root(argument: str) -> Path:
     root = Path(argument).expanduser()
     if argument and root.is_file():
-        raise InputError(f"folder:{argument}: is a file; unpack it, and give the folder")
+        kind = KINDS.get(root.suffix.lower())
+        advice = f"use {kind}:{argument}" if kind else "a folder is needed"
+        raise InputError(f"folder:{argument}: is a file; {advice}")
     if not argument or not root.is_dir():
         raise InputError(f"folder:{argument}: there is no such folder")
     return root
