@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from vitbench.cli.commands.prepare import read_run, runs
-from vitbench.cli.commands.verdict import Judged, verdict_lines, verdicts_of
+from vitbench.cli.commands.verdicts import Judged, verdict_lines, verdicts_of
 from vitbench.store.rows import read_rows
 
 HERE = Path(__file__).parent.parent

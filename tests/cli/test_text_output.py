@@ -13,10 +13,10 @@ import pytest
 from conftest import Cli
 from rich.console import Console
 
-from vitbench.cli.commands.catalogue import brief_cost, listing_lines
+from vitbench.cli.commands.experiment_list import brief_cost, listing_lines
 from vitbench.cli.commands.listing import plan
 from vitbench.cli.commands.prepare import ExperimentRequest
-from vitbench.cli.commands.verdict import VerdictOptions, verdict
+from vitbench.cli.commands.verdicts import VerdictOptions, verdict
 from vitbench.cli.text_table import column_widths, table_lines
 from vitbench.data import DataOptions
 

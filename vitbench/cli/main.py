@@ -149,7 +149,7 @@ def plan(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List the experiments by question and data set, with their cost."""
-    from vitbench.cli.commands.catalogue import list_experiments
+    from vitbench.cli.commands.experiment_list import list_experiments
 
     raise typer.Exit(list_experiments(console(), as_json))
 
@@ -219,8 +219,8 @@ def verdict(
     as_json: Json = False,
 ) -> None:
     """Judge every claim: supported, contradicted, inconclusive or untested, and why. Pipes get one line per claim."""
-    from vitbench.cli.commands.verdict import VerdictOptions
-    from vitbench.cli.commands.verdict import verdict as show_verdict
+    from vitbench.cli.commands.verdicts import VerdictOptions
+    from vitbench.cli.commands.verdicts import verdict as show_verdict
 
     options = VerdictOptions(claim, tuple(run or ()), check, verbose, as_json)
     raise typer.Exit(show_verdict(results, options, console()))

@@ -57,10 +57,10 @@ def model(
     to: To = RESULTS,
 ) -> None:
     """Measure one model's training against timm's: images per second, share of the machine's peak, memory."""
-    from vitbench.bench import model, pages
+    from vitbench.bench import model_speed, pages
     from vitbench.cli.commands.device import choose_device
 
-    measurement = model.measure(name, (img_size, batch), precision, choose_device(device), threads)
+    measurement = model_speed.measure(name, (img_size, batch), precision, choose_device(device), threads)
     table = pages.model_table(measurement)
     slug = "".join(c if c.isalnum() else "_" for c in name).lower()
     pages.write(to, f"model_{slug}_{precision}", measurement, table, None)

@@ -110,7 +110,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]) -> dict[str, Any]:
-    """The numbers of one experiment's plan. Adds its trials to `counted_ids`, those of the suite's earlier experiments."""
+    """The numbers of one experiment's plan. `counted_ids` collects the trials of all experiments so far."""
     plan_now, records = runner.look(builder, Store(root), choose)
     unique = plan_now.unique()
     missing = plan_now.missing(records)

@@ -26,7 +26,7 @@ from vitbench.store.rows import read_records, read_rows
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.pages.page import Reported
+    from vitbench.report.pages.page import RunReport
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """Files that `report --check` compares; plots and pages also depend on library versions."""
@@ -68,7 +68,7 @@ def report(names: Sequence[str], root: Path, console: Console, options: ReportOp
 
 def _reports(
     folders: Sequence[Path], formats: Sequence[Format], options: ReportOptions
-) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+) -> Iterator[tuple[Path, Experiment, RunReport | None, str]]:
     """(run, experiment, its report, a note) in the order of `folders`, written in parallel, one process per core."""
     from vitbench.report.scoreboard import board  # noqa: F401  # load it once, before the processes fork
 
@@ -80,10 +80,10 @@ def _reports(
         yield from pool.map(_write, jobs)
 
 
-def _write(job: tuple[Path, tuple[Format, ...], ReportOptions]) -> tuple[Path, Experiment, Reported | None, str]:
+def _write(job: tuple[Path, tuple[Format, ...], ReportOptions]) -> tuple[Path, Experiment, RunReport | None, str]:
     """Write the report of one run; None instead of a report if the run has no trials."""
     from vitbench.report.pages.page import report as write_report
-    from vitbench.report.pictures import add_samples
+    from vitbench.report.run_pictures import add_samples
 
     folder, formats, options = job
     experiment, rows = read_run(folder), read_rows(folder)

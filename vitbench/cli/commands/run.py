@@ -18,7 +18,7 @@ from vitbench.cli.commands.checks import check_all, check_origin
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
-from vitbench.cli.commands.verdict import verdicts_of
+from vitbench.cli.commands.verdicts import verdicts_of
 from vitbench.data import DataOptions
 from vitbench.data.pixel_baseline import pixel_floor_percent
 from vitbench.engines import runner

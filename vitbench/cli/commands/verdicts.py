@@ -64,7 +64,7 @@ def verdict(root: Path, options: VerdictOptions, console: Console) -> int:
 
 def verdicts_of(experiment: Experiment, rows: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of
+    from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, rows, facts_of(rows, folder))
@@ -142,7 +142,7 @@ def _row_lines(
 
 
 def _cells(verdict: Verdict) -> tuple[str, ...]:
-    from vitbench.report.claims import region_text
+    from vitbench.report.verdict_text import region_text
 
     source = "" if verdict.paper_effect is None else f"{verdict.paper_effect:+g}"
     state, n = str(verdict.state), str(verdict.n or "")
