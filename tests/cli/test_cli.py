@@ -174,7 +174,7 @@ def test_a_limit_is_exit_code_3_and_the_same_command_goes_on(cli: Any, tiny: Pat
     common = ["run", tiny, "--results", tmp_path / "results", "-j", 1]
     first = cli(*common, "--limit", 1)
     assert first.code == 3
-    assert "3 trials missing; run the same command to go on" in first.out
+    assert "3 trials missing; run the same command again to resume" in first.out
     status = json.loads(cli("status", "--results", tmp_path / "results", "--json").out)
     assert [(s["done"], s["missing"], s["complete"]) for s in status] == [(1, 3, False)]
     assert cli("report", "--results", tmp_path / "results").code == 0, "an incomplete folder is reported all the same"

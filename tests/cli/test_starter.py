@@ -68,7 +68,7 @@ def test_away_from_a_checkout_the_schema_is_written_beside_it(
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("mine.yaml", "exists already"),
+        ("mine.yaml", "already exists"),
         ("mine.txt", "ends in .yaml or .yml"),
         ("nowhere/mine.yaml", "no folder"),
         ("bad name!.yaml", "name: needs a name"),

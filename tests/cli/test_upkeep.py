@@ -126,7 +126,7 @@ def plant_mixed_rows(root: Path) -> None:
 BAD = {
     "record": (plant_torn, "not a record of this version"),
     "record of another trial": (plant_foreign, "the record of another trial"),
-    "conflict": (plant_conflict, "came to another result"),
+    "conflict": (plant_conflict, "has another result"),
     "run": (plant_mixed_rows, "never mixed into one table"),
 }
 
@@ -165,7 +165,7 @@ def plant_lost_row(root: Path) -> None:
 WORTH_KNOWING = {
     "code": (plant_code, "1 of version 99"),
     "data": (plant_data, "2 different sets of images"),
-    "run": (plant_stale, "tables are not what the records give"),
+    "run": (plant_stale, "tables differ from the records"),
     "lost row": (plant_lost_row, "1 finished trials are not in records.jsonl"),
 }
 
@@ -211,7 +211,7 @@ def test_clean_lists_and_only_with_yes_removes(cli: Cli, root: Path) -> None:
     before = files(root)
     answer = cli("clean", "--results", root)
     assert answer.code == 0
-    assert f"would remove  {path}: no run's plan uses this trial" in answer.out
+    assert f"would remove  {path}: no run uses this trial" in answer.out
     assert "weights of a tuning trial" in answer.out
     assert files(root) == before
     assert cli("clean", "--results", root, "--yes").code == 0
@@ -264,7 +264,7 @@ def test_while_a_run_is_open_no_trial_counts_as_unused(how: str, cli: Cli, root:
     close_over(root, how)
     answer = cli("clean", "--results", root, "--yes")
     assert answer.code == 0
-    assert "kept: trials that no plan uses, as tiny" in answer.out
+    assert "kept: trials without a run, because tiny" in answer.out
     assert (path / "record.json").is_file()
 
 
@@ -338,7 +338,7 @@ def test_check_data(cli: Cli, tmp_path: Path) -> None:
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 0
     assert "6 training and 3 test images in 2 classes" in answer.out
-    assert "3 of 3 test images (100.0%) are training images" in answer.out
+    assert "3 of 3 test images (100.0%) are also training images" in answer.out
     (tmp_path / "set" / "train" / "a" / "000.png").write_bytes(b"")
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 2

@@ -113,7 +113,7 @@ def gone(root: Path) -> Path:
 def test_what_a_killed_process_left_is_not_watched_and_the_next_run_removes_it(root: Path) -> None:
     path = gone(root)
     assert live_logs(root) == []
-    with pytest.raises(InputError, match="does not run now"):
+    with pytest.raises(InputError, match="no run is active"):
         watching.watch([], root, Console(file=io.StringIO()))
     with EventLog(root):
         assert not path.exists()
@@ -158,7 +158,7 @@ def test_watching_says_what_happens_until_the_end(
 
 
 def test_a_run_of_another_name_is_not_watched(root: Path) -> None:
-    with pytest.raises(InputError, match="other does not run now"):
+    with pytest.raises(InputError, match="other is not running"):
         watched(root, ["other"], [])
 
 
@@ -181,7 +181,7 @@ def test_a_killed_run_is_said_to_be_killed(root: Path, monkeypatch: pytest.Monke
     path, out = gone(root), io.StringIO()
     monkeypatch.setattr(watching, "live_logs", lambda _: [path])
     assert watching.watch([], root, Console(file=out, width=200)) == 3
-    assert out.getvalue().startswith("the run was killed; finished trials are kept, the same command goes on")
+    assert out.getvalue().startswith("the run was killed; finished trials are kept; run the same command again")
 
 
 def test_ctrl_c_ends_the_watching_only(root: Path) -> None:
@@ -191,4 +191,4 @@ def test_ctrl_c_ends_the_watching_only(root: Path) -> None:
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
         assert watching.watch([], root, Console(file=out)) == 0
         assert event_log.path.exists()
-    assert out.getvalue() == "no longer watching; the run goes on\n"
+    assert out.getvalue() == "stopped watching; the run continues\n"

@@ -142,7 +142,7 @@ def test_records_of_another_code_are_refused_unless_told(cli: Cli, tiny: Path, t
     before = (root / "tiny" / "records.jsonl").read_bytes()
     answer = cli(*common)
     assert answer.code == 5
-    assert "made by algorithm version" in answer.err
+    assert "records of algorithm version" in answer.err
     assert "--as NAME" in answer.err
     assert (root / "tiny" / "records.jsonl").read_bytes() == before
     assert cli(*common, "--as", "again").code == 0
@@ -188,7 +188,7 @@ def test_data_changed_under_records_are_refused_unless_told(cli: Cli, tiny: Path
     (images / "train" / "a" / "0.png").write_bytes((images / "train" / "b" / "1.png").read_bytes())
     answer = cli(*common)
     assert answer.code == 5
-    assert "holds other images now than those of its records" in answer.err
+    assert "have changed since its records" in answer.err
     images_module._cache.clear()  # Another process, as far as images in memory go.
     assert cli(*common, "--as", "again").code == 0
 
@@ -223,7 +223,7 @@ def test_overlap_of_train_and_test_is_said_once(command: str, cli: Cli, tiny: Pa
     assert answer.code == 0
     (line,) = answer.err.splitlines()
     assert line.startswith("warning: ")
-    assert "3 of 20 test images (15.0%) are training images as well" in line
+    assert "3 of 20 test images (15.0%) are also training images" in line
 
 
 # Evaluation.
