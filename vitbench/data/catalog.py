@@ -51,7 +51,7 @@ DATASETS: dict[str, Source] = {
 }
 """What may stand in `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 3
+FACTS_VERSION = 4
 """Raised when the same files come to give other facts; part of every cached entry's name."""
 
 
@@ -101,6 +101,7 @@ def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
         if not content:
             return None
         lists = {key: tuple(content[key]) for key in ("class_names", "class_counts")}
-        return Facts(**{**content, **lists})
+        aspects = tuple((float(aspect), int(count)) for aspect, count in content["aspects"])
+        return Facts(**{**content, **lists, "aspects": aspects})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -7,6 +7,7 @@ files are called, and every draw that goes by image index is a function of the c
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from vitbench.base.errors import InputError
 from vitbench.data.decode import header
 from vitbench.data.source import Raw, Source
 from vitbench.data.splits import held_out
-from vitbench.data.types import Facts, ImageData, Ints, Split
+from vitbench.data.types import Facts, ImageData, Ints, Split, aspects
 
 HASHED_BYTES = 4 * 2**30
 """Sets above this are told apart by the names and sizes of their files."""
@@ -34,6 +35,7 @@ class Geometry:
 
     img_size: int | None
     in_chans: int
+    aspects: tuple[tuple[float, int], ...] = ()
 
 
 def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts | None = None) -> ImageData:
@@ -51,7 +53,9 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
         test, test_digests = _ordered(raw.test, digests(raw.test, by_name))
     identity = fingerprint({"train": (train.labels, train_digests), "test": (test.labels, test_digests)})
     fresh = known if known is not None and known.fingerprint == identity else None
-    shape = Geometry(fresh.img_size, fresh.in_chans) if fresh else geometry((train, test), partial=by_name)
+    shape = (
+        Geometry(fresh.img_size, fresh.in_chans, fresh.aspects) if fresh else geometry((train, test), partial=by_name)
+    )
     facts = Facts(
         name=name,
         img_size=shape.img_size,
@@ -66,6 +70,7 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
         fingerprint_note=BY_NAME if by_name else "",
         pixels_publishable=source.pixels_publishable,
         num_test_in_train=None if by_name else int(np.isin(test_digests, train_digests).sum()),
+        aspects=shape.aspects,
     )
     return ImageData(facts, train.with_channels(shape.in_chans), test.with_channels(shape.in_chans))
 
@@ -101,20 +106,22 @@ def _ordered(split: Split, own: Digests) -> tuple[Split, Digests]:
 def geometry(splits: tuple[Split, ...], partial: bool) -> Geometry:
     """Size and channels from the headers of all images; of a set too large to read, channels from the first few."""
     arrays = [split.images for split in splits if split.images is not None]
-    shapes = {array.shape[1:] for array in arrays} if arrays else _header_shapes(splits, partial)
-    sizes = {(height, width) for height, width, _ in shapes}
-    height, width = sizes.pop()
-    equal = not sizes and height == width and not partial
-    return Geometry(height if equal else None, max(in_chans for *_, in_chans in shapes))
+    shapes = Counter({array.shape[1:]: len(array) for array in arrays}) if arrays else _header_shapes(splits, partial)
+    sizes: Counter[tuple[int, int]] = Counter()
+    for (height, width, _), count in shapes.items():
+        sizes[height, width] += count
+    height, width = next(iter(sizes))
+    equal = len(sizes) == 1 and height == width and not partial
+    return Geometry(height if equal else None, max(in_chans for *_, in_chans in shapes), aspects(sizes))
 
 
-def _header_shapes(splits: tuple[Split, ...], partial: bool) -> set[tuple[int, ...]]:
-    shapes: set[tuple[int, ...]] = set()
+def _header_shapes(splits: tuple[Split, ...], partial: bool) -> Counter[tuple[int, ...]]:
+    shapes: Counter[tuple[int, ...]] = Counter()
     for split in splits:
         assert split.encoded is not None
         rows = split.encoded.rows[: PROBED_HEADERS if partial else None]
         store = split.encoded.store
-        shapes |= {header(store.load(row), store.name(row)) for row in map(int, rows)}
+        shapes.update(header(store.load(row), store.name(row)) for row in map(int, rows))
     return shapes
 
 
