@@ -13,8 +13,8 @@ from typing import Any
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared
 from vitbench.data import Facts, cropped_share
-from vitbench.model.sizes import known
 from vitbench.plan.arm_diff import check_arms
+from vitbench.plan.metric_check import check_metrics
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
 from vitbench.spec.claims import ArmRef, Claim
@@ -39,6 +39,7 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
                 found |= _problems(partial(builder.stages, arm, setting))
         if not found:
             found |= _problems(partial(check_arms, item.experiment, builder))
+            found |= _problems(partial(check_metrics, item.experiment, builder))
             found |= dict.fromkeys(_claim_problems(item, facts_of))
         problems.extend(found)
     if problems:
@@ -81,7 +82,8 @@ def _warn_of_data(builders: Sequence[Builder]) -> None:
         for arm in builder.arms.values():
             for _, spec, _ in builder.stages(arm, setting):
                 facts = builder.facts_of(spec.data.name)
-                lines |= {overlap_line(facts): None, crop_line(facts, known(spec.data.img_size)): None}
+                crop = None if spec.data.img_size is None else crop_line(facts, spec.data.img_size)
+                lines |= {overlap_line(facts): None, crop: None}
     for line in filter(None, lines):
         print(f"warning: {line}", file=sys.stderr)
 
