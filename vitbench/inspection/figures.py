@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from vitbench.inspection.measures.representation import cka_table
 from vitbench.inspection.results import Findings
 from vitbench.report.formats import folded
-from vitbench.report.plots.style import MUTED, Look, looks, marked
+from vitbench.report.plots.style import MUTED, LineStyle, looks, marked
 from vitbench.stats.intervals import Interval, mean_interval
 
 Found = Mapping[str, Sequence[Findings]]
@@ -282,7 +282,7 @@ def _offsets(count: int) -> np.ndarray:
     return np.linspace(-0.15, 0.15, count) if count > 1 else np.zeros(1)
 
 
-def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: Look, offset: float) -> None:
+def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: LineStyle, offset: float) -> None:
     values = [over_seeds(each, f"robust_{name}_percent") for name in names]
     x = np.arange(len(names)) + offset
     axes.plot(x, [np.nan if v is None or v.mean is None else v.mean for v in values], **marked(look))
