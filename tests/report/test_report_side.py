@@ -103,7 +103,7 @@ def test_page_and_markdown_show_it_and_no_verdict_moves(tmp_path: Path) -> None:
     report(made, found, full)
     for name in ("table.md", "index.html"):
         assert "no stored answers" in (bare / name).read_text()
-        assert "Churn: images" in (full / name).read_text()
+        assert "Churn: share of images" in (full / name).read_text()
     for name in ("table.csv", "table.tex"):
         assert (bare / name).read_bytes() == (full / name).read_bytes()
     states = [re.findall(r'class="state (\w+)"', (folder / "index.html").read_text()) for folder in (bare, full)]
