@@ -18,7 +18,7 @@ from vitbench.report.pages.inline_svg import inline_svg
 from vitbench.report.pictures import pictures_of
 from vitbench.report.plots.figures import caption, plots_for, save
 from vitbench.report.rows import metric_label
-from vitbench.report.secondary_evidence import read_answers, side_table
+from vitbench.report.secondary_evidence import side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.spec.experiment import Experiment
@@ -26,6 +26,7 @@ from vitbench.spec.load import header
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_list import judge_all
 from vitbench.stats.verdict_types import Verdict
+from vitbench.store.answers import read_answers
 
 BIBTEX = """@inproceedings{dosovitskiy2021image,
   title     = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},

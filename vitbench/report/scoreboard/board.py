@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vitbench.plan.sources import checked_rows
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
@@ -25,7 +26,6 @@ from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q
 from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
-from vitbench.store.rows import read_rows
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
@@ -86,7 +86,7 @@ def scoreboard(
     Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
     experiments = {folder: load(folder / "experiment.yaml") for folder in runs}
-    asked = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
+    asked = {folder: (e, checked_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
     lines, listed = _lines(asked, judged or {})
     cost = root_cost_table({folder.name: rows for folder, (_, rows) in asked.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
