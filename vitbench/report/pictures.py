@@ -19,11 +19,12 @@ import numpy as np
 from matplotlib.image import imsave
 
 from vitbench.base.contained import check_folders, exists, read, read_text
+from vitbench.base.durable import replace_all
 from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.types import ImageData, Pixels, Split
 from vitbench.report.claims import data_names
-from vitbench.report.formats import Table, write
+from vitbench.report.formats import Table
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"
@@ -88,11 +89,10 @@ def _sums(assets: Path) -> dict[str, str]:
 def record_picture(folder: Path, name: str, png: bytes, caption: str) -> None:
     """Puts a picture of images into the run's `assets/` with its caption and sha256."""
     assets = folder / "assets"
-    assets.mkdir(parents=True, exist_ok=True)
-    (assets / f"{name}.png").write_bytes(png)
-    write(assets / f"{name}.md", caption + "\n")
+    check_folders(folder, assets)
     sums = _sums(assets) | {f"{name}.png": hashlib.sha256(png).hexdigest()}
-    write(assets / SUMS, "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())))
+    lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items()))
+    replace_all(assets, {f"{name}.png": png, f"{name}.md": f"{caption}\n".encode(), SUMS: lines.encode()})
 
 
 def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_data: bool) -> str:

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitbench.base.durable import replace_all
 from vitbench.report.claims import facts_of, said, scale_of, verdict_table
 from vitbench.report.cost_tables import commits, cost_table, environment_table
-from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
 from vitbench.report.pages.inline_svg import inline_svg
 from vitbench.report.pictures import pictures_of
-from vitbench.report.plots.figures import caption, plots_for, save
+from vitbench.report.plots.figures import caption, drawn, plots_for
 from vitbench.report.rows import metric_label
 from vitbench.report.secondary_evidence import side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
@@ -47,22 +48,28 @@ class Reported:
 
 
 def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> Reported:
-    """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder.
+
+    All files are replaced together: where one cannot be written, every old file stays.
+    """
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     side = side_table(experiment, rows, read_answers(folder))
     told = [verdict_table(verdicts)] if verdicts else []
     tables = [*told, *tables_for(experiment, rows)]
+    files: dict[str, bytes] = {}
     if "md" in formats:
-        write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
+        files["table.md"] = "\n".join(to_markdown(table) for table in (*tables, side)).encode()
     if "csv" in formats:
-        write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
+        files["table.csv"] = to_csv(result_frame(experiment, rows)).encode()
     if "tex" in formats:
         slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
-        write(folder / "table.tex", "\n".join(to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1)))
+        latex = (to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1))
+        files["table.tex"] = "\n".join(latex).encode()
     if "html" in formats:
-        drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
-        write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
+        drawings, plots = drawn(plots_for(experiment, rows, verdicts), "plots/")
+        page = experiment_page(experiment, rows, folder, verdicts, side, drawings)
+        files |= plots | {"index.html": page.encode()}
+    replace_all(folder, files)
     return Reported((*tables, side), tuple(verdicts))
 
 

@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vitbench.base.durable import replace_all
 from vitbench.plan.sources import checked_rows
 from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
 from vitbench.report.cost_tables import root_cost_table
-from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
-from vitbench.report.plots.figures import save
+from vitbench.report.plots.figures import drawn
 from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trials import claim_cells, trials_of
@@ -90,17 +91,19 @@ def scoreboard(
     lines, listed = _lines(asked, judged or {})
     cost = root_cost_table({folder.name: rows for folder, (_, rows) in asked.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
+    files: dict[str, bytes] = {}
     if "md" in formats:
-        write(root / "scoreboard.md", f"{to_markdown(table)}\n{to_markdown(cost)}")
+        files["scoreboard.md"] = f"{to_markdown(table)}\n{to_markdown(cost)}".encode()
     if "csv" in formats:
-        write(root / "scoreboard.csv", scoreboard_csv(lines))
+        files["scoreboard.csv"] = scoreboard_csv(lines).encode()
     if "tex" in formats:
-        write(root / "scoreboard.tex", to_latex(table, "tab:scoreboard"))
+        files["scoreboard.tex"] = to_latex(table, "tab:scoreboard").encode()
     if "html" in formats:
         shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
         if shown:
-            save({"scoreboard": board_plot(shown)}, root)
-        write(root / "index.html", _page(lines, listed, cost))
+            files |= drawn({"scoreboard": board_plot(shown)})[1]
+        files["index.html"] = _page(lines, listed, cost).encode()
+    replace_all(root, files)
     return table
 
 
