@@ -5,6 +5,7 @@ n images, H height, W width, C channels (1 or 3).
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.data.decode import decode, square
+from vitbench.data.decode import centre_crop, decode
+from vitbench.spec.trial import sides
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -150,21 +152,21 @@ class ImageData:
     test: Split
 
 
-def resident(split: Split, img_size: int) -> Pixels:
-    """All images as `uint8 [n, img_size, img_size, C]`; of other sizes the central square, resized."""
-    if split.images is not None and split.images.shape[1:3] == (img_size, img_size):
+def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
+    """All images as `uint8 [n, H, W, C]`; of other sizes `centre_crop`."""
+    if split.images is not None and split.images.shape[1:3] == sides(img_size):
         return split.images
-    images = np.empty((len(split), img_size, img_size, split.in_chans), dtype=np.uint8)
+    images = np.empty((len(split), *sides(img_size), split.in_chans), dtype=np.uint8)
     for i in range(len(split)):
-        images[i] = square(split.read(i), img_size)
+        images[i] = centre_crop(split.read(i), img_size)
     return images
 
 
-def fits_in_memory(facts: Facts, img_size: int, memory_bytes: int | None = None) -> bool:
+def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:
     """Whether both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
     if memory_bytes is None:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = (facts.num_train + facts.num_test) * img_size**2 * facts.in_chans
+    needed = (facts.num_train + facts.num_test) * math.prod(sides(img_size)) * facts.in_chans
     return needed <= memory_bytes // 4
 
 

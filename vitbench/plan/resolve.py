@@ -4,6 +4,7 @@ fields without effect set back to their defaults, the duration turned into steps
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vitbench.base.errors import InputError
@@ -19,6 +20,8 @@ from vitbench.spec.trial import (
     ObjectiveSpec,
     TrainSpec,
     TrialSpec,
+    sides,
+    size_words,
 )
 
 MIN_STEPS = 50
@@ -76,13 +79,14 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
     return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip})
 
 
-def default_patch(img_size: int) -> int | None:
-    """The smallest p >= 2 that divides the side into at most 8 patches (14 above 64 px); None if there is none.
+def default_patch(img_size: int | tuple[int, int]) -> int | None:
+    """The smallest p >= 2 that divides both sides into at most 8 patches (14 above 64 px); None if there is none.
 
     So 8, 28, 32, 64 and 224 px get 2, 4, 4, 8 and 16, the last as in the paper's ViT-B/16.
     """
-    most = 8 if img_size <= 64 else 14
-    return next((p for p in range(2, img_size + 1) if img_size % p == 0 and img_size // p <= most), None)
+    common, longest = math.gcd(*sides(img_size)), max(sides(img_size))
+    most = 8 if longest <= 64 else 14
+    return next((p for p in range(2, common + 1) if common % p == 0 and longest // p <= most), None)
 
 
 def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
@@ -103,13 +107,13 @@ def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     if family != "resnet":
         _fill_vit(fields, data.img_size)
     if family != "vit":
-        fields.setdefault("root", "small" if data.img_size <= 64 else "imagenet")
+        fields.setdefault("root", "small" if max(sides(data.img_size)) <= 64 else "imagenet")
         fields.setdefault("preact", family == "resnet")
         fields.setdefault("width_factor", 1.0)
     return _without_idle_fields(ModelSpec(**fields))
 
 
-def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
+def _fill_vit(fields: dict[str, Any], img_size: int | tuple[int, int]) -> None:
     """The transformer's derived fields, in place."""
     for key, value in variant("Mu").items():
         if key != "family":
@@ -117,7 +121,9 @@ def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
     if fields.get("patch_size") is None:
         fields["patch_size"] = 1 if fields["family"] == "hybrid" else default_patch(img_size)
     if fields["patch_size"] is None:
-        raise InputError(f"no patch size divides {img_size}-pixel images into few enough a side; set model.patch_size")
+        raise InputError(
+            f"no patch size divides images of {size_words(img_size)} px into few enough patches; set model.patch_size"
+        )
     fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
 
 

@@ -1,6 +1,6 @@
 """Crop, flip, RandAugment and MixUp, every draw handed in, so that any device and any process gives the same images.
 
-B batch (of all stacked trials), C channels, H = W image side, p padding, L lanes of draws in [0, 1).
+B batch (of all stacked trials), C channels, H height, W width, p and q their padding, L lanes of draws in [0, 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitbench.spec.trial import TrialSpec
+from vitbench.spec.trial import TrialSpec, sides
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
 """RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""
@@ -26,9 +26,9 @@ and shifted, since a crop of a twentieth of its area would show next to nothing.
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 
 
-def padding(img_size: int) -> int:
-    """Pixels of zero padding on each side before the random crop: an eighth of the side, at least 1."""
-    return max(1, img_size // 8)
+def padding(side: int) -> int:
+    """Pixels of zero padding before and after an image's `side`: an eighth of it, at least 1."""
+    return max(1, side // 8)
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ class Augment:
     flip: bool
     mixup: float
     resized: bool = False
+    aspect: float = 1.0
 
     @classmethod
     def of(cls, spec: TrialSpec) -> Augment:
         """The augmentation of a resolved spec."""
         assert spec.data.img_size is not None
-        resized = spec.train.augment != "none" and spec.data.img_size > RESIZED_ABOVE
-        return cls(spec.train.augment, bool(spec.data.flip), spec.train.mixup or 0.0, resized)
+        height, width = sides(spec.data.img_size)
+        resized = spec.train.augment != "none" and max(height, width) > RESIZED_ABOVE
+        return cls(spec.train.augment, bool(spec.data.flip), spec.train.mixup or 0.0, resized, width / height)
 
     @property
     def crop_lanes(self) -> int:
@@ -58,15 +60,15 @@ class Augment:
         return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium") + (self.mixup > 0)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images `[B, C, H, H]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, H + 2p]` (unpadded at level none)."""
+        """Images `[B, C, H, W]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, W + 2q]` (unpadded at level none)."""
         return self.after_crop(self.crop(images, draws), draws)
 
     def crop(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Cropped and mirrored `uint8 [B, C, H, H]` of padded images."""
+        """Cropped and mirrored `uint8 [B, C, H, W]` of padded images."""
         return images if self.level == "none" else _crop_flip(images, draws, self.flip)
 
     def after_crop(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images in [0, 1] from crops `uint8 [B, C, H, H]`, with RandAugment where the level has it."""
+        """Images in [0, 1] from crops `uint8 [B, C, H, W]`, with RandAugment where the level has it."""
         out = images.float() / 255
         if self.level == "medium":
             for k in range(self.crop_lanes, self.crop_lanes + 2 * NUM_OPS, 2):
@@ -89,12 +91,9 @@ class Augment:
 
 
 def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
-    """Random crops `[B, C, H, H]` of padded images, mirrored where the third lane is under a half."""
-    batch, channels, padded = images.shape[:3]
-    size = _unpadded(padded)
-    offsets = (draws[:, :2] * (padded - size + 1)).long()
-    steps = torch.arange(size, device=images.device)
-    rows, cols = offsets[:, :1] + steps, offsets[:, 1:2] + steps
+    """Random crops `[B, C, H, W]` of padded images, mirrored where the third lane is under a half."""
+    batch, channels = images.shape[:2]
+    rows, cols = (_cropped(images.shape[2 + axis], draws[:, axis : axis + 1]) for axis in (0, 1))
     if flip:
         cols = torch.where(draws[:, 2:3] < 0.5, cols.flip(1), cols)
     where = torch.arange(batch, device=images.device)[:, None, None, None]
@@ -102,23 +101,32 @@ def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
     return images[where, channel, rows[:, None, :, None], cols[:, None, None, :]]
 
 
-def resized_box(height: int, width: int, draws: np.ndarray) -> tuple[float, float, float, float]:
+def _cropped(padded: int, draws: Tensor) -> Tensor:
+    """Which rows (or columns) of a padded image its crop shows, `[B, side]`, by draws `[B, 1]`."""
+    side = _unpadded(padded)
+    offsets = (draws * (padded - side + 1)).long()
+    return offsets + torch.arange(side, device=draws.device)
+
+
+def resized_box(
+    height: int, width: int, draws: np.ndarray, target_aspect: float = 1.0
+) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of a crop, in pixels, of an area uniform from 5% to all of the image's and an aspect
-    log-uniform from 3:4 to 4:3, by the five draws of one image.
+    log-uniform from 3:4 to 4:3 of the target's (width / height), by the five draws of one image.
 
     Source: Szegedy et al. 2015, s6, with the least area of the paper's published code. Differs: a crop that is too long
     is shortened to the image's side, where the original draws again.
     """
     down, right, _, share, shape = map(float, draws[:5])
     area = (MIN_AREA + (1 - MIN_AREA) * share) * height * width
-    aspect = MAX_ASPECT ** (2 * shape - 1)
+    aspect = target_aspect * MAX_ASPECT ** (2 * shape - 1)
     rows, cols = min(height, math.sqrt(area / aspect)), min(width, math.sqrt(area * aspect))
     top, left = down * (height - rows), right * (width - cols)
     return left, top, left + cols, top + rows
 
 
 def _unpadded(padded: int) -> int:
-    """The side whose padded side is `padded`."""
+    """The side whose padded length is `padded`."""
     size = next(s for s in range(padded, 0, -1) if s + 2 * padding(s) <= padded)
     assert size + 2 * padding(size) == padded
     return size
@@ -126,7 +134,10 @@ def _unpadded(padded: int) -> int:
 
 def pad(images: Tensor, level: str) -> Tensor:
     """uint8 images zero-padded as the level's crop needs; padded once, not every batch."""
-    return images if level == "none" else F.pad(images, (padding(images.shape[-1]),) * 4)
+    if level == "none":
+        return images
+    across, down = padding(images.shape[-1]), padding(images.shape[-2])
+    return F.pad(images, (across, across, down, down))
 
 
 def randaugment_op(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A step of training: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
 
-E stacked trials, B batch, C channels, H image side, N patches, K classes.
+E stacked trials, B batch, C channels, N patches, K classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
+from vitbench.model.sizes import grid
 from vitbench.spec.trial import TrialSpec
 from vitbench.train.augment import Augment
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
@@ -106,11 +107,9 @@ class Trainer:
         return {"index": index, "mix": on_device(mix, self.device)}
 
     def _corruptions(self, batches: list[Batch]) -> Given:
-        patch, side = self.spec.model.patch_size, self.spec.data.img_size
-        assert patch is not None
-        assert side is not None
+        num_patches = grid(self.spec.model).area
         drawn = [
-            corrupt(self.train.objective, (side // patch) ** 2, job.seed, batch.epoch, batch.index)
+            corrupt(self.train.objective, num_patches, job.seed, batch.epoch, batch.index)
             for job, batch in zip(self.jobs, batches, strict=True)
         ]
         action, source = (np.stack(part) for part in zip(*((d.action, d.source) for d in drawn), strict=True))
