@@ -81,6 +81,10 @@ def _identity(row: Row) -> Iterator[str]:
 
 def _labels(row: Row) -> Iterator[str]:
     """The levels and the setting that name a row's arm are the values in its spec."""
+    names = [level_name(level) for level in row["levels"].values()]
+    parts = sorted(row["arm"].replace("+", " ").split()), sorted(" ".join(names).replace("+", " ").split())
+    if row["levels"] and parts[0] != parts[1]:
+        yield f"is listed as arm {row['arm']}, its levels are {', '.join(names)}"
     for path, label in {**row["levels"], **row["setting"]}.items():
         section, _, key = path.partition(".")
         value = row["spec"].get(section, {}).get(key) if section in SECTIONS else None

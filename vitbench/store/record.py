@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from vitbench.base.contained import read
-from vitbench.base.errors import ResultsError
+from vitbench.base.errors import ResultsError, printable
 from vitbench.spec.trial import Frozen, Items
 from vitbench.store.bounds import (
     MAX_LINE_BYTES,
@@ -142,5 +142,5 @@ def read_record(path: Path) -> Record:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a pydantic error: `result.test_loss: Input should be ...`."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part)[:80] for part in first["loc"])
+    place = ".".join(printable(str(part))[:80] for part in first["loc"])
     return f"{place}: {first['msg']}" if place else str(first["msg"])
