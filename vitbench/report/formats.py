@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import printable
-from vitbench.report.rows import Behind
+from vitbench.report.row_values import Behind
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

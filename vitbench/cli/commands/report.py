@@ -31,7 +31,7 @@ from vitbench.store.rows import read_records
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.pages.page import Reported
+    from vitbench.report.pages.page import RunReport
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -69,7 +69,7 @@ def _begun(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _each(
     folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
-) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+) -> Iterator[tuple[Path, Experiment, RunReport | None, str]]:
     """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
     from vitbench.report.scoreboard import board  # noqa: F401  # loaded once, before the processes part
 
@@ -81,10 +81,10 @@ def _each(
         yield from pool.map(_write, jobs)
 
 
-def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
+def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, RunReport | None, str]:
     """One run's report, written; None for a run without trials."""
     from vitbench.report.pages.page import report as write_report
-    from vitbench.report.pictures import add_samples
+    from vitbench.report.run_pictures import add_samples
 
     folder, formats, wanted = job
     experiment, found = read_run(folder), checked_rows(folder)
@@ -149,7 +149,7 @@ def _equal(a: Path, b: Path) -> bool:
 
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of
+    from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, found, facts_of(found, folder))
@@ -191,6 +191,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
     """Print A minus B, paired by seed; each is RUN:ARM, or a records file with an arm as FILE:ARM."""
+    from vitbench.spec.metrics import metric_named
     from vitbench.stats.compare import compare_arms, single_run_note
 
     (first, second) = (_side(text, root) for text in (a, b))
@@ -199,16 +200,16 @@ def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Conso
     if mixture and not mixed:
         raise InputError(f"{a} and {b} differ in {' and '.join(mixture)}; --mixed compares them all the same")
     found = compare_arms(first, second, metric)
-    interval = found.interval
+    interval, unit = found.interval, metric_named(metric).points
     console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
     if interval.refused:
         console.print(f"  no interval: {interval.reason}")
         if interval.n == 1 and interval.mean is not None:
-            console.print(f"  {interval.mean:+.2f} points, {single_run_note(interval.mean)}", highlight=False)
+            console.print(f"  {interval.mean:+.2f} {unit}, {single_run_note(interval.mean)}", highlight=False)
     else:
         p = "none" if found.p is None else f"{found.p:.3g}"
         console.print(
-            f"  {interval.mean:+.2f} points, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
+            f"  {interval.mean:+.2f} {unit}, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
             f"n = {interval.n}, p {p}",
             highlight=False,
         )
