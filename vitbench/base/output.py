@@ -8,10 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 LOST = (errno.EPIPE, errno.EIO, errno.ENXIO)
 """A pipe without a reader, a terminal that is gone."""
@@ -20,7 +17,7 @@ LOST = (errno.EPIPE, errno.EIO, errno.ENXIO)
 class _Lasting(io.FileIO):
     """A stream that drops what it is given once its reader is gone."""
 
-    def write(self, content: ReadableBuffer, /) -> int:
+    def write(self, content: Any, /) -> int:
         try:
             return super().write(content)
         except OSError as error:
