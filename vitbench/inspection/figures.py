@@ -253,7 +253,7 @@ def robustness(found: Found) -> Figure:
             (f"dropped: {kind} cells (%)", [("0", "clean"), *((s, f"drop_{kind}_{s}") for s in ("25", "50", "75"))])
             for kind in ("random", "salient", "nonsalient")
         ),
-        ("shuffled cells a side", [("1", "clean"), *((str(k), f"shuffle_{k}_shifted") for k in shuffles)]),
+        ("shuffled cells per side", [("1", "clean"), *((str(k), f"shuffle_{k}_shifted") for k in shuffles)]),
         ("frequencies, phases", [("all", "clean"), ("low\n½", "low_pass_500"), ("low\n¼", "low_pass_250"),
             ("high\n⅛", "high_pass_125"), ("high\n¼", "high_pass_250"), ("phase", "scrambled_phase")]),
         ("noise, level", [("0", "clean"), *((str(n), f"noise_{n}") for n in (1, 2, 3))]),
