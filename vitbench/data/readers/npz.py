@@ -43,10 +43,12 @@ def _load(argument: str, files: Files) -> Raw:
     path = files[0]
     arrays, other_keys = _read(path)
     parts: dict[SplitName, Part] = {}
+    taken_from: dict[SplitName, list[str]] = {}
     for split in SPLITS:
         for layout in LAYOUTS:
             images, labels = (key.format(split) for key in layout)
             if images in arrays and labels in arrays:
+                taken_from[split] = [images]
                 parts[split] = _part(arrays[images], arrays[labels], f"{path}, {images}", f"{path}, {labels}")
             elif images in arrays or labels in arrays:
                 present, missing = (images, labels) if images in arrays else (labels, images)
@@ -54,7 +56,8 @@ def _load(argument: str, files: Files) -> Raw:
     if "train" not in parts:
         keys = ", ".join(sorted({*arrays, *other_keys})) or "nothing"
         raise InputError(f"{path}: no train_images and train_labels (or x_train and y_train); the file has {keys}")
-    return to_raw(parts, str(path))
+    left_out = f"left out: the arrays {', '.join(other_keys[:5])}" if other_keys else None
+    return to_raw(parts, str(path), taken_from, left_out)
 
 
 def _read(path: Path) -> tuple[dict[str, Array], list[str]]:
