@@ -48,7 +48,8 @@ def activation_bytes(spec: TrialSpec) -> int:
 def member_bytes(spec: TrialSpec) -> int:
     """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema
+    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:
