@@ -27,9 +27,8 @@ class Reading:
 
     def apply(self, raw: Raw) -> Raw:
         """The same images, to be read this way."""
-        splits = {name: getattr(raw, name) for name in ("train", "val", "test")}
-        scaled = {name: self._scaled(split) for name, split in splits.items() if split is not None}
-        return replace(raw, blocks=self.split == "blocks", **scaled)
+        val, test = (None if split is None else self._scaled(split) for split in (raw.val, raw.test))
+        return replace(raw, train=self._scaled(raw.train), val=val, test=test, blocks=self.split == "blocks")
 
     def _scaled(self, split: Split) -> Split:
         return split if split.encoded is None else replace(split, encoded=replace(split.encoded, scale=self.scale))
@@ -41,7 +40,8 @@ def parse_reading(name: str) -> tuple[str, Reading]:
     Raises InputError for a value that is not allowed.
     """
     bare, mark, query = name.partition("?")
-    if not mark or Path(name.partition(":")[2]).expanduser().exists():
+    path = name.partition(":")[2]
+    if not mark or (path and Path(path).expanduser().exists()):
         return name, Reading()
     chosen: dict[str, str] = {}
     others: list[str] = []
