@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv
 from vitbench.report.rows import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
-from vitbench.spec.experiment import Experiment
+from vitbench.spec.experiment import Experiment, ReportSpec
 
 EVIL = "<script>alert(1)</script>"
 NAUGHTY = f"{EVIL}|`x`*b*[a](javascript:x)$\\input{{x}}&%#_^~\x1b[31m\n\\end"
@@ -219,3 +220,27 @@ def test_a_trial_that_two_runs_share_is_paid_once() -> None:
         ("in all", "3", "3G", "4 min 30 s"),
     ]
     assert {line[4] for line in table.rows} == {"100"}
+
+
+def loss_rows() -> list[dict[str, Any]]:
+    scores = {"low": [95.0, 95.5, 94.5, 95.2, 94.8], "high": [80.0, 79.0, 81.5, 80.9, 78.8]}
+    return [dict(line) for line in rows_of(**scores)]
+
+
+def test_the_lowest_loss_is_best_and_losses_are_not_points() -> None:
+    """`row` gives the arm of the higher accuracy the lower loss."""
+    experiment = arms_of("high", "low").model_copy(update={"report": ReportSpec(metric="test_loss")})
+    table = result_table(experiment, loss_rows())
+    best = {table.rows[i][0] for i, _ in table.bold}
+    assert best == {"low"}
+    assert "in nats" in table.notes[0]
+    assert not any("points" in note for note in table.notes)
+    assert any("below every other arm" in note for note in table.notes)
+
+
+def test_a_cost_is_never_best() -> None:
+    rows: list[dict[str, Any]] = loss_rows()
+    for line in rows:
+        line["result"]["num_params"] = 1000 + 10 * line["seed"] + (500 if line["arm"] == "low" else 0)
+    experiment = arms_of("high", "low").model_copy(update={"report": ReportSpec(metric="num_params")})
+    assert not result_table(experiment, rows).bold

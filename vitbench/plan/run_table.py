@@ -46,6 +46,7 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "data_fingerprint": record.data_fingerprint,
         "algorithm_version": record.algorithm_version,
         "num_classes": model.num_classes,
+        **({"class_names": list(trial.class_names)} if trial.class_names else {}),
         "grid_side": side,
         "depth": model.depth,
         "spec": record.spec,

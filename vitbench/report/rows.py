@@ -8,6 +8,7 @@ from typing import Any
 
 from vitbench.spec.arms import arms, level_name
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.table import Row, metric_value
 
 Setting = tuple[tuple[str, Any], ...]
@@ -89,14 +90,7 @@ def size_key(value: Any) -> tuple[float, str]:
 
 def metric_label(metric: str) -> str:
     """A metric's name as an axis or a column says it."""
-    known = {
-        "test_top1_percent": "Test top-1 (%)",
-        "test_top1_best_val_percent": "Test top-1, best by validation (%)",
-        "val_top1_percent": "Validation top-1 (%)",
-        "test_loss": "Test loss",
-    }
-    words = metric.removesuffix("_percent").replace("_", " ").capitalize()
-    return known.get(metric, words + (" (%)" if metric.endswith("_percent") else ""))
+    return metric_named(metric).label
 
 
 def quantity(value: float) -> str:

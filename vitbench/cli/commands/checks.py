@@ -14,6 +14,7 @@ from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared
 from vitbench.data import Facts
 from vitbench.plan.arm_diff import check_arms
+from vitbench.plan.metric_check import check_metrics
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
 from vitbench.spec.claims import ArmRef, Claim
@@ -37,6 +38,7 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
                 found |= _problems(partial(builder.stages, arm, setting))
         if not found:
             found |= _problems(partial(check_arms, item.experiment, builder))
+            found |= _problems(partial(check_metrics, item.experiment, builder))
             found |= dict.fromkeys(_claim_problems(item, facts_of))
         problems.extend(found)
     if problems:

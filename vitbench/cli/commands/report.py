@@ -186,6 +186,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
     """Print A minus B, paired by seed; each is RUN:ARM, or a records file with an arm as FILE:ARM."""
+    from vitbench.spec.metrics import metric_named
     from vitbench.stats.compare import compare_arms, single_run_note
 
     (first, second) = (_side(text, root) for text in (a, b))
@@ -194,16 +195,16 @@ def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Conso
     if mixture and not mixed:
         raise InputError(f"{a} and {b} differ in {' and '.join(mixture)}; --mixed compares them all the same")
     found = compare_arms(first, second, metric)
-    interval = found.interval
+    interval, unit = found.interval, metric_named(metric).points
     console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
     if interval.refused:
         console.print(f"  no interval: {interval.reason}")
         if interval.n == 1 and interval.mean is not None:
-            console.print(f"  {interval.mean:+.2f} points, {single_run_note(interval.mean)}", highlight=False)
+            console.print(f"  {interval.mean:+.2f} {unit}, {single_run_note(interval.mean)}", highlight=False)
     else:
         p = "none" if found.p is None else f"{found.p:.3g}"
         console.print(
-            f"  {interval.mean:+.2f} points, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
+            f"  {interval.mean:+.2f} {unit}, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
             f"n = {interval.n}, p {p}",
             highlight=False,
         )

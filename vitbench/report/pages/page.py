@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.report.claims import facts_of, said, scale_of, verdict_table
+from vitbench.report.class_evidence import class_table, confusion_frame
 from vitbench.report.cost_tables import commits, cost_table, environment_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.pages.html import render
@@ -18,7 +19,7 @@ from vitbench.report.pages.inline_svg import inline_svg
 from vitbench.report.pictures import pictures_of
 from vitbench.report.plots.figures import caption, plots_for, save
 from vitbench.report.rows import metric_label
-from vitbench.report.secondary_evidence import read_answers, side_table
+from vitbench.report.secondary_evidence import has_class_names, read_answers, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.report.trials import claim_cells, trials_of
 from vitbench.spec.experiment import Experiment
@@ -49,12 +50,17 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
     """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
-    side = side_table(experiment, rows, read_answers(folder))
+    answers = read_answers(folder)
+    side, classes = side_table(experiment, rows, answers), class_table(experiment, rows, answers)
     told = [verdict_table(verdicts)] if verdicts else []
     tables = [*told, *tables_for(experiment, rows)]
     if "md" in formats:
         write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
+        if classes.rows:
+            write(folder / "classes.md", to_markdown(classes))
     if "csv" in formats:
+        if classes.rows:
+            write(folder / "classes.csv", to_csv(confusion_frame(experiment, rows, answers)))
         write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
     if "tex" in formats:
         slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
@@ -62,7 +68,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
     if "html" in formats:
         drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
         write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
-    return Reported((*tables, side), tuple(verdicts))
+    return Reported((*tables, side, *([classes] if classes.rows else [])), tuple(verdicts))
 
 
 def experiment_page(
@@ -87,6 +93,7 @@ def experiment_page(
         results=[result_table(experiment, rows), *([shared] if shared else [])],
         tuning=tuning_table(experiment, rows),
         side=side,
+        classes=class_table(experiment, rows, read_answers(folder)) if has_class_names(rows) else None,
         plots=[
             {"name": name, "caption": caption(name), "svg": inline_svg(drawing, name)}
             for name, drawing in drawings.items()

@@ -37,6 +37,7 @@ from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summa
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
 from vitbench.spec.arms import level_name
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Verdict
 
@@ -123,7 +124,9 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         dots(axes, list(scores.values()), [y - 0.16] * len(scores), look.colour, links)
         interval_line(axes, arm.mean, y + 0.14, look.colour)
         lost = lost_label(arm)
-        _beside(axes, y, f"{mean_cell(arm)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}"))
+        _beside(
+            axes, y, f"{mean_cell(arm, experiment.report.metric)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}")
+        )
     within_percent(axes, experiment.report.metric, "x")
     return made
 
@@ -137,8 +140,8 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
     if not others:
         return None
     margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
-    colours = _looks(experiment, rows)
-    made, axes = _rows_figure(others, f"minus {baseline} (points)")
+    colours, named = _looks(experiment, rows), metric_named(experiment.report.metric)
+    made, axes = _rows_figure(others, f"minus {baseline} ({named.points})")
     if margin is not None:
         axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
     axes.axvline(0.0, color=MUTED, linewidth=1.0)
@@ -152,7 +155,7 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         interval_line(axes, found, y + 0.14, colour, 1.4)
         if arm in paper:
             axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)
-        _beside(axes, y, f"{difference_cell(found)}\nn = {found.n}")
+        _beside(axes, y, f"{difference_cell(found, named.name)}\nn = {found.n}")
     return made
 
 

@@ -29,6 +29,7 @@ from vitbench.report.plots.style import (
 from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.paired_sample import counted_images
@@ -116,7 +117,7 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     points = {arm: replace(point, x=point.x / unit) for arm, point in points.items()}
     made, axes = figure(3.2)
     for dash, (family, members) in zip(cycle(FRONT_DASHES), by_family(points, rows).items()):
-        front = frontier(members)
+        front = frontier(members, metric_named(experiment.report.metric).sign)
         if len(front) > 1:
             label = f"{FAMILIES.get(family, family)} frontier"
             axes.plot(
@@ -185,11 +186,11 @@ def knob_of(anchor: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     return KNOBS[changed.pop()] if len(changed) == 1 else "All together"
 
 
-def frontier(points: Mapping[str, Point]) -> list[tuple[float, float]]:
-    """(x, mean) of the arms that no cheaper arm reaches, by ascending x."""
+def frontier(points: Mapping[str, Point], sign: float = 1.0) -> list[tuple[float, float]]:
+    """(x, mean) of the arms that no cheaper arm reaches, by ascending x; `sign` -1: lower means are better."""
     front: list[tuple[float, float]] = []
-    for point in sorted(points.values(), key=lambda p: (p.x, -(p.mean.mean or 0.0))):
-        if point.mean.mean is not None and (not front or point.mean.mean > front[-1][1]):
+    for point in sorted(points.values(), key=lambda p: (p.x, -sign * (p.mean.mean or 0.0))):
+        if point.mean.mean is not None and (not front or sign * point.mean.mean > sign * front[-1][1]):
             front.append((point.x, point.mean.mean))
     return front
 

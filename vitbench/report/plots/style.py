@@ -17,6 +17,7 @@ from matplotlib.transforms import Transform, offset_copy
 
 from vitbench.report.formats import folded
 from vitbench.report.rows import quantity
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import Interval
 
 # Told apart with red-green and blue-yellow blindness (markers help), and at least 3:1 against white and the dark page.
@@ -156,7 +157,7 @@ def log_axis(axes: Axes, values: Sequence[float], side: str = "x") -> None:
 
 def within_percent(axes: Axes, metric: str, side: str) -> None:
     """Keeps an axis of percentages inside 0 to 100, where the interval of two or three seeds would run out of it."""
-    if metric.endswith("_percent"):
+    if metric_named(metric).unit == "%":
         low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
         (axes.set_xlim if side == "x" else axes.set_ylim)(max(low, 0.0), min(high, 100.0))
 
