@@ -136,6 +136,11 @@ def to_raw(
 
 def _check_sizes(parts: Mapping[SplitName, Part], where: str) -> None:
     shapes = {name: part.images.shape[1:] for name, part in parts.items() if not isinstance(part.images, Encoded)}
+    deep = [name for name in parts if name not in shapes]
+    if shapes and deep:
+        raise InputError(
+            f"{where}: the splits hold numbers of different kinds: 8 bits in {', '.join(shapes)}, more in {', '.join(deep)}"
+        )
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         raise InputError(f"{where}: the splits hold images of different sizes: {sizes}")
