@@ -39,6 +39,7 @@ from vitbench.cli.commands.arguments import (
 from vitbench.cli.commands.arguments import asked as asked_of
 from vitbench.cli.commands.bench import bench
 from vitbench.cli.commands.tools import tools
+from vitbench.cli.setting_options import SettingsGroup
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
@@ -46,6 +47,7 @@ both resumable."""
 
 app = typer.Typer(
     name="vitbench",
+    cls=SettingsGroup,
     help="The ablations of the ViT paper, with seeds, tuned arms and verdicts, on your images and your budget.",
     epilog=EXIT_CODES,
     no_args_is_help=True,

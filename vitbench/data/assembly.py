@@ -6,6 +6,7 @@ names of the files, and every draw that goes by image index is a function of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ from vitbench.data.fingerprint import (
 from vitbench.data.scan import Scan, scan
 from vitbench.data.source import Raw, Source
 from vitbench.data.splits import held_out
-from vitbench.data.types import Facts, ImageData, Split, join_splits
+from vitbench.data.types import Facts, ImageData, Split, aspects, join_splits
 from vitbench.spec.trial import Scale
 
 TEST_FRACTION = 0.2
@@ -48,6 +49,7 @@ class Look:
     num_transparent: int = 0
     num_scaled: int = 0
     same_pixels: SamePixels = ()
+    aspects: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
             known.num_transparent,
             known.num_scaled,
             known.same_pixels,
+            known.aspects,
         )
         data = _in_order(subject, scans, look)
         if data.facts.fingerprint == known.fingerprint:
@@ -99,7 +102,7 @@ def assemble_scanned(subject: Subject, scans: dict[str, Scan]) -> ImageData:
 
 def _look(subject: Subject, scans: dict[str, Scan]) -> Look:
     headers = [header for part in scans.values() for header in part.headers]
-    sizes = {(header.height, header.width) for header in headers}
+    sizes = Counter((header.height, header.width) for header in headers)
     height, width = next(iter(sizes))
     equal = len(sizes) == 1 and height == width and not subject.by_name
     return Look(
@@ -109,6 +112,7 @@ def _look(subject: Subject, scans: dict[str, Scan]) -> Look:
         sum(header.transparent for header in headers),
         sum(header.scaled for header in headers),
         () if subject.by_name else same_pixels(_candidates(subject, scans), decode=subject.raw.test is None),
+        aspects(sizes),
     )
 
 
@@ -177,6 +181,7 @@ def _in_order(subject: Subject, scans: dict[str, Scan], look: Look) -> ImageData
         num_transparent=look.num_transparent,
         num_scaled=look.num_scaled,
         same_pixels=look.same_pixels,
+        aspects=look.aspects,
     )
     facts = replace(facts, notes=(*subject.raw.notes, *_notes(subject, ordered, look)))
     return ImageData(facts, train.with_channels(look.in_chans), test.with_channels(look.in_chans))

@@ -55,7 +55,7 @@ DATASETS: dict[str, Source] = {
 }
 """Allowed values of `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 4
+FACTS_VERSION = 5
 """Raised when the same files give other facts than before; part of every cached entry's name."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -81,6 +82,8 @@ class Facts:
     fingerprint_note: str
     pixels_publishable: bool
     num_test_in_train: int | None = None
+    aspects: tuple[tuple[float, int], ...] = ()
+    """How many images have each ratio of width to height, to the nearest 5%; empty: unknown."""
     val_counts: tuple[int, ...] = ()
     group_sizes: tuple[tuple[int, int, int], ...] = ()
     num_turned: int = 0
@@ -255,6 +258,23 @@ def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
     for i in range(len(split)):
         images[i] = centre_crop(split.read(i), img_size)
     return images
+
+
+def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ...]:
+    """Counts of images by (height, width) as counts by aspect: width / height, to the nearest 5%."""
+    counts: dict[float, int] = {}
+    for (height, width), count in sorted(sizes.items()):
+        aspect = round(1.05 ** round(math.log(width / height, 1.05)), 4)
+        counts[aspect] = counts.get(aspect, 0) + count
+    return tuple(sorted(counts.items()))
+
+
+def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
+    """The share of the images' area, on average, that `centre_crop` removes; 0 where aspects are unknown."""
+    height, width = sides(img_size)
+    target, total = width / height, sum(count for _, count in facts.aspects)
+    kept = sum(count * min(aspect / target, target / aspect) for aspect, count in facts.aspects)
+    return 1 - kept / total if total else 0.0
 
 
 def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:

@@ -139,7 +139,8 @@ def _check_sizes(parts: Mapping[SplitName, Part], where: str) -> None:
     deep = [name for name in parts if name not in shapes]
     if shapes and deep:
         raise InputError(
-            f"{where}: the splits hold numbers of different kinds: 8 bits in {', '.join(shapes)}, more in {', '.join(deep)}"
+            f"{where}: the splits hold numbers of different kinds: 8 bits in {', '.join(shapes)}, "
+            f"more in {', '.join(deep)}"
         )
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
