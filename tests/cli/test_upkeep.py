@@ -34,16 +34,13 @@ seeds: 1
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
-    from vitbench.cli.commands.prepare import ExperimentRequest, data_options
+    from vitbench.cli.commands.prepare import Asked, data_options
     from vitbench.cli.commands.run import RunOptions, run
 
     folder = tmp_path_factory.mktemp("upkeep")
     (folder / "tiny.yaml").write_text(EXPERIMENT)
-    request, options = (
-        ExperimentRequest(str(folder / "tiny.yaml")),
-        RunOptions(folder / "results", data_options(None, False), jobs=1),
-    )
-    assert run(request, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
+    asked, options = Asked(str(folder / "tiny.yaml")), RunOptions(folder / "results", data_options(None, False), jobs=1)
+    assert run(asked, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
     return folder / "results"
 
 
@@ -64,7 +61,7 @@ def findings(cli: Cli, root: Path, *words: str) -> tuple[int, dict[str, list[dic
     answer = cli("doctor", "--results", root, "--json", *words)
     found: dict[str, list[dict[str, Any]]] = {}
     for one in json.loads(answer.out)["findings"]:
-        found.setdefault(one["topic"], []).append(one)
+        found.setdefault(one["what"], []).append(one)
     return answer.code, found
 
 
@@ -85,7 +82,7 @@ def test_a_sound_root_has_nothing_bad_and_is_left_as_it_is(cli: Cli, root: Path)
     code, found = findings(cli, root)
     assert code == 0
     assert [one["level"] for one in found["run"]] == ["ok"]
-    assert {one["topic"] for kind in found.values() for one in kind if one["level"] == "bad"} == set()
+    assert {one["what"] for kind in found.values() for one in kind if one["level"] == "bad"} == set()
     assert {"python", "torch", "cores", "disk", "locks", "hard links", "fsync", "data", "records"} <= found.keys()
     assert files(root) == before
 
@@ -126,7 +123,7 @@ def plant_mixed_rows(root: Path) -> None:
 BAD = {
     "record": (plant_torn, "not a record of this version"),
     "record of another trial": (plant_foreign, "the record of another trial"),
-    "conflict": (plant_conflict, "has another result"),
+    "conflict": (plant_conflict, "came to another result"),
     "run": (plant_mixed_rows, "never mixed into one table"),
 }
 
@@ -140,7 +137,7 @@ def test_what_is_bad_is_found_and_never_repaired(kind: str, cli: Cli, root: Path
         code, found = findings(cli, root, *words)
         assert code == 5
         bad = [one for kind in found.values() for one in kind if one["level"] == "bad"]
-        assert all(said in one["message"] and one["advice"] for one in bad)
+        assert all(said in one["said"] and one["advice"] for one in bad)
         assert bad
     assert files(root) == before
 
@@ -165,7 +162,7 @@ def plant_lost_row(root: Path) -> None:
 WORTH_KNOWING = {
     "code": (plant_code, "1 of version 99"),
     "data": (plant_data, "2 different sets of images"),
-    "run": (plant_stale, "tables differ from the records"),
+    "run": (plant_stale, "tables are not what the records give"),
     "lost row": (plant_lost_row, "1 finished trials are not in records.jsonl"),
 }
 
@@ -176,7 +173,7 @@ def test_what_is_mixed_or_stale_is_said(kind: str, cli: Cli, root: Path) -> None
     plant(root)
     code, found = findings(cli, root)
     assert code == 0
-    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["message"]]
+    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["said"]]
 
 
 def test_fix_removes_what_is_safe_and_nothing_else(cli: Cli, root: Path) -> None:
@@ -211,7 +208,7 @@ def test_clean_lists_and_only_with_yes_removes(cli: Cli, root: Path) -> None:
     before = files(root)
     answer = cli("clean", "--results", root)
     assert answer.code == 0
-    assert f"would remove  {path}: no run uses this trial" in answer.out
+    assert f"would remove  {path}: no run's plan uses this trial" in answer.out
     assert "weights of a tuning trial" in answer.out
     assert files(root) == before
     assert cli("clean", "--results", root, "--yes").code == 0
@@ -264,7 +261,7 @@ def test_while_a_run_is_open_no_trial_counts_as_unused(how: str, cli: Cli, root:
     close_over(root, how)
     answer = cli("clean", "--results", root, "--yes")
     assert answer.code == 0
-    assert "kept: trials without a run, because tiny" in answer.out
+    assert "kept: trials that no plan uses, as tiny" in answer.out
     assert (path / "record.json").is_file()
 
 
@@ -284,7 +281,7 @@ def test_clean_without_a_folder_is_bad_input(cli: Cli, tmp_path: Path) -> None:
 
 
 def levels(found: Iterator[doctor.Finding]) -> dict[str, str]:
-    return {one.topic: one.level for one in found}
+    return {one.what: one.level for one in found}
 
 
 def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +289,7 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
         raise OSError("not here")
 
     assert levels(doctor.disk(tmp_path)) == {"disk": "ok", "locks": "ok", "hard links": "ok", "fsync": "ok"} | {
-        one.topic: "warn" for one in doctor.disk(tmp_path) if one.topic in ("disk", "fsync") and one.level == "warn"
+        one.what: "warn" for one in doctor.disk(tmp_path) if one.what in ("disk", "fsync") and one.level == "warn"
     }
     monkeypatch.setattr("os.link", refuse)
     monkeypatch.setattr("fcntl.flock", refuse)
@@ -302,7 +299,7 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
     assert levels(doctor.disk(tmp_path))["locks"] == "warn", "a lock that keeps nobody out"
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
-    assert (bad.topic, bad.exit_code) == ("disk", 6)
+    assert (bad.what, bad.exit_code) == ("disk", 6)
     assert not list(tmp_path.iterdir()), "what was tried is gone"
 
 
@@ -312,7 +309,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
-    assert "cannot be written" in bad.message
+    assert "cannot be written" in bad.said
     assert bad.exit_code == 5
 
 
@@ -338,7 +335,7 @@ def test_check_data(cli: Cli, tmp_path: Path) -> None:
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 0
     assert "6 training and 3 test images in 2 classes" in answer.out
-    assert "3 of 3 test images (100.0%) are also training images" in answer.out
+    assert "3 of 3 test images (100.0%) are training images" in answer.out
     (tmp_path / "set" / "train" / "a" / "000.png").write_bytes(b"")
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 2

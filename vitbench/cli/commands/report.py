@@ -19,9 +19,10 @@ from vitbench.cli.commands.prepare import read_run, started_runs
 from vitbench.engines.options import num_cores
 from vitbench.plan.arm_diff import flatten
 from vitbench.plan.run_table import Row
+from vitbench.plan.sources import cautions, checked_rows
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
-from vitbench.store.rows import read_records, read_rows
+from vitbench.store.rows import read_records
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
@@ -86,10 +87,11 @@ def _write(job: tuple[Path, tuple[Format, ...], ReportOptions]) -> tuple[Path, E
     from vitbench.report.run_pictures import add_samples
 
     folder, formats, options = job
-    experiment, rows = read_run(folder), read_rows(folder)
+    experiment, rows = read_run(folder), checked_rows(folder)
     if not rows:
         return folder, experiment, None, ""
     note = add_samples(folder, rows, options.data, options.images) if "html" in formats else ""
+    note = "\n".join(filter(None, (note, *(f"caution: {line}" for line in cautions(rows)))))
     return folder, experiment, write_report(experiment, rows, folder, formats), note
 
 
@@ -122,7 +124,7 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             rebuilt = Path(scratch) / folder.name
             shutil.copytree(folder, rebuilt, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
-            write_report(read_run(folder), read_rows(folder), rebuilt, ("md", "csv", "tex"))
+            write_report(read_run(folder), checked_rows(folder), rebuilt, ("md", "csv", "tex"))
             stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, rebuilt / name)]
     for line in stale:
         console.print(f"[red]table differs from its records:[/] {line}", soft_wrap=True)

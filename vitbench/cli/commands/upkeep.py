@@ -1,4 +1,4 @@
-"""`vitbench doctor`, `clean` and `check-data`: check the machine, the results folder and the images."""
+"""`vitbench doctor`, `clean` and `check-data`: is all well, what may go, and are the images sound?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.text import Text
 
 from vitbench import data as images
+from vitbench.base.contained import exists, read_text
+from vitbench.base.durable import size_words
 from vitbench.base.errors import InputError, ResultsError, printable
 from vitbench.cli import clean as cleaning
 from vitbench.cli.clean import Leftover, Use
 from vitbench.cli.commands.checks import overlap_line
 from vitbench.cli.commands.prepare import facts_source, read_run, runs
-from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
+from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, warn
 from vitbench.data import DataOptions
 from vitbench.engines import runner
 from vitbench.plan.run_table import rows
+from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
 from vitbench.stats.tuning import choose
 from vitbench.store.rows import read_records
@@ -28,70 +31,68 @@ from vitbench.store.trials import Store
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 ORDER = (6, 5, 2)
-"""Of several exit codes, the first in this order is returned."""
+"""Of several exit codes, the first that applies."""
 
 
 def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_json: bool) -> int:
-    """Print one finding per line; with `fix`, first remove leftovers that nobody needs. Return 0 if nothing is bad."""
+    """Print one finding a line; with `fix`, first remove what is safe to lose. 0 where nothing is bad."""
     store, facts_of = Store(root), facts_source(data)
     removed: list[Leftover] = []
-    findings = [*machine(root, data)]
+    found = [*machine(root, data)]
     if root.is_dir():
         use = use_of(root, facts_of)
         if fix:
-            removed = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
-        findings += [*root_findings(store, use), *_run_findings(root, facts_of)]
+            removed, refused = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
+            found += [Finding("bad", "leftover", line, "", 5) for line in refused]
+        found += [*root_findings(store, use), *_run_findings(root, facts_of)]
     else:
-        findings.append(ok("results", f"no folder {root} yet"))
+        found.append(ok("results", f"no folder {root} yet"))
     if as_json:
-        paths = [str(leftover.path) for leftover in removed]
-        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings], "removed": paths}))
+        said = [str(leftover.path) for leftover in removed]
+        print(json.dumps({"findings": [dataclasses.asdict(one) for one in found], "removed": said}))
     else:
         for leftover in removed:
             console.print(Text(printable(f"removed  {leftover.path} ({leftover.why})")), soft_wrap=True)
-        for finding in findings:
-            _print_finding(finding, console)
-    codes = {finding.exit_code for finding in findings if finding.level == "bad"}
+        for one in found:
+            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.text}"), "default")
+            console.print(line.append(printable(f" -> {one.advice}") if one.advice else "", "dim"), soft_wrap=True)
+    codes = {one.exit_code for one in found if one.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
 
 
-def _print_finding(finding: Finding, console: Console) -> None:
-    line = Text(f"{finding.level:5}", STYLES[finding.level])
-    line.append(printable(f"{finding.topic}: {finding.message}"), "default")
-    console.print(line.append(printable(f" -> {finding.advice}") if finding.advice else "", "dim"), soft_wrap=True)
-
-
 def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
-    """List files that no run needs; with `yes`, remove them."""
+    """List what nothing refers to, and with `yes` remove it."""
     store, facts_of = Store(root), facts_source(data)
     if not root.is_dir():
-        raise InputError(f"{root}: this results folder does not exist")
+        raise InputError(f"{root}: no results folder")
     use = use_of(root, facts_of)
-    unused = cleaning.leftovers(store, use)
+    found = cleaning.leftovers(store, use)
     for name, why in use.open_runs.items():
-        console.print(Text(printable(f"kept: trials without a run, because {name} {why}")), soft_wrap=True)
-    listed = cleaning.remove(store, unused) if yes else unused
-    for leftover in listed:
+        console.print(Text(printable(f"kept: trials that no plan uses, as {name} {why}")), soft_wrap=True)
+    done, refused = cleaning.remove(store, found) if yes else (found, [])
+    for leftover in done:
         line = (
             f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
         )
         console.print(Text(printable(line)), soft_wrap=True)
-    total = size_words(sum(leftover.num_bytes for leftover in listed))
-    hint = "" if yes or not listed else "; --yes removes them"
-    console.print(f"{len(listed)} leftovers, {total}{hint}", highlight=False)
+    total = size_words(sum(leftover.num_bytes for leftover in done))
+    hint = "" if yes or not done else "; --yes removes them"
+    console.print(f"{len(done)} leftovers, {total}{hint}", highlight=False)
+    if refused:
+        raise ResultsError("\n".join(refused))
     return 0
 
 
 def use_of(root: Path, facts_of: FactsOf) -> Use:
-    """Which trials the plans and records of a root's runs use.
+    """What the plans and the records of a root's runs refer to.
 
-    A run that is unfinished, or whose plan cannot be computed, may use more.
+    A run whose plan cannot be told, or which is not finished, may refer to more.
     """
     roles: dict[str, set[str]] = defaultdict(set)
     still_open: dict[str, str] = {}
     for folder in runs(root):
         try:
-            for row in read_records(folder / "records.jsonl") if (folder / "records.jsonl").is_file() else ():
+            for row in read_records(folder / "records.jsonl") if exists(folder / "records.jsonl") else ():
                 roles[row["trial_id"]].add(row["role"])
                 if row.get("parent"):
                     roles[row["parent"]].add("stage")
@@ -103,16 +104,16 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
             roles[trial.trial_id].add(trial.role)
         if plan.missing(records) or not plan.complete:
             still_open[folder.name] = "is not finished"
-    return Use({trial_id: frozenset(names) for trial_id, names in roles.items()}, still_open)
+    return Use({trial_id: frozenset(found) for trial_id, found in roles.items()}, still_open)
 
 
 def _run_findings(root: Path, facts_of: FactsOf) -> Iterator[Finding]:
-    """Check that every run can be read, that its images are unchanged, and that its tables agree with its records."""
+    """Whether every run can be read, is of the images that are here now, and has tables of its records."""
     for folder in runs(root):
         try:
             yield from _run_finding(folder, Store(root), facts_of)
         except ResultsError as error:
-            yield Finding("bad", "run", str(error), "restore the file, or run the experiment again with --as NAME", 5)
+            yield Finding("bad", "run", str(error), "restore the file, or run the experiment again under --as NAME", 5)
         except InputError as error:
             yield warn("run", f"{folder.name}: {str(error).splitlines()[0]}")
 
@@ -123,23 +124,27 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
     from vitbench.report.tables import result_frame
 
     experiment, path = read_run(folder), folder / "records.jsonl"
-    records = read_records(path) if path.is_file() else []
-    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in records}
+    found = read_records(path) if exists(path) else []
+    for problem in contradictions(folder, found):
+        yield Finding("bad", "contradiction", problem, "restore the file, or run the experiment again", 5)
+    for caution in cautions(found):
+        yield warn("caution", f"{folder.name}: {caution}")
+    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in found}
     for name, fingerprint in prints.items():
         finding = data_finding(folder.name, facts_of(name), fingerprint)
         if finding:
             yield finding
             return
-    plan, committed = runner.look(Builder(experiment, facts_of), store, choose)
-    current = rows(plan, committed)
-    if len(current) > len(records):
-        message = f"{folder.name}: {len(current) - len(records)} finished trials are not in records.jsonl"
-        yield warn("run", message, "run its command again to write them")
+    plan, records = runner.look(Builder(experiment, facts_of), store, choose)
+    fresh = rows(plan, records)
+    if len(fresh) > len(found):
+        said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"
+        yield warn("run", said, "`vitbench run` with its command writes them")
     table = folder / "table.csv"
-    if records and table.is_file() and table.read_text(encoding="utf-8") != to_csv(result_frame(experiment, records)):
-        yield warn("run", f"{folder.name}: tables differ from the records", f"vitbench report {folder.name}")
+    if found and exists(table) and read_text(table) != to_csv(result_frame(experiment, found)):
+        yield warn("run", f"{folder.name}: tables are not what the records give", f"vitbench report {folder.name}")
     else:
-        yield ok("run", f"{folder.name}: {len(records)} rows")
+        yield ok("run", f"{folder.name}: {len(found)} rows")
 
 
 def check_data(name: str, data: DataOptions, console: Console) -> int:

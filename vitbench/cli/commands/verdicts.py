@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,9 +18,9 @@ from vitbench.base.errors import InputError, nearest, printable
 from vitbench.cli.commands.prepare import read_run, started_runs
 from vitbench.cli.text_table import column_widths, indented, table_lines
 from vitbench.plan.run_table import Row
+from vitbench.plan.sources import cautions, checked_rows
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.verdict_types import Verdict
-from vitbench.store.rows import read_rows
 
 HEADER = ("claim", "verdict", "effect [interval]", "claimed", "source", "n", "why")
 STYLES = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "untested": "dim"}
@@ -73,7 +74,10 @@ def verdicts_of(experiment: Experiment, rows: Sequence[Row], folder: Path) -> li
 def _judge(root: Path, names: Sequence[str]) -> list[Judged]:
     out: list[Judged] = []
     for folder in started_runs(root, names):
-        verdicts = verdicts_of(read_run(folder), read_rows(folder), folder)
+        experiment, rows = read_run(folder), checked_rows(folder)
+        for line in cautions(rows):
+            print(f"caution: {folder.name}: {printable(line)}", file=sys.stderr)
+        verdicts = verdicts_of(experiment, rows, folder)
         out += [Judged(folder.name, item) for item in verdicts]
     return out
 
