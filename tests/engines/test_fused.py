@@ -18,7 +18,7 @@ from vitbench.engines.memory import activation_bytes, member_bytes
 from vitbench.engines.stacks import split, stack_key, stacks
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Plan, Trial
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.events import Warned
 from vitbench.store.record import Record
 
@@ -38,7 +38,7 @@ KINDS = {
 
 def trials_of(text: str) -> tuple[Trial, ...]:
     facts_of = facts_source(data_options(None, False))
-    plan: Plan = expand(Builder(experiment(text), facts_of), {}, choose)
+    plan: Plan = expand(Builder(experiment(text), facts_of), {}, CHOOSER)
     return tuple(plan.unique().values())
 
 

@@ -18,7 +18,7 @@ from vitbench.model.weights.transfer import interpolate_grid
 from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import loads
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record, Result, Run, Status
 from vitbench.store.trials import Store
 
@@ -54,7 +54,7 @@ def planned(text: str, seed: int = 0) -> list[Trial]:
 
 def ran(text: str, root: Path, keep: str = "final") -> runner.RunOutcome:
     request = runner.RunRequest(Options(root, DataOptions(), keep=keep))
-    return runner.run(Builder(experiment(text), facts_of), request, choose, lambda event: None)
+    return runner.run(Builder(experiment(text), facts_of), request, CHOOSER, lambda event: None)
 
 
 def options(root: Path) -> Options:

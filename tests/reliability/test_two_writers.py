@@ -15,7 +15,7 @@ from vitbench.engines import runner
 from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Suite
 from vitbench.spec.load import loads
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
 
@@ -26,7 +26,9 @@ ID = "0123456789abcdef"
 def everything(root: Path) -> runner.RunOutcome:
     made = loads(FOUR, "tiny.yaml")
     assert not isinstance(made, Suite)
-    return runner.run(Builder(made, facts_of), runner.RunRequest(options(root, every=60.0)), choose, lambda event: None)
+    return runner.run(
+        Builder(made, facts_of), runner.RunRequest(options(root, every=60.0)), CHOOSER, lambda event: None
+    )
 
 
 def share(root: Path, gate: Any) -> None:

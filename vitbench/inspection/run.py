@@ -21,6 +21,7 @@ from vitbench.report.pictures import record_picture
 from vitbench.report.plots.figures import save
 from vitbench.report.plots.style import plotting
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
+from vitbench.store.record import REPORTS
 from vitbench.store.rows import AnalysisLine, add_analyses
 from vitbench.store.trials import Store
 
@@ -127,11 +128,11 @@ def _look_at(row: Mapping[str, Any], folder: Path, wanted: Wanted, seen: Mapping
 
 def _networks(rows: Sequence[Mapping[str, Any]], stage: bool) -> list[Mapping[str, Any]]:
     """The rows of finished trials at their arm's own setting, or of the first stages, each trial once."""
-    role = "stage" if stage else "reporting"
+    roles = {"stage"} if stage else REPORTS
     found = [
         row
         for row in rows
-        if row["role"] == role and row["status"] == "ok" and row["seed"] < 1000 and (stage or row.get("chosen", True))
+        if row["role"] in roles and row["status"] == "ok" and row["seed"] < 1000 and (stage or row.get("chosen", True))
     ]
     return list({row["trial_id"]: row for row in reversed(found)}.values())[::-1]
 

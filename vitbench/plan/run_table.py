@@ -14,7 +14,7 @@ import numpy as np
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import ResultsError
 from vitbench.plan.trials import Plan, Trial
-from vitbench.store.record import Record
+from vitbench.store.record import REPORTS, Record
 from vitbench.store.trials import Store
 
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "levels": dict(trial.levels),
         "setting": dict(trial.setting),
         "role": trial.role,
-        "chosen": trial.role == "reporting" and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
+        "chosen": trial.role in REPORTS and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
         "stage": trial.stage,
         "seed": trial.seed,
         "trial_id": trial.trial_id,
@@ -74,7 +74,7 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
     ids, parts, common = [], [], None
     for row in found:
         path = store.folder(row["trial_id"]) / "predictions.npz"
-        if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not path.exists():
+        if row["role"] not in REPORTS or row["status"] != "ok" or row["trial_id"] in ids or not path.exists():
             continue
         part = _answers(path, row["result"].get("predictions_sha256"))
         if common is None:

@@ -12,6 +12,7 @@ from vitbench.stats.compare import compare_to_baseline
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
 from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.table import Row, tabulate
+from vitbench.store.record import REPORTS
 
 LEVEL = 0.95
 
@@ -48,7 +49,7 @@ def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmS
 
 def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setting) -> list[ArmSummary]:
     """One summary per arm, all at `setting`, which none of them chose there: seed noise alone."""
-    at = [row for row in rows if row["role"] == "reporting" and setting_of(row) == setting]
+    at = [row for row in rows if row["role"] in REPORTS and setting_of(row) == setting]
     metric = experiment.report.metric
     scores = {arm: scores_by_seed((r for r in at if r["arm"] == arm), metric) for arm in arm_order(experiment, rows)}
     return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at)))

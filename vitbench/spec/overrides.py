@@ -16,7 +16,10 @@ from vitbench.spec.paths import get_path, merge, path_problem, same_knob, set_pa
 from vitbench.spec.trial import DURATIONS, DataSpec
 from vitbench.spec.yaml import read
 
-SETTABLE = ("seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.seeds", "tune.extend", "report.metric")
+SETTABLE = (
+    "seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.by", "tune.first", "tune.alpha",
+    "tune.seeds", "tune.extend", "report.metric",
+)  # fmt: skip
 """What `--set` takes beside spec paths."""
 
 _SIZE_PATHS = ("model.patch_size", "model.img_size", "data.img_size")
@@ -38,7 +41,7 @@ def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
             path: over.get(path, over.get(split_stage(path, names)[1], levels))
             for path, levels in experiment.tune.grid.items()
         }
-        changed["tune"] = {**suite.tune.model_dump(), "grid": grid}
+        changed["tune"] = {**suite.tune.model_dump(exclude_unset=True), "grid": grid}
     if suite.seeds is not None:
         changed["seeds"] = suite.seeds.model_dump(exclude_unset=True)
     return _changed(experiment, changed, f"suite {suite.name}, {experiment.name}")

@@ -34,11 +34,11 @@ def suite(
     """Twenty trainings by vitbench, by plain loops over timm (eager, compiled, in memory) and over vit-pytorch."""
     from vitbench.bench import pages, suite
     from vitbench.cli.commands.device import choose_device
-    from vitbench.stats.tuning import choose
+    from vitbench.stats.race import CHOOSER
 
     terminal = console()
     rules = suite.Rules(repeats, loaders, compiled)
-    found = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, choose, terminal.print)
+    found = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, CHOOSER, terminal.print)
     table = pages.suite_table(found)
     pages.write(to, f"suite_{which}", found, table, pages.suite_figure(found))
     terminal.print(table, markup=False, soft_wrap=True)
@@ -70,10 +70,10 @@ def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> N
     """Cost against members of a stack, batch, depth, tokens and finished trials, with fitted exponents."""
     from vitbench.bench import pages, scaling
     from vitbench.cli.commands.device import choose_device
-    from vitbench.stats.tuning import choose
+    from vitbench.stats.race import CHOOSER
 
     terminal = console()
-    found = scaling.measure(choose_device(device), threads, choose, terminal.print)
+    found = scaling.measure(choose_device(device), threads, CHOOSER, terminal.print)
     table = pages.scaling_table(found)
     pages.write(to, "scaling", found, table, pages.scaling_figure(found))
     terminal.print(table, markup=False, soft_wrap=True)

@@ -26,7 +26,7 @@ from vitbench.report.live.progress import duration
 from vitbench.spec import load
 from vitbench.spec.arms import Arm, find_arms
 from vitbench.spec.experiment import Experiment, Suite
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
@@ -79,7 +79,8 @@ def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mappin
     """The baseline whole, then each arm against it."""
     console.print(f"[bold]{experiment.name}[/]  {experiment.question}", highlight=False)
     if experiment.tune:
-        tuned = f"tuned on {_count(experiment.tune.seeds, 'seed')}: {dict(experiment.tune.grid)}"
+        how = "by a race" if experiment.tune.races else f"on {_count(experiment.tune.seeds, 'seed')}"
+        tuned = f"tuned {how}: {dict(experiment.tune.grid)}"
         console.print(f"{tuned}; shown at {dict(setting)}")
     names = list(specs)
     baseline = flatten(specs[names[0]])
@@ -129,7 +130,7 @@ def _count(number: int, noun: str) -> str:
 
 def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> dict[str, Any]:
     """The numbers of one experiment's plan; `seen` holds the trials of the suite's earlier ones, and is added to."""
-    known, records = runner.look(builder, Store(root), choose)
+    known, records = runner.look(builder, Store(root), CHOOSER)
     unique = known.unique()
     missing = known.missing(records)
     left, shared = (*missing, *known.later), [trial for trial in missing if trial.trial_id in seen]
@@ -143,7 +144,8 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> di
         "question": item.experiment.question,
         "arms": [_arm_numbers(builder, arm, known) for arm in builder.arms.values()],
         "settings": [dict(s) for s in known.grid],
-        "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune else 0,
+        "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune and not known.standings else 0,
+        "race": _race_numbers(known),
         "reporting_seeds": list(item.experiment.seeds.first()),
         "trials_now": len(unique),
         "trials_at_most": known.num_expected,
@@ -157,6 +159,23 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, seen: set[str]) -> di
         "workers": num_jobs,
         "engine": choose_engine("auto", device, num_jobs, left).words(),
     }
+
+
+def _race_numbers(known: Plan) -> dict[str, Any]:
+    """Least, likely and most trials of a race, and where each arm stands; empty where nothing races."""
+    if not known.standings:
+        return {}
+    least, likely, most = known.bounds()
+    arms = [
+        {
+            "arm": s.arm,
+            "seeds": s.num_seeds,
+            "racing": [dict(r) for r in s.racing],
+            "dropped": [dict(d) for d in s.dropped],
+        }
+        for s in known.standings
+    ]
+    return {"trials_least": least, "trials_likely": likely, "trials_most": most, "arms": arms}
 
 
 def _nominal_data(builder: Builder, known: Plan) -> list[str]:
@@ -207,8 +226,17 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     arms_, grid = len(item["arms"]), len(item["settings"])
     tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
     reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
-    known = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
-    console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {known}")
+    if race := item["race"]:
+        racing, dropped = (sum(len(arm[key]) for arm in race["arms"]) for key in ("racing", "dropped"))
+        seeds = _count(len(item["reporting_seeds"]), "seed")
+        console.print(
+            f"{_count(arms_, 'arm')} x {_count(grid, 'setting')}, a race over {seeds}: "
+            f"least {race['trials_least']}, likely {race['trials_likely']}, at most {race['trials_most']} trials; "
+            f"{item['done']} done; {racing} settings racing, {dropped} dropped"
+        )
+    else:
+        known = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
+        console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {known}")
     if item["nominal_data"]:
         console.print(f"data not found here: nominal sizes of {', '.join(item['nominal_data'])}")
     basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s a core"
@@ -236,7 +264,7 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
     store = Store(root)
     out = []
     for folder in runs_named(root, names):
-        known, records = runner.look(Builder(read_run(folder), facts_of), store, choose)
+        known, records = runner.look(Builder(read_run(folder), facts_of), store, CHOOSER)
         counts = Counter(record.status for record in records.values())
         missing = known.missing(records)
         running = store.locked(trial.trial_id for trial in missing)

@@ -27,12 +27,12 @@ from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
-from vitbench.plan.trials import Builder, settings
+from vitbench.plan.trials import Builder, Trial, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
 from vitbench.store.trials import Store
@@ -123,7 +123,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
 
 def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
-    plan, records = runner.look(job.builder, Store(options.root), choose)
+    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
     asked = options.engine
     if asked == "auto" and options.recompute:  # not in a stack
         asked = "workers" if num_jobs > 1 else "local"
@@ -166,7 +166,7 @@ def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Stor
     seen: set[str] = set()
     work: list[tuple[Work, ...]] = []
     for builder in builders if len(prepared) > 1 else ():
-        plan, records = runner.look(builder, store, choose)
+        plan, records = runner.look(builder, store, CHOOSER)
         new = [trial for trial in plan.missing(records) if trial.trial_id not in seen]
         work.append(runner.work_of((*new, *plan.later)))
         seen.update(plan.unique())
@@ -199,7 +199,7 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
 
         listen(job.began)
         try:
-            outcome = runner.run(job.builder, request, choose, listen)
+            outcome = runner.run(job.builder, request, CHOOSER, listen)
         finally:
             found = current_rows(job.builder, options)
             write_rows(folder, found)
@@ -247,7 +247,7 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
     Where claims are judged, each row also says what logistic regression on its data's pixels reaches.
     """
-    plan, records = runner.look(builder, Store(options.root), choose)
+    plan, records = runner.look(builder, Store(options.root), CHOOSER)
     found = rows(plan, records)
     if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
@@ -258,18 +258,25 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
 def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
     store = Store(options.root)
-    plan, _ = runner.look(builder, store, choose)
+    plan, _ = runner.look(builder, store, CHOOSER)
     for trial_id in plan.unique():
         store.set_aside(trial_id)
 
 
 def exit_code(outcome: runner.RunOutcome) -> int:
     """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
-    reporting = {t.trial_id for t in outcome.plan.trials if t.role != "tuning"}
-    lost = [r for i, r in outcome.records.items() if i in reporting and r.status != "ok"]
-    if lost or outcome.plan.unfit:
+    if outcome.plan.unfit or any(_is_lost(trial, outcome) for trial in outcome.plan.trials):
         return 1
     return 3 if outcome.missing or outcome.stopped_by_limit or not outcome.plan.complete else 0
+
+
+def _is_lost(trial: Trial, outcome: runner.RunOutcome) -> bool:
+    """Whether a trial that a result needs gave none; a setting that diverged and left its race is an ordinary result."""
+    record = outcome.records.get(trial.trial_id)
+    if record is None or record.status == "ok" or trial.role == "tuning":
+        return False
+    is_leader = dict(outcome.plan.choices.get(trial.arm, {})) == dict(trial.setting)
+    return trial.role != "trial" or record.status == "failed" or is_leader
 
 
 def _worse(a: int, b: int) -> int:
