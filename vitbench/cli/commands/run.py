@@ -32,6 +32,8 @@ from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.seal import FILE as SEAL_FILE
+from vitbench.spec.seal import read_seal, seal_of, seal_text
 from vitbench.stats.race import CHOOSER
 from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
@@ -181,6 +183,7 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
     item, options = job.item, session.options
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
+    _seal(job, folder, options)
     if options.retry_failed:
         _set_failures_aside(job.builder, options)
     num_run = 0
@@ -205,6 +208,18 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
             write_rows(folder, found)
     write_predictions(folder, found, Store(options.root))
     return Ran(item, outcome, found, num_run)
+
+
+def _seal(job: Job, folder: Path, options: RunOptions) -> None:
+    """Write what the run declares before its first trial; a run with records is never sealed afterwards.
+
+    Raises ResultsError where the folder's seal was edited.
+    """
+    if read_seal(folder) is not None or (folder / "records.jsonl").is_file():
+        return
+    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
+    seal = seal_of(job.item.experiment, len(plan.unique()), len(records))
+    replace_durably(folder / SEAL_FILE, seal_text(seal).encode())
 
 
 def _ignore(_: Event) -> None:
@@ -271,7 +286,7 @@ def exit_code(outcome: runner.RunOutcome) -> int:
 
 
 def _is_lost(trial: Trial, outcome: runner.RunOutcome) -> bool:
-    """Whether a trial that a result needs gave none; a setting that diverged and left its race is an ordinary result."""
+    """Whether a trial that a result needs gave none. A setting that diverged and left its race is no such trial."""
     record = outcome.records.get(trial.trial_id)
     if record is None or record.status == "ok" or trial.role == "tuning":
         return False
