@@ -9,6 +9,8 @@ from pathlib import Path
 from vitbench.report.formats import Table
 from vitbench.report.rows import quantity
 from vitbench.report.secondary_evidence import read_answers
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.seal import edits, read_seal
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict
 
@@ -34,13 +36,15 @@ def scale_of(rows: Sequence[Row]) -> str:
     return f"{span} parameters on {', '.join(data_names(rows))}" if rows else ""
 
 
-def facts_of(rows: Sequence[Row], folder: Path) -> Context:
-    """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
+def facts_of(rows: Sequence[Row], folder: Path, experiment: Experiment | None = None) -> Context:
+    """What a judge may know beside the rows: the scale, the least sane baseline, right answers per test image, and what
+    the experiment of the folder changed after its first trial."""
     floor = (
         DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else next((r.get("floor_percent") for r in rows), None)
     )
     answers = read_answers(folder)
-    return Context(scale_of(rows), floor, answers.correct if answers else {})
+    changed = edits(read_seal(folder), experiment) if experiment else {}
+    return Context(scale_of(rows), floor, answers.correct if answers else {}, changed)
 
 
 def effect_text(verdict: Verdict) -> str:

@@ -90,6 +90,27 @@ class Seeds(Frozen):
         return (*(self.looks or ()), *self.extended)
 
 
+def declare_maximum(seeds: Seeds, most: int) -> Seeds:
+    """The looks of a run whose declared maximum is `most` seeds: cut at it, or continued up to it.
+
+    Raises ValueError where no look is left.
+    """
+    looks = seeds.looks or ()
+    if not looks or most < looks[0]:
+        raise ValueError(f"{most} is under the first look, {looks[0] if looks else 'none'}")
+    kept = tuple(look for look in looks if look <= most)
+    return Seeds(looks=(*kept, *(later_looks(looks[-1], most) if most > looks[-1] else ())))
+
+
+def later_looks(last: int, most: int) -> tuple[int, ...]:
+    """Looks after `last` up to `most`, each about 1.4 times the one before."""
+    out: list[int] = []
+    while last < most:
+        last = min(most, math.ceil(1.4 * last))
+        out.append(last)
+    return tuple(out)
+
+
 class ReportSpec(Frozen):
     """What is reported, and at which shared settings beside each arm's own best."""
 

@@ -1,7 +1,7 @@
 """The seal of a run: what was declared before its first trial, and what a later edit changed.
 
-A run's folder keeps it as `sealed.json`. A margin, cut, claim, look or grid that is changed afterwards makes the verdicts
-that it concerns exploratory.
+A run's folder keeps it as `sealed.json`. A margin, cut, claim, look or grid that is changed afterwards makes the
+verdicts that it concerns exploratory.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ WORDS = {
 }  # fmt: skip
 
 
-def seal_of(experiment: Experiment, num_trials: int = 0, num_before: int = 0) -> dict[str, Any]:
+def seal_of(
+    experiment: Experiment, file_looks: tuple[int, ...] | None = None, num_trials: int = 0, num_before: int = 0
+) -> dict[str, Any]:
     """The seal of an experiment: its claims, looks, maximum and grid, with their hash.
 
-    `num_before` of the `num_trials` planned had a record when it was written: other runs share them.
+    `file_looks`: the looks as its file has them, where a declared maximum cut them. `num_before` of the `num_trials`
+    planned had a record when it was written: other runs share them.
     """
     content = _declared(experiment)
-    return {**content, "num_trials": num_trials, "num_before": num_before, "sha256": _hash(content)}
+    looks = list(file_looks or experiment.seeds.looks or ())
+    others = {"file_looks": looks, "num_trials": num_trials, "num_before": num_before}
+    return {**content, **others, "sha256": _hash({**content, **others})}
 
 
 def seal_text(seal: Mapping[str, Any]) -> str:
@@ -51,8 +56,7 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         seal = json.loads(path.read_text())
-        content = {key: seal[key] for key in ("claims", "seeds", "tune", "metric")}
-        intact = seal["sha256"] == _hash(content)
+        intact = seal["sha256"] == _hash({key: value for key, value in seal.items() if key != "sha256"})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(f"{path}: cannot be read ({error}); restore it from a copy") from error
     if not intact:
@@ -60,6 +64,20 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
             f"{path}: does not fit its hash: it was edited after the first trial; restore it from a copy"
         )
     return dict(seal)
+
+
+def edits(seal: Mapping[str, Any] | None, experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """Why verdicts of a run are exploratory, by claim; under the empty name what concerns every claim.
+
+    A race without a seal was not declared before its trials; a first-edition run has none.
+    """
+    if seal is not None:
+        every = seal["num_trials"] > 0 and seal["num_before"] == seal["num_trials"]
+        late = ("every trial was there before the claims were sealed",) if every else ()
+        found = changes(seal, experiment)
+        return {**found, "": (*late, *found.get("", ()))} if late else found
+    raced = experiment.tune is not None and experiment.tune.races
+    return {"": (f"its claims were not sealed at the first trial ({FILE} is missing)",)} if raced else {}
 
 
 def changes(seal: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[str, ...]]:

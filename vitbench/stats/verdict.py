@@ -51,6 +51,7 @@ def judge(
     )  # fmt: skip
     if claim.untested or claim.form == "descriptive":
         return replace(blank, reason=claim.untested or "descriptive: shown, never decided")
+    blank = replace(blank, notes=_edit_notes(claim, known))
     try:
         case = open_case(claim, experiment, table)
     except Untested as why:
@@ -76,7 +77,7 @@ def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
         above=head.above, below=head.below, unit=part.unit, paper_effect=part.paper_effect,
         finished_interval=finished, images_interval=images,
         tuning_variance=float(case.noise.extra_variance[hinge]), located=_located(case, state),
-        notes=notes_on(case, settled, state, facts),
+        notes=(*blank.notes, *notes_on(case, settled, state, facts)),
     )  # fmt: skip
     if state == "untested":
         return verdict
@@ -84,6 +85,12 @@ def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
     if _leaves(images, part, state):
         verdict = replace(verdict, notes=(*verdict.notes, "on these test images"))
     return _open(case, verdict, hinge) if settled.state == OPEN or reason else verdict
+
+
+def _edit_notes(claim: Claim, context: Context) -> tuple[str, ...]:
+    """What was changed after the first trial, of the claim, its parts and of all claims."""
+    ids = dict.fromkeys(["", claim.id, *(part.id for part in claim.part_claims())])
+    return tuple(f"exploratory: {edit}" for name in ids for edit in context.edits.get(name, ()))
 
 
 def _with_races(case: Case, blank: Verdict) -> Verdict:

@@ -18,11 +18,16 @@ State = Literal["supported", "contradicted", "inconclusive", "untested"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the caller knows beside the rows: the scale in words, the least sane baseline, right answers by trial id."""
+    """What the caller knows beside the rows.
+
+    `scale`: the scale in words; `baseline_floor_percent`: the least sane baseline; `correct`: right answers by trial;
+    `edits`: what was changed after the first trial, by claim (see `vitbench.spec.seal.edits`).
+    """
 
     scale: str = ""
     baseline_floor_percent: float | None = None
     correct: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    edits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Prepared:
     experiment: Experiment
     run: str
     other_data: bool = False
+    file_looks: tuple[int, ...] | None = None
+    """The looks as the file has them, where the run's declared maximum differs."""
 
 
 def prepare(asked: Asked) -> list[Prepared]:

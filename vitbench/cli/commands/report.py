@@ -149,7 +149,7 @@ def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[V
     from vitbench.report.claims import facts_of
     from vitbench.stats.verdict_list import judge_all
 
-    return judge_all(experiment, found, facts_of(found, folder))
+    return judge_all(experiment, found, facts_of(found, folder, experiment))
 
 
 def verdict(claim: str | None, root: Path, names: Sequence[str], console: Console, check: bool, as_json: bool) -> int:

@@ -17,7 +17,7 @@ from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
-from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare, read_run
 from vitbench.cli.commands.report import judged
 from vitbench.data import DataOptions
 from vitbench.data.pixel_baseline import pixel_floor_percent
@@ -31,7 +31,7 @@ from vitbench.plan.trials import Builder, Trial, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
-from vitbench.spec.experiment import Experiment
+from vitbench.spec.experiment import Experiment, Seeds, declare_maximum, later_looks
 from vitbench.spec.seal import FILE as SEAL_FILE
 from vitbench.spec.seal import read_seal, seal_of, seal_text
 from vitbench.stats.race import CHOOSER
@@ -81,7 +81,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite; the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
-    prepared = prepare(asked)
+    prepared = [_declared(item, options) for item in prepare(asked)]
     facts_of = facts_source(options.data)
     device = choose_device(options.device)
     builders = check_all(prepared, facts_of)
@@ -215,10 +215,11 @@ def _seal(job: Job, folder: Path, options: RunOptions) -> None:
 
     Raises ResultsError where the folder's seal was edited.
     """
-    if read_seal(folder) is not None or (folder / "records.jsonl").is_file():
+    if _has_rows(folder):
+        read_seal(folder)
         return
     plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
-    seal = seal_of(job.item.experiment, len(plan.unique()), len(records))
+    seal = seal_of(job.item.experiment, job.item.file_looks, len(plan.unique()), len(records))
     replace_durably(folder / SEAL_FILE, seal_text(seal).encode())
 
 
@@ -226,22 +227,55 @@ def _ignore(_: Event) -> None:
     """Listens to nothing."""
 
 
-def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
-    """The reporting seeds of each look in turn; one ordinary run without --until-settled.
+def _has_rows(folder: Path) -> bool:
+    """Whether a trial of the run has a record."""
+    path = folder / "records.jsonl"
+    return path.is_file() and path.stat().st_size > 0
 
-    Raises InputError where the file declares no looks: peeking must be paid for before the run.
+
+def _declared(item: Prepared, options: RunOptions) -> Prepared:
+    """The experiment with the looks that its run declares: cut or continued by --max-seeds before the first trial.
+
+    After it the sealed looks hold; a higher maximum adds looks that are labelled as extended. Raises InputError.
     """
+    experiment, folder, most = item.experiment, options.root / item.run, options.max_seeds
+    seeds, tune = experiment.seeds, experiment.tune
+    if seeds.looks is None:
+        if options.until_settled or most is not None:
+            option = "--until-settled" if options.until_settled else "--max-seeds"
+            raise InputError(
+                f"{experiment.name}: {option} needs looks in the file, as seeds: {{looks: [6, 9, 13, 20]}}"
+            )
+        return item
+    if most is not None and most < seeds.looks[0]:
+        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {seeds.looks[0]}")
+    if tune is not None and not tune.races:
+        return item  # A first-edition file keeps its looks; a maximum only stops it earlier.
+    seal = read_seal(folder) if _has_rows(folder) else None
+    if seal is None:
+        declared = seeds if most is None or _has_rows(folder) else declare_maximum(seeds, most)
+    elif list(seeds.looks) == seal["file_looks"]:
+        declared = _extended(Seeds(looks=tuple(seal["seeds"]["looks"])), folder, most)
+    else:
+        declared = seeds  # An edit of the looks, which the verdicts then say.
+    return replace(item, experiment=experiment.model_copy(update={"seeds": declared}), file_looks=seeds.looks)
+
+
+def _extended(sealed: Seeds, folder: Path, most: int | None) -> Seeds:
+    """The sealed looks with those beyond their maximum: earlier ones stay, a higher maximum adds some."""
+    assert sealed.looks is not None
+    extended = read_run(folder).seeds.extended
+    last = (*sealed.looks, *extended)[-1]
+    more = later_looks(last, most) if most is not None and most > last else ()
+    return Seeds(looks=sealed.looks, extended=(*extended, *more))
+
+
+def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
+    """The seeds of each look in turn, up to --max-seeds; one ordinary run without --until-settled."""
     if not options.until_settled:
         return [None]
-    looks = experiment.seeds.looks
-    if looks is None:
-        raise InputError(
-            f"{experiment.name}: --until-settled needs looks declared in the file, as seeds: {{looks: [5, 8, 12, 20]}}"
-        )
-    most = options.max_seeds or looks[-1]
-    if most < looks[0]:
-        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {looks[0]}")
-    return [range(n) for n in looks if n <= most]
+    looks = experiment.seeds.all_looks()
+    return [range(n) for n in looks if n <= (options.max_seeds or looks[-1])]
 
 
 def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:

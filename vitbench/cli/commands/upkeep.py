@@ -22,6 +22,7 @@ from vitbench.data import DataOptions
 from vitbench.engines import runner
 from vitbench.plan.run_table import rows
 from vitbench.plan.trials import Builder, FactsOf
+from vitbench.spec.seal import edits, read_seal
 from vitbench.stats.race import CHOOSER
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
@@ -125,6 +126,10 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
         if finding:
             yield finding
             return
+    for claim, lines in edits(read_seal(folder), experiment).items():
+        for line in lines:
+            said = f"{folder.name}{f', {claim}' if claim else ''}: {line}"
+            yield warn("sealed", said, "its verdicts are exploratory; --as NAME starts a run of its own")
     plan, records = runner.look(Builder(experiment, facts_of), store, CHOOSER)
     fresh = rows(plan, records)
     if len(fresh) > len(found):

@@ -48,7 +48,7 @@ class Reported:
 def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> Reported:
     """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    verdicts = judge_all(experiment, rows, facts_of(rows, folder))
+    verdicts = judge_all(experiment, rows, facts_of(rows, folder, experiment))
     side = side_table(experiment, rows, read_answers(folder))
     told = [verdict_table(verdicts)] if verdicts else []
     tables = [*told, *tables_for(experiment, rows)]

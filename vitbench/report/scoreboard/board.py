@@ -114,7 +114,9 @@ def _lines(
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
-        for verdict in known[folder] if folder in known else judge_all(experiment, rows, facts_of(rows, folder)):
+        for verdict in (
+            known[folder] if folder in known else judge_all(experiment, rows, facts_of(rows, folder, experiment))
+        ):
             anchor = next((behind[cell] for cell in read[verdict.claim] if cell in behind), f"claim-{verdict.claim}")
             found.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
     judged = with_q([verdict for *_, verdict in found])
