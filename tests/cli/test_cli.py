@@ -281,7 +281,7 @@ def test_devices(asked: str, device: str | None) -> None:
 
 
 def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitbench.cli.main.commands.device.num_cores", lambda: 8)
+    monkeypatch.setattr("vitbench.cli.commands.device.num_cores", lambda: 8)
     assert choose_num_jobs(None, "cpu", 1) == 8
     assert choose_num_jobs(None, "cpu", 3) == 2
     assert choose_num_jobs(None, "cuda", 1) == 1

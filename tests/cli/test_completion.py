@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "results" / "tier1-digits"
 SCRIPT = """
 import sys
-from vitbench.cli import app
+from vitbench.cli.main import app
 try:
     app(prog_name="vitbench")
 finally:

@@ -317,7 +317,7 @@ def test_versions_that_do_not_go_together(tmp_path: Path, monkeypatch: pytest.Mo
     assert doctor.pinned_torch(["numpy", "torch==2.9.0"]) == "2.9.0"
     assert doctor.pinned_torch(["torch (==2.8.0) ; x"]) == "2.8.0"
     assert doctor.pinned_torch(["torch"]) is None
-    monkeypatch.setattr("vitbench.cli.main.doctor.metadata.requires", lambda _: ["torch==1.0.0"])
+    monkeypatch.setattr("vitbench.cli.doctor.metadata.requires", lambda _: ["torch==1.0.0"])
     (bad,) = (one for one in doctor.machine(tmp_path, DataOptions()) if one.level == "bad")
     assert bad.advice == "this torchvision is built for torch 1.0.0"
 

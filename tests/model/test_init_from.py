@@ -286,7 +286,8 @@ def test_the_check_without_torch_is_the_one_with_torch(tmp_path: Path) -> None:
 def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))
-    script = "import sys; from vitbench.commands.prepare import *; from vitbench.commands.run import check_all; "
+    script = "import sys; from vitbench.cli.commands.prepare import *; "
+    script += "from vitbench.cli.commands.run import check_all; "
     script += (
         "check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False))); print('torch' in sys.modules)"
     )

@@ -9,6 +9,7 @@ from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, images, made, re
 
 from vitbench.model.build import build
 from vitbench.model.layers import StochasticDepth, depth_rates
+from vitbench.model.sizes import pixel_grid
 from vitbench.model.tensors import relative_tables
 from vitbench.spec.trial import ModelSpec
 
@@ -61,7 +62,7 @@ def test_shapes_on_meta(name: str) -> None:
     model = resolved(MECHANISMS[name])
     with torch.device("meta"):
         module = build(model, CLASSIFY)
-        x = torch.empty(3, 1, model.img_size, model.img_size)  # type: ignore[arg-type]
+        x = torch.empty(3, 1, *pixel_grid(model))
     assert module(x).shape == (3, 5)
     features = module.forward_features(x)
     assert module.forward_head(features, pre_logits=True).shape == module.pre_logits(x).shape

@@ -76,7 +76,7 @@ def sources(folder: str, img_size: int = 16) -> list[ImageSource]:
 
 
 def orders(num: int, augment: Augment, batch_size: int = 40) -> list[Order]:
-    return [Order(seed, np.arange(NUM_TRAIN), batch_size, augment.lanes) for seed in range(num)]
+    return [Order(seed, np.arange(NUM_TRAIN), batch_size, augment.streams) for seed in range(num)]
 
 
 @pytest.mark.parametrize("level", ["none", "light", "medium"])
@@ -266,7 +266,7 @@ def test_rounding_takes_no_draw_to_one() -> None:
 
 
 def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitbench.cli.main.commands.device.num_cores", lambda: 8)
+    monkeypatch.setattr("vitbench.cli.commands.device.num_cores", lambda: 8)
     assert choose_num_workers(None, "cpu", 1) == 0
     assert choose_num_workers(None, "cuda", 1) == 7
     assert choose_num_workers(None, "cuda", 2) == 0

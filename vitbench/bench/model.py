@@ -13,7 +13,7 @@ from vitbench.bench.steps import matmul_peak, seconds, spec_of, trainer_of
 from vitbench.engines.memory import member_bytes
 from vitbench.inspection.export import architecture
 from vitbench.model.costs import forward_flops, num_params
-from vitbench.spec.trial import ModelSpec, TrainSpec, TrialSpec
+from vitbench.spec.trial import ModelSpec, TrainSpec, TrialSpec, sides
 
 ROUNDS = 3
 
@@ -88,11 +88,11 @@ def timm_step(spec: TrialSpec, device: str) -> Callable[[], None]:
         raise InputError("timm is not installed: pip install 'vitbench[bench]'") from error
     model = timm.create_model(same.name, num_classes=spec.model.num_classes, **same.model_args).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    size, side, chans = spec.train.batch_size, spec.data.img_size, spec.model.in_chans
-    assert side
+    batch_size, size, chans = spec.train.batch_size, spec.data.img_size, spec.model.in_chans
+    assert size
     assert chans
-    images = torch.randn(size, chans, side, side, device=device)
-    labels = torch.arange(size, device=device) % (spec.model.num_classes or 1)
+    images = torch.randn(batch_size, chans, *sides(size), device=device)
+    labels = torch.arange(batch_size, device=device) % (spec.model.num_classes or 1)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

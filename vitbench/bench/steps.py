@@ -11,7 +11,7 @@ import numpy as np
 from vitbench.data import Facts
 from vitbench.model.costs import forward_flops
 from vitbench.plan.resolve import resolve
-from vitbench.spec.trial import DataSpec, ModelSpec, TrainSpec, TrialSpec
+from vitbench.spec.trial import DataSpec, ModelSpec, TrainSpec, TrialSpec, sides
 
 if TYPE_CHECKING:
     from vitbench.train.trainer import Trainer
@@ -41,12 +41,12 @@ def trainer_of(spec: TrialSpec, num_members: int, device: str, program: str = "a
     from vitbench.train.trainer import Job, Trainer
 
     rng, where = np.random.default_rng(0), torch.device(device)
-    side, chans, classes = spec.data.img_size, spec.model.in_chans, spec.model.num_classes
-    assert side
+    size, chans, classes = spec.data.img_size, spec.model.in_chans, spec.model.num_classes
+    assert size
     assert chans
     assert classes
     labels = np.arange((NUM_IMAGES // classes + 1) * classes) % classes
-    pixels = torch.from_numpy(rng.integers(0, 256, (len(labels), chans, side, side), dtype=np.uint8)).to(where)
+    pixels = torch.from_numpy(rng.integers(0, 256, (len(labels), chans, *sides(size)), dtype=np.uint8)).to(where)
     half = torch.full((chans, 1, 1), 0.5, device=where)
     images = Images(
         train=pixels,

@@ -26,7 +26,7 @@ SEEDS = 4
 POSITIONS = ("learned_1d", "none", "learned_2d", "sincos_2d", "relative_1d")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 Say = Callable[[str], None]
-MAIN = "from vitbench.cli import main; main()"
+MAIN = "from vitbench.cli.main import main; main()"
 
 
 @dataclass(frozen=True)

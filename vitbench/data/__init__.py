@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
-from vitbench.data.decode import cut, square
+from vitbench.data.decode import centre_crop, cut
 from vitbench.data.known_sizes import NOMINAL, facts_or_nominal
 from vitbench.data.quality import check, overlap
 from vitbench.data.splits import Partition, partition, partition_sizes
@@ -27,6 +27,7 @@ __all__ = [
     "ImageData",
     "Partition",
     "Split",
+    "centre_crop",
     "channel_stats",
     "check",
     "cut",
@@ -41,5 +42,4 @@ __all__ = [
     "partition",
     "partition_sizes",
     "resident",
-    "square",
 ]

@@ -10,7 +10,21 @@ from pathlib import Path
 from vitbench.base.errors import InputError, nearest
 from vitbench.data.cache import cache_folder, write_aside
 from vitbench.data.fingerprint import assemble
-from vitbench.data.readers import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
+from vitbench.data.readers import (
+    archive,
+    cifar,
+    csv_list,
+    digits,
+    fake,
+    folder,
+    hub,
+    idx,
+    npz,
+    parquet,
+    stl10,
+    svhn,
+    webdataset,
+)
 from vitbench.data.source import Files, Source
 from vitbench.data.types import DataOptions, Facts, ImageData
 
@@ -26,6 +40,11 @@ DATASETS: dict[str, Source] = {
     "imagenet": folder.IMAGENET,
     "folder:PATH": folder.FOLDER,
     "parquet:PATH": parquet.PARQUET,
+    "npz:PATH": npz.NPZ,
+    "csv:PATH": csv_list.CSV,
+    "zip:PATH": archive.ZIP,
+    "tar:PATH": archive.TAR,
+    "webdataset:PATH": webdataset.WEBDATASET,
     "hf:ORG/NAME": hub.HUB,
     "fake": fake.FAKE,
     "fake_colour": fake.FAKE_COLOUR,

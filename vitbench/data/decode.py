@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitbench.base.errors import InputError
+from vitbench.spec.trial import sides
 
 MAX_PIXELS = 50_000_000
 """Above this a file is taken for a decompression bomb (Pillow only warns up to 179 million)."""
@@ -53,22 +54,27 @@ def decode(data: bytes, name: str, in_chans: int) -> npt.NDArray[np.uint8]:
     return pixels[:, :, None] if in_chans == 1 else pixels
 
 
-def square(pixels: npt.NDArray[np.uint8], img_size: int) -> npt.NDArray[np.uint8]:
-    """The central square, resized to `[img_size, img_size, C]` by antialiased bilinear interpolation.
+def centre_crop(pixels: npt.NDArray[np.uint8], img_size: int | tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The largest central box of the target's shape, resized to `[H, W, C]` by antialiased bilinear interpolation.
 
-    Same as resizing the short side and cropping the centre, in one interpolation instead of two roundings.
+    Same as resizing until the image covers the target and cropping the centre, in one interpolation instead of two
+    roundings. `img_size` is one side of a square, or (height, width).
     """
     height, width = pixels.shape[:2]
-    if (height, width) == (img_size, img_size):
+    target_height, target_width = sides(img_size)
+    if (height, width) == (target_height, target_width):
         return pixels
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    return cut(pixels, (left, top, left + side, top + side), img_size)
+    box_height = min(height, width * target_height / target_width)
+    box_width = min(width, height * target_width / target_height)
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return cut(pixels, (left, top, left + box_width, top + box_height), img_size)
 
 
-def cut(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float], img_size: int) -> npt.NDArray[np.uint8]:
-    """The box (left, top, right, bottom, in pixels, whole or not), resized as `square` does."""
-    in_chans = pixels.shape[2]
+def cut(
+    pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float], img_size: int | tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """The box (left, top, right, bottom, in pixels, whole or not), resized as `centre_crop` does."""
+    in_chans, (height, width) = pixels.shape[2], sides(img_size)
     image = Image.fromarray(pixels[:, :, 0] if in_chans == 1 else pixels)
-    resized = np.asarray(image.resize((img_size, img_size), Image.Resampling.BILINEAR, box=box))
-    return resized.reshape(img_size, img_size, in_chans)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return resized.reshape(height, width, in_chans)

@@ -16,11 +16,17 @@ Files = tuple[Path, ...]
 
 @dataclass(frozen=True)
 class Raw:
-    """Images as the source has them; `test` None: it has no test split. `class_names` empty: it has no names."""
+    """Images as the source stores them.
+
+    `test` is None without a test split, `class_names` is empty without names. `val` is a validation split that stands
+    beside a test split. `notes` are lines for the user: what was taken for which split, and what was left out.
+    """
 
     train: Split
     test: Split | None
     class_names: tuple[str, ...] = ()
+    val: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

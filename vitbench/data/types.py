@@ -5,6 +5,7 @@ n images, H height, W width, C channels (1 or 3).
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.data.decode import decode, square
+from vitbench.data.decode import centre_crop, decode
+from vitbench.spec.trial import sides
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -137,8 +139,11 @@ class Split:
         )
 
     def with_channels(self, in_chans: int) -> Split:
-        """The same images; files will be decoded to so many channels."""
-        return self if self.encoded is None else replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        """The same images with 1 or 3 channels: colour as grey; files are decoded so."""
+        if self.encoded is not None:
+            return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        assert self.images is not None
+        return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
 
 
 @dataclass(frozen=True)
@@ -149,22 +154,37 @@ class ImageData:
     train: Split
     test: Split
 
+    def with_channels(self, in_chans: int) -> ImageData:
+        """The same images with 1 or 3 channels."""
+        facts = replace(self.facts, in_chans=in_chans)
+        return ImageData(facts, self.train.with_channels(in_chans), self.test.with_channels(in_chans))
 
-def resident(split: Split, img_size: int) -> Pixels:
-    """All images as `uint8 [n, img_size, img_size, C]`; of other sizes the central square, resized."""
-    if split.images is not None and split.images.shape[1:3] == (img_size, img_size):
+
+def grey(colour: Pixels) -> Pixels:
+    """Luma `uint8 [..., 1]` of colours `uint8 [..., 3]`: 0.299 red + 0.587 green + 0.114 blue, rounded as Pillow does.
+
+    Source: ITU-R BT.601; in 16-bit fixed point, so that decoded files and arrays agree.
+    """
+    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
+    luma: Pixels = ((colour.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
+    return luma[..., None]
+
+
+def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
+    """All images as `uint8 [n, H, W, C]`; of other sizes `centre_crop`."""
+    if split.images is not None and split.images.shape[1:3] == sides(img_size):
         return split.images
-    images = np.empty((len(split), img_size, img_size, split.in_chans), dtype=np.uint8)
+    images = np.empty((len(split), *sides(img_size), split.in_chans), dtype=np.uint8)
     for i in range(len(split)):
-        images[i] = square(split.read(i), img_size)
+        images[i] = centre_crop(split.read(i), img_size)
     return images
 
 
-def fits_in_memory(facts: Facts, img_size: int, memory_bytes: int | None = None) -> bool:
+def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:
     """Whether both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
     if memory_bytes is None:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = (facts.num_train + facts.num_test) * img_size**2 * facts.in_chans
+    needed = (facts.num_train + facts.num_test) * math.prod(sides(img_size)) * facts.in_chans
     return needed <= memory_bytes // 4
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.sizes import known
+from vitbench.model.sizes import grid, known, pixel_grid
 from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
@@ -36,12 +36,11 @@ def activation_bytes(spec: TrialSpec) -> int:
     num_images = -(-train.batch_size // train.grad_accum)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
-        images = torch.empty(num_images, known(model.in_chans), known(model.img_size), known(model.img_size))
+        images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
         if train.objective.name == "classify":
             module(images)
         else:
-            side = known(model.img_size) // known(model.patch_size)
-            module(images, *torch.zeros(2, num_images, side**2, dtype=torch.int64))
+            module(images, *torch.zeros(2, num_images, grid(model).area, dtype=torch.int64))
     held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
 
@@ -49,7 +48,8 @@ def activation_bytes(spec: TrialSpec) -> int:
 def member_bytes(spec: TrialSpec) -> int:
     """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema
+    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError, nearest
 from vitbench.data import DataOptions, facts
-from vitbench.model.sizes import backbone, known, transformer
+from vitbench.model.sizes import backbone, known, pixel_grid, transformer
 from vitbench.model.weights.start import WEIGHTS_FILE
 from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
 from vitbench.store.record import Record
@@ -119,7 +119,7 @@ def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
 def _vit_args(model: ModelSpec) -> dict[str, Any]:
     """Arguments of timm's VisionTransformer; whatever absolute encoding there is becomes its learned table."""
     return {
-        "img_size": [model.img_size, model.img_size],
+        "img_size": list(pixel_grid(model)),
         "in_chans": model.in_chans,  # timm builds a hybrid's backbone before it reads input_size
         "patch_size": model.patch_size,
         "embed_dim": model.embed_dim,
@@ -228,7 +228,7 @@ def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[s
 
 def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The content of config.json, in the layout of timm's `save_config_for_hf`."""
-    model, side = spec.model, known(spec.model.img_size)
+    model = spec.model
     classifies = spec.train.objective.name == "classify"
     num_classes = known(model.num_classes) if classifies else 0
     return {
@@ -239,7 +239,7 @@ def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any],
         **({"label_names": names} if names and classifies else {}),
         "model_args": chosen.model_args,
         "pretrained_cfg": {
-            "input_size": [model.in_chans, side, side],
+            "input_size": [model.in_chans, *pixel_grid(model)],
             "fixed_input_size": model.family != "resnet",
             "interpolation": "bilinear",
             "crop_pct": 1.0,

@@ -24,7 +24,7 @@ from vitbench.model.build import build, initialise
 from vitbench.model.sizes import known, total_stride
 from vitbench.model.weights.pretrained import fetch
 from vitbench.model.weights.start import TIMM, WEIGHTS_FILE, fetched
-from vitbench.spec.trial import TrialSpec
+from vitbench.spec.trial import TrialSpec, size_words
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 from vitbench.train.checkpoint import read_weights, weights_sha256
@@ -109,6 +109,12 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     """The network of a finished trial. Raises InputError where it left no weights, ResultsError on other images."""
     path = kept_weights(record, Store(root))
     spec = TrialSpec.model_validate(record.spec)
+    img_size = spec.model.img_size
+    assert img_size is not None
+    if not isinstance(img_size, int):
+        raise InputError(
+            f"trial {record.trial_id}: images of {size_words(img_size)} px; inspect reads square ones only"
+        )
     images = load_images(spec.data, options, CPU)
     if images.fingerprint != record.data_fingerprint:
         raise ResultsError(f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on")
@@ -120,7 +126,7 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
         name=f"trial {record.trial_id}",
         module=module.eval(),
         untrained=untrained.eval(),
-        img_size=known(spec.model.img_size),
+        img_size=img_size,
         in_chans=known(spec.model.in_chans),
         patch_px=total_stride(spec.model),
         mean=images.mean,

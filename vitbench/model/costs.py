@@ -7,13 +7,23 @@ norms, activations, softmax, weight standardisation and rotations are not (nor d
 from __future__ import annotations
 
 import functools
+import math
 
-from vitbench.model.sizes import cells_side, grid_side, known, num_tokens, relative_reach, total_stride, transformer
+from vitbench.model.sizes import (
+    cells_side,
+    grid,
+    known,
+    num_tokens,
+    pixel_grid,
+    relative_reaches,
+    total_stride,
+    transformer,
+)
 from vitbench.model.tensors import Parameter, parameters
-from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec, size_words
 
 __all__ = [
-    "Parameter", "check", "forward_flops", "forward_macs", "grid_side", "num_params", "num_tokens", "parameters",
+    "Parameter", "check", "forward_flops", "forward_macs", "grid", "num_params", "num_tokens", "parameters",
     "total_stride", "train_flops", "trial_flops",
 ]  # fmt: skip
 
@@ -41,7 +51,7 @@ def _attention_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int
     pairs = shape.num_tokens**2 * shape.embed_dim
     relative = {
         "relative_1d": shape.num_places**2 * shape.embed_dim,
-        "relative_2d": 2 * shape.num_places * shape.grid_side * shape.embed_dim,
+        "relative_2d": sum(shape.grid) * shape.num_places * shape.embed_dim,
     }.get(model.pos_embed)
     macs: dict[str, int] = {}
     for layer in range(shape.depth):
@@ -95,6 +105,12 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     return problems + (_mask_problems(model, objective) if objective.name == "masked_patch" else [])
 
 
+def _pixels(model: ModelSpec) -> str:
+    """`28`, or `16 x 32` where the sides differ."""
+    cells = pixel_grid(model)
+    return str(cells.rows) if cells.rows == cells.columns else size_words(cells)
+
+
 def _divisors(number: int, least: int = 1) -> str:
     return ", ".join(str(n) for n in range(least, number + 1) if number % n == 0)
 
@@ -103,17 +119,20 @@ def _backbone_problems(model: ModelSpec) -> list[str]:
     stages = len(known(model.layers))
     if stages > 4:
         return [f"model.layers: {stages} stages; at most 4"]
-    stride, side = total_stride(model), known(model.img_size)
-    if side < stride:
+    stride = total_stride(model)
+    if min(pixel_grid(model)) < stride:
         small = " (root: small makes it 4 times smaller)" if model.root == "imagenet" else ""
-        return [f"model: the feature map is empty: images of {side} px under a total stride of {stride}{small}"]
+        return [
+            f"model: the feature map is empty: images of {_pixels(model)} px under a total stride of {stride}{small}"
+        ]
     return []
 
 
 def _grid_problems(model: ModelSpec) -> list[str]:
-    side, patch = known(model.img_size), known(model.patch_size)
-    if side % patch:
-        return [f"model.patch_size: {patch} does not divide images of {side} px; {_divisors(side)} do"]
+    cells, patch = pixel_grid(model), known(model.patch_size)
+    common = math.gcd(*cells)
+    if common % patch:
+        return [f"model.patch_size: {patch} does not divide images of {_pixels(model)} px; {_divisors(common)} do"]
     if model.stem != "conv":
         return []
     if patch < 2 or patch & (patch - 1):
@@ -125,11 +144,13 @@ def _grid_problems(model: ModelSpec) -> list[str]:
 
 def _cell_problems(model: ModelSpec) -> list[str]:
     patch = known(model.patch_size)
-    cells = grid_side(model.model_copy(update={"patch_size": 1}))
+    cells = grid(model.model_copy(update={"patch_size": 1}))
+    common = math.gcd(*cells)
     if model.stem == "conv":
         return ["model.stem: a hybrid's stem is its backbone; patchify"]
-    if cells % patch:
-        return [f"model.patch_size: {patch} does not divide the feature map of {cells} cells; {_divisors(cells)} do"]
+    if common % patch:
+        shown = cells.rows if cells.rows == cells.columns else f"{cells.rows} x {cells.columns}"
+        return [f"model.patch_size: {patch} does not divide the feature map of {shown} cells; {_divisors(common)} do"]
     return []
 
 
@@ -165,7 +186,7 @@ def _clip_problems(model: ModelSpec) -> list[str]:
         return []
     if model.pos_embed not in ("relative_1d", "relative_2d"):
         return [f"model.relative_clip: {model.pos_embed} has no relative offsets to clip"]
-    largest = relative_reach(model.model_copy(update={"relative_clip": None}))
+    largest = max(relative_reaches(model.model_copy(update={"relative_clip": None})))
     if model.relative_clip > largest:
         return [f"model.relative_clip: {model.relative_clip} is above the largest offset of this grid, {largest}"]
     return []

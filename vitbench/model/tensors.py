@@ -19,8 +19,9 @@ from vitbench.model.sizes import (
     backbone,
     conv_stem_widths,
     known,
+    pixel_grid,
     prediction_width,
-    relative_reach,
+    relative_reaches,
     transformer,
 )
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
@@ -109,9 +110,13 @@ def position_tables(model: ModelSpec, layer: int) -> tuple[Parameter, ...]:
         return (Parameter("pos_embed", (1, shape.num_places, shape.embed_dim), init),)
     if model.pos_embed != "learned_2d":
         return ()
-    axis = (1, shape.grid_side, shape.embed_dim // 2)
+    half = shape.embed_dim // 2
     row = (Parameter("pos_embed_cls", (1, 1, shape.embed_dim), init),) if shape.class_position else ()
-    return (Parameter("pos_embed_x", axis, init), Parameter("pos_embed_y", axis, init), *row)
+    return (
+        Parameter("pos_embed_x", (1, shape.grid.columns, half), init),
+        Parameter("pos_embed_y", (1, shape.grid.rows, half), init),
+        *row,
+    )
 
 
 def relative_tables(model: ModelSpec) -> tuple[Parameter, ...]:
@@ -119,8 +124,9 @@ def relative_tables(model: ModelSpec) -> tuple[Parameter, ...]:
     names = {"relative_1d": ("rel_pos",), "relative_2d": ("rel_pos_h", "rel_pos_w")}.get(model.pos_embed, ())
     if not names:
         return ()
-    table = (2 * relative_reach(model) + 1, transformer(model).head_dim)
-    return tuple(Parameter(name, table, SCHEMES[model.weight_init].position) for name in names)
+    width, init = transformer(model).head_dim, SCHEMES[model.weight_init].position
+    reaches = relative_reaches(model)
+    return tuple(Parameter(name, (2 * reach + 1, width), init) for name, reach in zip(names, reaches, strict=True))
 
 
 def _affine(
@@ -163,11 +169,11 @@ def _patch_embed(model: ModelSpec, shape: Transformer) -> Iterator[Parameter]:
         yield from _backbone(model, features, "patch_embed.backbone.")
         in_width = features.width
     elif model.stem == "conv":
-        side = known(model.img_size)
+        cells = pixel_grid(model)
         for index, width in enumerate(conv_stem_widths(model)):
-            side //= 2
+            cells = cells.divided(2)
             name, init = f"patch_embed.stem.{index}", SCHEMES[model.weight_init].conv
-            yield from _affine(f"{name}.conv", (width, in_width, 3, 3), (init, ""), side**2, bias=False)
+            yield from _affine(f"{name}.conv", (width, in_width, 3, 3), (init, ""), cells.area, bias=False)
             yield from _norm(f"{name}.norm", width)
             in_width = width
         patch = 1
@@ -224,19 +230,19 @@ def _backbone(model: ModelSpec, features: Backbone, prefix: str) -> Iterator[Par
     width, kernel = features.root_width, features.root_kernel
     weight = (width, known(model.in_chans), kernel, kernel)
     init = SCHEMES[model.weight_init].conv
-    yield from _affine(f"{prefix}stem.conv", weight, (init, ""), features.root_side**2, bias=False)
+    yield from _affine(f"{prefix}stem.conv", weight, (init, ""), features.root_grid.area, bias=False)
     if not model.preact:
         yield from _conv_norm(model, f"{prefix}stem.norm", width)
-    in_side = features.blocks[0].side
+    in_area = features.blocks[0].grid.area
     for block in features.blocks:
-        yield from _bottleneck(model, block, in_side, f"{prefix}stages.{block.stage}.blocks.{block.index}")
-        in_side = block.side
+        yield from _bottleneck(model, block, in_area, f"{prefix}stages.{block.stage}.blocks.{block.index}")
+        in_area = block.grid.area
     if model.preact:
         yield from _conv_norm(model, f"{prefix}norm", features.width)
 
 
-def _bottleneck(model: ModelSpec, block: Bottleneck, in_side: int, name: str) -> Iterator[Parameter]:
-    scheme, area = SCHEMES[model.weight_init], block.side**2
+def _bottleneck(model: ModelSpec, block: Bottleneck, in_area: int, name: str) -> Iterator[Parameter]:
+    scheme, area = SCHEMES[model.weight_init], block.grid.area
     middle, preact = block.mid_width, known(model.preact)
     if block.index == 0:
         shortcut = (block.out_width, block.in_width, 1, 1)
@@ -245,7 +251,7 @@ def _bottleneck(model: ModelSpec, block: Bottleneck, in_side: int, name: str) ->
             yield from _conv_norm(model, f"{name}.downsample.norm", block.out_width)
     convs = [(middle, block.in_width, 1, 1), (middle, middle, 3, 3), (block.out_width, middle, 1, 1)]
     for number, weight in enumerate(convs, start=1):
-        uses = in_side**2 if number == 1 else area
+        uses = in_area if number == 1 else area
         yield from _affine(f"{name}.conv{number}", weight, (scheme.conv, ""), uses, bias=False)
         last = number == 3 and not preact
         width = weight[1] if preact else weight[0]

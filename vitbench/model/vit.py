@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Images `[B, C, P G, P G]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
+    """Images `[B, C, H, W]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
 
     Source: Xiao et al. 2021, section 3. Differs: GroupNorm in place of BatchNorm, so that no image depends on the
     others of its batch; who uses it removes one block to pay for it.
@@ -258,5 +258,5 @@ class MaskedPatchViT(Encoder):
         pixels = rearrange(images, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=p)
         other = pixels.gather(1, source.long().unsqueeze(-1).expand(-1, -1, pixels.shape[-1]))
         shown = torch.where((action == REPLACED).unsqueeze(-1), other, pixels)
-        side = images.shape[-1] // p
-        return rearrange(shown, "b (y x) (c p q) -> b c (y p) (x q)", y=side, p=p, q=p)
+        rows = images.shape[-2] // p
+        return rearrange(shown, "b (y x) (c p q) -> b c (y p) (x q)", y=rows, p=p, q=p)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import ResultsError
+from vitbench.model.sizes import grid
 from vitbench.plan.trials import Plan, Trial
 from vitbench.store.record import REPORTS, Record
 from vitbench.store.trials import Store
@@ -27,7 +28,8 @@ def rows(plan: Plan, records: Mapping[str, Record]) -> list[Row]:
 
 def _row(trial: Trial, record: Record, plan: Plan) -> Row:
     model = trial.spec.model
-    side = model.img_size // model.patch_size if model.img_size and model.patch_size and model.family == "vit" else None
+    square = isinstance(model.img_size, int) and model.family == "vit"
+    side = grid(model).rows if square else None
     return {
         "arm": trial.arm,
         "levels": dict(trial.levels),

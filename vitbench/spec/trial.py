@@ -26,6 +26,30 @@ def _as_tuple(value: Any) -> Any:
 
 Items = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+def _as_img_size(value: Any) -> Any:
+    """A pair of equal sides is one number, so that equal sizes have equal ids."""
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"needs a whole number above 0 or [height, width], not {value!r}")
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+ImgSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_as_img_size)]
+"""Pixels: one side of a square, or [height, width]."""
+
+
+def sides(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (img_size, img_size) if isinstance(img_size, int) else img_size
+
+
+def size_words(img_size: int | tuple[int, int]) -> str:
+    """`28 x 28`, height first."""
+    return " x ".join(map(str, sides(img_size)))
+
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -40,7 +64,7 @@ class ModelSpec(Frozen):
 
     name: str | None = Field(None, description="Shorthand: 'Mu/2', 'ViT-Ti/4', 'R26x1', 'R26x1+ViT-Ti/16'")
     family: Family | None = None
-    img_size: PositiveInt | None = Field(None, description="Pixels a side; follows the data")
+    img_size: ImgSize | None = Field(None, description="Pixels per side, or [height, width]; follows the data")
     in_chans: PositiveInt | None = Field(None, description="Channels; follows the data")
     num_classes: PositiveInt | None = Field(None, description="Follows the data")
     # The transformer (also the hybrid's). For a hybrid `patch_size` counts cells of the feature map (the paper: 1).
@@ -80,7 +104,12 @@ class DataSpec(Frozen):
     """Which images, split how. `name` is not part of a trial's identity; the images' fingerprint is."""
 
     name: str = "digits"
-    img_size: PositiveInt | None = Field(None, description="Resize to this many pixels a side; None: as they are")
+    in_chans: Literal[1] | None = Field(
+        None, description="1: colour as grey, 0.299 red + 0.587 green + 0.114 blue; None: as it is"
+    )
+    img_size: ImgSize | None = Field(
+        None, description="Resize to this many pixels per side, or to [height, width]; None: as they are"
+    )
     val_fraction: Fraction = Field(0.15, description="Share of the training images held out, stratified")
     train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
     classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
@@ -109,6 +138,9 @@ class TrainSpec(Frozen):
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
     momentum: Fraction = 0.9
+    layer_decay: Share | None = Field(
+        None, description="Each layer's rate is this share of the next layer's, the head's is lr; None: off"
+    )
     sched: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.05
     clip_grad: PositiveFloat | None = 1.0
@@ -116,6 +148,20 @@ class TrainSpec(Frozen):
     mixup: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="Alpha of MixUp's Beta distribution; 0: off. Derived: 0.2 with augment medium, else 0"
     )
+    cutmix: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Alpha of CutMix's Beta distribution; 0: off")
+    mixup_switch_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Share of images that get CutMix where MixUp is on too"
+    )
+    reprob: Share | Literal[0] = Field(0, description="Share of images of which a rectangle is erased; 0: off")
+    remode: Literal["pixel", "rand", "const"] = Field(
+        "pixel", description="Fill of the rectangle: noise per pixel, one random colour, or the mean colour"
+    )
+    class_weights: Literal["balanced"] | Items[PositiveFloat] | None = Field(
+        None, description="Weight of each class in the loss, in class order; balanced: by inverse frequency"
+    )
+    model_ema: bool = Field(False, description="Evaluate and keep a moving average of the weights")
+    model_ema_decay: Fraction = 0.9998
+    model_ema_warmup: bool = Field(True, description="Shorter averages early on, as short trainings need them")
     augment: Literal["none", "light", "medium"] = Field(
         "light", description="light: crop with padding, flip; medium: also RandAugment and MixUp"
     )

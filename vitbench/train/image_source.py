@@ -1,6 +1,6 @@
 """What training and evaluation ask for images, wherever these lie, and which of them a trial uses.
 
-n images, E stacked trials, M images asked for, b images of one piece, C channels, H side.
+n images, E stacked trials, M images asked for, b images of one piece, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Part = Literal["train", "test"]
 Raw = tuple[list[Batch], Tensor, Tensor]
 """One micro-batch: a batch for each stacked trial; on the device pixels `uint8 [E b, C, ...]` and draws `[E b, L]`."""
 Micro = tuple[list[Batch], Tensor]
-"""The same with augmented images in [0, 1], `[E, b, C, H, H]`."""
+"""The same with augmented images in [0, 1], `[E, b, C, H, W]`."""
 
 
 class Feed(ABC):
@@ -35,7 +35,7 @@ class Feed(ABC):
 
     @abstractmethod
     def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Augmented images in [0, 1], `[E b, C, H, H]`."""
+        """Augmented images in [0, 1], `[E b, C, H, W]`."""
 
     def __call__(self, step: int) -> Iterator[Micro]:
         """The micro-batches of a step, augmented."""
@@ -60,12 +60,12 @@ class ImageSource(ABC):
     fingerprint: str
 
     def standardise(self, unit: Tensor) -> Tensor:
-        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, as measured on the training images."""
+        """Images in [0, 1] `[..., C, H, W]` to zero mean and unit deviation, as measured on the training images."""
         return (unit - self.mean) / self.std
 
     @abstractmethod
     def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
-        """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, H]` of `batch`; the last is partial."""
+        """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, W]` of `batch`; the last is partial."""
 
     @abstractmethod
     def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:

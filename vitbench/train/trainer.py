@@ -1,6 +1,6 @@
 """A step of training: E >= 1 trials whose models have equal shapes and whose step counts are equal, as one program.
 
-E stacked trials, B batch, C channels, H image side, N patches, K classes.
+E stacked trials, B batch, C channels, N patches, K classes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
-from vitbench.spec.trial import TrialSpec
-from vitbench.train.augment import Augment
+from vitbench.model.sizes import grid
+from vitbench.spec.trial import TrainSpec, TrialSpec
+from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.image_source import ImageSource, Members, members, on_device
 from vitbench.train.objectives import corrupt, cross_entropy, masked_patch_hits, masked_patch_loss, patch_targets
-from vitbench.train.optim import Optimizer, bias_corrections
+from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.sampling import Batch, Order
-from vitbench.train.schedule import learning_rates
 from vitbench.train.stack import Stack
 from vitbench.train.step_program import Given, Graph, Program
 
@@ -54,7 +54,7 @@ class Trainer:
         self.used = [members(images, job.spec.data, job.seed) for job in jobs]
         self.augment = Augment.of(self.spec)
         self.orders = [
-            Order(job.seed, used.train, self.train.batch_size, self.augment.lanes)
+            Order(job.seed, used.train, self.train.batch_size, self.augment.streams)
             for job, used in zip(jobs, self.used, strict=True)
         ]
         objective = self.train.objective
@@ -64,11 +64,21 @@ class Trainer:
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
-        self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask())
+        scale = rate_scale(self.train.layer_decay, self.stack.shapes)
+        self.optimizer = Optimizer(
+            [job.spec.train for job in jobs],
+            self.stack.flat,
+            self.stack.decay_mask(),
+            None if scale is None else scale.to(device),
+        )
+        self.average = self.stack.flat.clone() if self.train.model_ema else None
+        shares = torch.tensor(average_shares(self.train), dtype=torch.float32)
+        self.average_shares = shares.to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
+        self.class_weights = _class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.corrections = bias_corrections(len(rates)).to(device)
         self.numbers = torch.arange(len(rates), device=device)
@@ -82,6 +92,11 @@ class Trainer:
     def classifies(self) -> bool:
         return self.train.objective.name == "classify"
 
+    @property
+    def evaluated(self) -> Tensor:
+        """The weights `[E, P]` that are read and kept: the moving average where there is one, else the current ones."""
+        return self.stack.flat if self.average is None else self.average
+
     def step(self, step: int) -> None:
         """One optimizer step; nothing here waits for the device.
 
@@ -92,6 +107,8 @@ class Trainer:
         for batches, pixels, draws in self.feed.raw(step):
             self._add({"pixels": pixels, "draws": draws, **self._wanted(batches)})
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
+        if self.average is not None:
+            numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
     def _wanted(self, batches: list[Batch]) -> Given:
@@ -99,18 +116,19 @@ class Trainer:
         if not self.classifies:
             return self._corruptions(batches)
         index = on_device(np.stack([batch.index for batch in batches]), self.device)
-        shares = [self.augment.mix_weights(batch.draws) for batch in batches]
-        if shares[0] is None:
+        mixtures = [mixture for batch in batches if (mixture := self.augment.mixture(batch.draws)) is not None]
+        if not mixtures:
             return {"index": index}
-        mix = np.stack([share for share in shares if share is not None]).astype(np.float32)
-        return {"index": index, "mix": on_device(mix, self.device)}
+        share = np.stack([mixture.share for mixture in mixtures]).astype(np.float32)
+        given = {"index": index, "mix": on_device(share, self.device)}
+        if self.augment.cutmix:
+            given["box"] = on_device(np.stack([mixture.box for mixture in mixtures]), self.device)
+        return given
 
     def _corruptions(self, batches: list[Batch]) -> Given:
-        patch, side = self.spec.model.patch_size, self.spec.data.img_size
-        assert patch is not None
-        assert side is not None
+        num_patches = grid(self.spec.model).area
         drawn = [
-            corrupt(self.train.objective, (side // patch) ** 2, job.seed, batch.epoch, batch.index)
+            corrupt(self.train.objective, num_patches, job.seed, batch.epoch, batch.index)
             for job, batch in zip(self.jobs, batches, strict=True)
         ]
         action, source = (np.stack(part) for part in zip(*((d.action, d.source) for d in drawn), strict=True))
@@ -130,6 +148,8 @@ class Trainer:
         self.loss_sum += torch.where(active > 0, self.total, torch.zeros_like(self.total))
         grad = self.stack.grad
         self.optimizer.step(self.stack.flat, grad, given["lr"], given["correction"], active.unsqueeze(-1))
+        if self.average is not None:
+            self.average.lerp_(torch.where(active.unsqueeze(-1) > 0, self.stack.flat, self.average), given["share"])
         grad.zero_()
         self.total.zero_()
 
@@ -153,10 +173,13 @@ class Trainer:
         """Cross entropy `[E]`."""
         mix = given.get("mix")
         if mix is not None:
-            weight = mix[:, :, None, None, None]
-            unit = weight * unit + (1 - weight) * unit.roll(1, dims=1)
-        logits = self.stack.forward(self.images.standardise(unit), train=True)
-        return cross_entropy(logits, self.class_of.gather(1, given["index"]), self.train.smoothing, mix)
+            unit = mixed(unit, mix, given.get("box"))
+        pixels = self.images.standardise(unit)
+        if self.augment.reprob:
+            pixels = self.augment.erase(pixels.flatten(0, 1), given["draws"]).view_as(pixels)
+        logits = self.stack.forward(pixels, train=True)
+        labels = self.class_of.gather(1, given["index"])
+        return cross_entropy(logits, labels, self.train.smoothing, mix, self.class_weights)
 
     def _predicted(self, unit: Tensor, given: Given) -> Tensor:
         """Loss of masked patch prediction `[E]`."""
@@ -168,7 +191,8 @@ class Trainer:
         objective, patch = self.train.objective, self.spec.model.patch_size
         assert patch is not None
         pixels = self.images.standardise(unit)
-        predicted = self.stack.forward(pixels, given["action"], given["source"], train=train)
+        flat = None if train else self.average
+        predicted = self.stack.forward(pixels, given["action"], given["source"], flat=flat, train=train)
         shown = pixels if objective.target == "pixels" else unit
         targets = patch_targets(objective, shown.flatten(0, 1), patch)
         return predicted, targets.view(*unit.shape[:2], *targets.shape[1:])
@@ -180,7 +204,7 @@ class Trainer:
             return [(None, None, True)] * len(self.jobs)
         if not self.classifies:
             return self._validate_patches(index)
-        logits = logits_of(self.stack, self.images, "train", index)
+        logits = logits_of(self.stack, self.images, "train", index, self.average)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
             found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
@@ -210,7 +234,7 @@ class Trainer:
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
         """Test answers of every member, in one pass; read once, after training. Members have the same classes."""
         index = np.stack([used.test for used in self.used])
-        logits = logits_of(self.stack, self.images, "test", index, flat)
+        logits = logits_of(self.stack, self.images, "test", index, self.average if flat is None else flat)
         return [
             evaluate(own, np.searchsorted(used.classes, self.images.test_labels[used.test]))
             for own, used in zip(logits, self.used, strict=True)
@@ -224,6 +248,21 @@ def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
     if job.parent is not None:
         load_weights(module, job.parent)
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _class_weights(
+    train: TrainSpec, class_of: Tensor, used: Sequence[Members], num_classes: int | None
+) -> Tensor | None:
+    """Weight of each class, `[E, K]`, scaled to a mean of 1 over the training images; None: all alike."""
+    if train.class_weights is None:
+        return None
+    assert num_classes is not None
+    rows = []
+    for labels, member in zip(class_of.cpu().numpy(), used, strict=True):
+        counts = np.bincount(labels[member.train], minlength=num_classes)
+        weights = 1 / counts if train.class_weights == "balanced" else np.asarray(train.class_weights)
+        rows.append(weights * counts.sum() / (weights * counts).sum())
+    return torch.tensor(np.stack(rows), dtype=torch.float32, device=class_of.device)
 
 
 def _class_positions(images: ImageSource, used: Members) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitbench.base.errors import InputError
+from vitbench.model.sizes import grid
 from vitbench.model.tensors import parameters
 from vitbench.spec.trial import TrialSpec
 
@@ -46,13 +47,28 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     if earlier:
         if start not in (None, earlier[0].model.init_from):
             raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
-        problem, source = misfit(_tensors(earlier[-1]), own), "start from the stage before"
+        problem = _grid_problem(_tensors(earlier[-1]), spec, earlier[-1]) or misfit(_tensors(earlier[-1]), own)
+        source = "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
     else:
-        problem, source = misfit(read_shapes(find(start)), own) if start else None, f"model.init_from: {start}"
+        given = read_shapes(find(start)) if start else {}
+        problem = (_grid_problem(given, spec) or misfit(given, own)) if start else None
+        source = f"model.init_from: {start}"
     if problem:
         raise InputError(f"{source}: {problem}")
     return spec
+
+
+def _grid_problem(given: Shapes, spec: TrialSpec, earlier: TrialSpec | None = None) -> str | None:
+    """Why positions do not carry over to a grid that is not square: a table does not say how many rows it has."""
+    own = _tensors(spec)
+    tables = [name for name in given if name in own and name.rpartition(".")[2].startswith(("pos_embed", "rel_pos"))]
+    if not tables:
+        return None
+    target, source = grid(spec.model), None if earlier is None else grid(earlier.model)
+    same = source == target if source else all(given[name] == own[name] for name in tables)
+    square = target.rows == target.columns and (source is None or source.rows == source.columns)
+    return None if same or square else f"weights: {tables[0]} is of another grid, and only square ones are interpolated"
 
 
 def start_sha256(spec: TrialSpec) -> str | None:
@@ -169,12 +185,14 @@ def stretched(name: str, shape: tuple[int, ...], target: tuple[int, ...]) -> Lit
         return None
     if last in AXES:
         return "axis"
-    return "grid" if last == "pos_embed" and has_class_row(shape[1]) == has_class_row(target[1]) else None
+    class_rows = class_rows_of(shape[1])
+    grids = last == "pos_embed" and class_rows is not None and class_rows == class_rows_of(target[1])
+    return "grid" if grids else None
 
 
-def has_class_row(num_rows: int) -> bool:
-    """Is a position table one row longer than a square grid?"""
-    return math.isqrt(num_rows) ** 2 != num_rows
+def class_rows_of(num_rows: int) -> int | None:
+    """Rows of a position table before those of a square grid: 0 or 1; None where the grid is not square."""
+    return next((rows for rows in (0, 1) if math.isqrt(num_rows - rows) ** 2 == num_rows - rows), None)
 
 
 def _some(names: list[str]) -> str:

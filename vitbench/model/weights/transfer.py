@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
-from vitbench.model.weights.start import READOUT, Shapes, has_class_row, misfit, stretched
+from vitbench.model.weights.start import READOUT, Shapes, class_rows_of, misfit, stretched
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -51,7 +51,7 @@ def interpolate_axis(table: Tensor, length: int) -> Tensor:
 
 def interpolate_grid(table: Tensor, num_rows: int) -> Tensor:
     """Positions `[1, T, D]` stretched bilinearly to `num_rows` rows, corners on corners; a class row stays as it is."""
-    prefix = int(has_class_row(table.shape[1]))
+    prefix = class_rows_of(table.shape[1]) or 0
     own, patches = table[:, :prefix], table[:, prefix:]
     grid = rearrange(patches, "one (y x) d -> one d y x", y=math.isqrt(patches.shape[1]))
     side = math.isqrt(num_rows - prefix)
