@@ -128,7 +128,7 @@ class _Track:
         self.num_seeds = end
         leader = self._leader(end)
         if leader is None:
-            leader = max(self.racing, key=lambda index: (self._trained(index, end), -index))
+            leader = max(self.racing, key=lambda index: (self._num_asked(index), -index))
             self.racing = [leader]
         else:
             scores, ok = self._scores(end)
@@ -139,9 +139,9 @@ class _Track:
         choice = self.chooser.choose(self.settings, *self._scores(end))
         return None if choice is None else choice.index
 
-    def _trained(self, index: int, end: int) -> int:
-        """How many seeds a setting was trained on."""
-        return sum(self._at(self.settings[index], position) is not None for position in range(end))
+    def _num_asked(self, index: int) -> int:
+        """How many trials of a setting were asked for; a record beside them (order of arrival) does not count."""
+        return sum(setting == self.settings[index] for setting, _ in self.entries)
 
     def _scores(self, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Validation scores [K, n] and where there is one [K, n]; a trial that was not asked for does not count."""
