@@ -165,7 +165,7 @@ def test_a_lost_seed_widens_the_boundary() -> None:
 
 
 def test_a_verdict_is_never_taken_back() -> None:
-    low = np.concatenate([np.array([3.0, 3.1, 2.9, 3.05, 2.95]), np.full(15, -4.0)])[:, None]
+    low = np.concatenate([np.array([3.0, 3.1, 2.9, 3.05, 2.95, 3.02]), np.full(14, -4.0)])[:, None]
     plan = schedule(DEFAULT_LOOKS)
     looks = [estimate(low[:n], low[:n], Noise.none(1)) for n in plan.looks]
     settled = settle(looks, [Region(low=0.0)], plan)

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared
-from vitbench.data import Facts
+from vitbench.data import Facts, partition_sizes
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
@@ -38,6 +38,7 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         if not found:
             found |= _problems(partial(check_arms, item.experiment, builder))
             found |= dict.fromkeys(_claim_problems(item, facts_of))
+            found |= dict.fromkeys(_tuning_problems(builder))
         problems.extend(found)
     if problems:
         raise InputError("\n".join(problems))
@@ -119,6 +120,18 @@ def _claim_problems(item: Prepared, facts_of: FactsOf) -> Iterator[str]:
             if part.untested is None and part.form != "descriptive":
                 for line in _arm_problems(experiment, part):
                     yield f"{experiment.name}, claim {part.id}: {line}"
+
+
+def _tuning_problems(builder: Builder) -> Iterator[str]:
+    """Arms whose settings cannot be chosen: they have no validation image, or an objective without accuracy."""
+    experiment = builder.experiment
+    for arm in builder.arms.values() if experiment.tune is not None else ():
+        _, spec, _ = builder.stages(arm, settings(experiment)[0])[-1]
+        where = f"{experiment.name}, arm {arm.name}: tune chooses by validation accuracy;"
+        if spec.train.objective.name != "classify":
+            yield f"{where} train.objective.name {spec.train.objective.name} has none"
+        elif partition_sizes(builder.facts_of(spec.data.name).class_counts, spec.data)[1] == 0:
+            yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
 
 
 def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
