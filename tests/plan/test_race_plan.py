@@ -116,7 +116,7 @@ def test_a_leader_at_an_end_extends_the_grid_twice_at_most() -> None:
     plan = finish(experiment(RACE), curve(8e-3))
     assert sorted({rate for rate, _ in cells(plan, "token")}) == pytest.approx([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
     assert plan.choices["token"]["train.lr"] == pytest.approx(8e-3)
-    far = finish(experiment(RACE), curve(1.0))
+    far = finish(experiment(RACE), curve(1.0, 6.0))
     assert max(rate for rate, _ in cells(far, "token")) == pytest.approx(1.6e-2)
     none = finish(experiment(RACE.replace("4e-3]}", "4e-3], extend: 0}")), curve(8e-3))
     assert {rate for rate, _ in cells(none, "token")} == {1e-3, 2e-3, 4e-3}

@@ -112,7 +112,7 @@ REFUSALS = [
     ("model.dept=3", "unknown setting model.dept. Did you mean 'model.depth'?"),
     ("lr=3", "unknown setting lr. Did you mean 'train.lr'?"),
     ("base.model.depth=3", "unknown setting base.model.depth. Did you mean 'model.depth'?"),
-    ("tune=3", "tune is a section; set one of tune.seeds, tune.extend"),
+    ("tune=3", "tune is a section; set one of tune.by, tune.first, tune.alpha, tune.seeds, tune.extend"),
     ("train.objective=x", "train.objective is a section; set one of train.objective.name, train.objective.target, "
      "train.objective.mask_ratio"),
     ("model.depth=x", "needs a whole number, not 'x'"),
@@ -252,8 +252,8 @@ def test_a_suites_duration_holds_for_members_that_count_in_its_unit() -> None:
             "name: e\ntune: {train.clip_grad: [0.5, 1], train.lr: [1, 2]}",
             {"train.clip_grad": (0.5, 1), "train.lr": (1e-4,)},
         ),
-        (STAGED + "tune: {transfer.train.lr: [1]}", {"transfer.train.lr": (1e-5,)}),
-        (STAGED + "tune: {pretrain.train.lr: [1]}", {"pretrain.train.lr": (1e-4,)}),
+        (STAGED + "tune: {transfer.train.lr: [1, 2]}", {"transfer.train.lr": (1e-5,)}),
+        (STAGED + "tune: {pretrain.train.lr: [1, 2]}", {"pretrain.train.lr": (1e-4,)}),
     ],
 )
 def test_a_suite_tunes_what_its_members_tune_in_whichever_stage(text: str, grid: dict[str, tuple[float, ...]]) -> None:

@@ -57,8 +57,6 @@ class Tune(Frozen):
     def _one_design(self) -> Tune:
         if self.races and "seeds" in self.model_fields_set:
             raise ValueError("a race has no tuning seeds of its own; leave out `seeds`, or write `by: seeds`")
-        if self.races and math.prod(len(values) for values in self.grid.values()) == 1:
-            raise ValueError("a race needs two settings or more; write the only one under base")
         given = {"first", "alpha"} & self.model_fields_set
         if given and not self.races:
             raise ValueError(f"`{min(given)}` belongs to `by: race`")
@@ -159,6 +157,8 @@ class Experiment(Frozen):
         both = tuned & set(self.factors)
         if both:
             raise ValueError(f"{min(both)} is both a factor and tuned; it can be one or the other")
+        if self.tune and self.tune.races and math.prod(len(values) for values in self.tune.grid.values()) == 1:
+            raise ValueError("tune: a race needs two settings or more; write the only one under base")
         for stage in self.stages:
             if stage.name in TrialSpec.model_fields:
                 raise ValueError(f"a stage cannot be called {stage.name}, which is a section of its spec")
