@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.decode import centre_crop, cut
+from vitbench.data.description import describe
 from vitbench.data.known_sizes import NOMINAL, facts_or_nominal
-from vitbench.data.quality import check, overlap
+from vitbench.data.quality import check
 from vitbench.data.splits import Partition, partition, partition_sizes
 from vitbench.data.types import (
+    Counts,
     DataOptions,
     Facts,
     ImageData,
     Split,
     channel_stats,
+    cropped_share,
     fits_in_memory,
     histogram,
     moments,
@@ -22,6 +25,7 @@ from vitbench.data.types import (
 __all__ = [
     "DATASETS",
     "NOMINAL",
+    "Counts",
     "DataOptions",
     "Facts",
     "ImageData",
@@ -30,7 +34,9 @@ __all__ = [
     "centre_crop",
     "channel_stats",
     "check",
+    "cropped_share",
     "cut",
+    "describe",
     "facts",
     "facts_or_nominal",
     "find",
@@ -38,7 +44,6 @@ __all__ = [
     "histogram",
     "moments",
     "open_images",
-    "overlap",
     "partition",
     "partition_sizes",
     "resident",

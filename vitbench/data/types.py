@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.data.decode import centre_crop, decode
-from vitbench.spec.trial import sides
+from vitbench.spec.trial import Scale, sides
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -45,11 +46,27 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Training images per class, as the draw of validation images needs them.
+
+    `groups` has (class, size, number) for every class with equal images: so many groups of `size` equal images; images
+    that stand under two labels are in no group, and are never held out. `val` counts the images of a validation split
+    that the user made; it is empty if there is none.
+    """
+
+    images: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...] = ()
+    val: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a data set without training on it.
 
-    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images.
-    `num_test_in_train`: test images that are, by content, also training images; None where that was not looked at.
+    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images, those of a
+    validation split included. `num_test_in_train`: test images whose content is also in the training images; None if
+    that was not compared. `same_pixels`: groups of digests of different files with equal pixels. `notes`: lines for
+    the user about splits and files.
     """
 
     name: str
@@ -65,6 +82,20 @@ class Facts:
     fingerprint_note: str
     pixels_publishable: bool
     num_test_in_train: int | None = None
+    aspects: tuple[tuple[float, int], ...] = ()
+    """How many images have each ratio of width to height, to the nearest 5%; empty: unknown."""
+    val_counts: tuple[int, ...] = ()
+    group_sizes: tuple[tuple[int, int, int], ...] = ()
+    num_turned: int = 0
+    num_transparent: int = 0
+    num_scaled: int = 0
+    same_pixels: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Counts:
+        """The training images as the draw of validation images sees them."""
+        return Counts(self.class_counts, self.group_sizes, self.val_counts)
 
 
 class FileStore(Protocol):
@@ -81,17 +112,45 @@ class FileStore(Protocol):
 
 
 @dataclass(frozen=True)
+class JoinedFiles:
+    """The files of two stores in one row, those of `second` from `start` on."""
+
+    first: FileStore
+    second: FileStore
+    start: int
+
+    def _place(self, row: int) -> tuple[FileStore, int]:
+        return (self.first, row) if row < self.start else (self.second, row - self.start)
+
+    def name(self, row: int) -> str:
+        """Where the image is."""
+        store, place = self._place(row)
+        return store.name(place)
+
+    def identity(self, row: int) -> str:
+        """Name and size."""
+        store, place = self._place(row)
+        return store.identity(place)
+
+    def load(self, row: int) -> bytes:
+        """The bytes of the file."""
+        store, place = self._place(row)
+        return store.load(place)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Rows of a file store, decoded when read."""
 
     store: FileStore
     rows: Ints
     in_chans: int = 3
+    scale: Scale | None = None
 
     def read(self, i: int) -> Pixels:
         """Image i, `uint8 [H, W, C]`."""
         row = int(self.rows[i])
-        return decode(self.store.load(row), self.store.name(row), self.in_chans)
+        return decode(self.store.load(row), self.store.name(row), self.in_chans, self.scale)
 
 
 @dataclass(frozen=True)
@@ -99,12 +158,17 @@ class Split:
     """Images and labels `int64 [n]`: decoded (`images`, all equal in size) or as files (`encoded`), one of the two.
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
+    `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the validation images that the user set
+    apart, `rank` (`int64 [n]`) is the place in file order where splits are drawn as blocks; each may be None.
     """
 
     labels: Ints
     images: Pixels | None = None
     encoded: Encoded | None = None
     boxes: Ints | None = None
+    groups: Ints | None = None
+    val: npt.NDArray[np.bool_] | None = None
+    rank: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -136,6 +200,9 @@ class Split:
             None if self.images is None else self.images[rows],
             None if self.encoded is None else replace(self.encoded, rows=self.encoded.rows[rows]),
             None if self.boxes is None else self.boxes[rows],
+            None if self.groups is None else self.groups[rows],
+            None if self.val is None else self.val[rows],
+            None if self.rank is None else self.rank[rows],
         )
 
     def with_channels(self, in_chans: int) -> Split:
@@ -144,6 +211,19 @@ class Split:
             return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
         assert self.images is not None
         return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
+
+
+def join_splits(first: Split, second: Split) -> Split:
+    """The images of both, in order; both are pixels of one size, or both are files."""
+    labels = np.concatenate([first.labels, second.labels])
+    if first.images is not None and second.images is not None:
+        return Split(labels, np.concatenate([first.images, second.images]))
+    assert first.encoded is not None
+    assert second.encoded is not None
+    start = int(first.encoded.rows.max(initial=-1)) + 1
+    store = JoinedFiles(first.encoded.store, second.encoded.store, start)
+    rows = np.concatenate([first.encoded.rows, second.encoded.rows + start])
+    return Split(labels, encoded=replace(first.encoded, store=store, rows=rows))
 
 
 @dataclass(frozen=True)
@@ -178,6 +258,23 @@ def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
     for i in range(len(split)):
         images[i] = centre_crop(split.read(i), img_size)
     return images
+
+
+def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ...]:
+    """Counts of images by (height, width) as counts by aspect: width / height, to the nearest 5%."""
+    counts: dict[float, int] = {}
+    for (height, width), count in sorted(sizes.items()):
+        aspect = round(1.05 ** round(math.log(width / height, 1.05)), 4)
+        counts[aspect] = counts.get(aspect, 0) + count
+    return tuple(sorted(counts.items()))
+
+
+def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
+    """The share of the images' area, on average, that `centre_crop` removes; 0 where aspects are unknown."""
+    height, width = sides(img_size)
+    target, total = width / height, sum(count for _, count in facts.aspects)
+    kept = sum(count * min(aspect / target, target / aspect) for aspect, count in facts.aspects)
+    return 1 - kept / total if total else 0.0
 
 
 def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:

@@ -23,6 +23,7 @@ class Stack:
     """
 
     def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
+        _refuse_foreign(module, states)
         self.module = module
         self.num_members = len(states)
         convolves = any(isinstance(part, nn.Conv2d) and part.kernel_size != part.stride for part in module.modules())
@@ -33,8 +34,9 @@ class Stack:
         self.grad = torch.zeros_like(self.flat)
         self.params = {name: view.detach().requires_grad_() for name, view in self._leaves(self.flat).items()}
         self.buffers = {
-            name: torch.stack([state.get(name, buffer).to(device) for state in states])
-            for name, buffer in module.named_buffers()
+            name: torch.stack([state[name].to(device) for state in states])
+            for name, _ in module.named_buffers()
+            if name in module.state_dict()
         }
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -81,6 +83,19 @@ class Stack:
         views = self._views(self.flat if flat is None else flat)
         tensors = {**views, **self.buffers}
         return {name: tensor[member].detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _refuse_foreign(module: nn.Module, states: Sequence[dict[str, Tensor]]) -> None:
+    """Raise ValueError if a member's state has a tensor that the module lacks, or lacks one that the module has.
+
+    One module serves all members: an entry that it does not know would be dropped, and the member would train another
+    function than its trial says.
+    """
+    expected = module.state_dict().keys()
+    for member, state in enumerate(states):
+        if differing := sorted(expected ^ state.keys()):
+            which = "lacks" if differing[0] in state else "has"
+            raise ValueError(f"stack member {member}: {differing[0]} is a tensor that the stack's module {which}")
 
 
 def decays(name: str, shape: torch.Size) -> bool:

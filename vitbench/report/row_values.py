@@ -8,6 +8,7 @@ from typing import Any
 
 from vitbench.spec.arms import arms, level_name
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.table import Row, metric_value
 from vitbench.store.record import REPORTS, TUNES
 
@@ -49,8 +50,8 @@ def score(row: Row, metric: str) -> float | None:
 
 def scores_by_seed(rows: Iterable[Row], metric: str) -> dict[int, float]:
     """{seed: score} over the rows that have one, by seed."""
-    found = {int(row["seed"]): score(row, metric) for row in rows}
-    return {seed: value for seed, value in sorted(found.items()) if value is not None}
+    scores = {int(row["seed"]): score(row, metric) for row in rows}
+    return {seed: value for seed, value in sorted(scores.items()) if value is not None}
 
 
 def dot_links(rows: Iterable[Row], values: Mapping[int, float], form: str = ".2f") -> list[str]:
@@ -81,7 +82,9 @@ def shared_settings(rows: Sequence[Row]) -> list[Setting]:
     by_setting: dict[Setting, set[str]] = {}
     for row in reporting:
         by_setting.setdefault(setting_of(row), set()).add(row["arm"])
-    return sorted((s for s, having in by_setting.items() if s and having == present and len(present) > 1), key=_by_size)
+    return sorted(
+        (s for s, its_arms in by_setting.items() if s and its_arms == present and len(present) > 1), key=_by_size
+    )
 
 
 def _at_every_seed(rows: Sequence[Row]) -> list[Row]:
@@ -104,14 +107,7 @@ def size_key(value: Any) -> tuple[float, str]:
 
 def metric_label(metric: str) -> str:
     """A metric's name as an axis or a column says it."""
-    known = {
-        "test_top1_percent": "Test top-1 (%)",
-        "test_top1_best_val_percent": "Test top-1, best by validation (%)",
-        "val_top1_percent": "Validation top-1 (%)",
-        "test_loss": "Test loss",
-    }
-    words = metric.removesuffix("_percent").replace("_", " ").capitalize()
-    return known.get(metric, words + (" (%)" if metric.endswith("_percent") else ""))
+    return metric_named(metric).label
 
 
 def quantity(value: float) -> str:
