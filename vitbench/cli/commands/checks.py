@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared
 from vitbench.data import Facts, cropped_share
@@ -21,6 +21,7 @@ from vitbench.spec.claims import ArmRef, Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import size_words
 from vitbench.stats.verdict import claim_problem
+from vitbench.store.bounds import parse
 from vitbench.store.record import ALGORITHM_VERSION
 
 
@@ -108,9 +109,9 @@ def check_origin(folder: Path, facts_of: FactsOf) -> None:
 
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows that can be read: the file is derived, so a torn line is written again by the run that asks."""
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
+    for line in read(path).split(b"\n") if exists(path) else ():
+        with suppress(ValueError):
+            row = parse(line)
             if isinstance(row, dict):
                 yield row
 
