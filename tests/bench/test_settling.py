@@ -10,7 +10,7 @@ from vitbench.bench.settling import (
     FASHION,
     FIRST,
     SHAPES,
-    Arm,
+    ArmScores,
     acceptance,
     deficits,
     draw,
@@ -100,5 +100,5 @@ def test_a_line_that_does_not_hold_is_said() -> None:
 
 
 def test_a_race_of_one_look_has_its_trainings() -> None:
-    flat = Arm(np.zeros((2, 3, 6)), np.zeros((2, 3, 6)))
+    flat = ArmScores(np.zeros((2, 3, 6)), np.zeros((2, 3, 6)))
     assert race(flat, (3,), (6,))[6].trainings.tolist() == [18, 18], "nobody is behind where nothing varies"

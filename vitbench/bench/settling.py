@@ -72,14 +72,14 @@ def deficits(world: World, curve: tuple[str, float]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmScores:
     """Scores of one arm [R, K, n], with the best setting's expectation at 0."""
 
     val: Floats
     test: Floats
 
 
-def draw(world: World, lost: Floats, split: Floats, rng: np.random.Generator) -> Arm:
+def draw(world: World, lost: Floats, split: Floats, rng: np.random.Generator) -> ArmScores:
     """One arm at the seeds of `split` [R, n]."""
     shape = (len(split), len(lost), split.shape[1])
     shared = rng.standard_normal((shape[0], 1, shape[2]))
@@ -88,7 +88,7 @@ def draw(world: World, lost: Floats, split: Floats, rng: np.random.Generator) ->
     luck = spread * (np.sqrt(world.correlation) * shared + np.sqrt(1.0 - world.correlation) * own)
     expected = luck - lost[:, None]
     val = expected + world.split * split[:, None, :] + world.val_flips * rng.standard_normal(shape)
-    return Arm(val, expected + world.test_flips * rng.standard_normal(shape))
+    return ArmScores(val, expected + world.test_flips * rng.standard_normal(shape))
 
 
 def residual(val: Floats, racing: Bools, counts: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -127,7 +127,7 @@ def regret_variance(gaps: Floats, spread: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmLook:
     """An arm after n seeds: its test scores at the leader [R, n], V [R], and the trainings so far [R]."""
 
     scores: Floats
@@ -135,7 +135,7 @@ class Look:
     trainings: npt.NDArray[np.int64]
 
 
-def race(arm: Arm, points: Sequence[int], looks: Sequence[int], alpha: float = ALPHA) -> dict[int, Look]:
+def race(arm: ArmScores, points: Sequence[int], looks: Sequence[int], alpha: float = ALPHA) -> dict[int, ArmLook]:
     """The arm at each of `looks`; settings that are significantly behind are dropped at `points`."""
     num_runs, num_settings, _ = arm.val.shape
     racing = np.ones((num_runs, num_settings), dtype=bool)
@@ -156,16 +156,16 @@ def race(arm: Arm, points: Sequence[int], looks: Sequence[int], alpha: float = A
     return out
 
 
-def _look(arm: Arm, n: int, leader: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], s: Floats) -> Look:
+def _look(arm: ArmScores, n: int, leader: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], s: Floats) -> ArmLook:
     """What a look reads of an arm."""
     rows = np.arange(len(leader))
     seen = np.arange(n) < counts[:, :, None]
     gap = np.where(seen, arm.val[rows, leader, None, :n] - arm.val[:, :, :n], 0.0).sum(axis=2) / counts
     variance = regret_variance(gap, s[:, None] / np.sqrt(counts))
-    return Look(arm.test[rows, leader, :n], variance, counts.sum(axis=1))
+    return ArmLook(arm.test[rows, leader, :n], variance, counts.sum(axis=1))
 
 
-def apart(arm: Arm, tuning: Arm, looks: Sequence[int]) -> dict[int, Look]:
+def apart(arm: ArmScores, tuning: ArmScores, looks: Sequence[int]) -> dict[int, ArmLook]:
     """The first edition: `tuning` seeds of their own choose, and V does not shrink."""
     num_runs, num_settings, num_seeds = tuning.val.shape
     every = np.ones((num_runs, num_settings), dtype=bool)
@@ -176,17 +176,17 @@ def apart(arm: Arm, tuning: Arm, looks: Sequence[int]) -> dict[int, Look]:
     variance = regret_variance(gaps, np.repeat(s[:, None], num_settings, axis=1) / np.sqrt(num_seeds))
     rows = np.arange(num_runs)
     cost = num_settings * num_seeds
-    return {n: Look(arm.test[rows, leader, :n], variance, np.full(num_runs, cost + n)) for n in looks}
+    return {n: ArmLook(arm.test[rows, leader, :n], variance, np.full(num_runs, cost + n)) for n in looks}
 
 
-def own_pick(arm: Arm, n: int) -> Look:
+def own_pick(arm: ArmScores, n: int) -> ArmLook:
     """A control: every seed keeps the model that validates best; no V."""
     best = arm.val[:, :, :n].argmax(axis=1)
     scores = np.take_along_axis(arm.test[:, :, :n], best[:, None, :], axis=1)[:, 0]
-    return Look(scores, np.zeros(len(scores)), np.full(len(scores), n * arm.val.shape[1]))
+    return ArmLook(scores, np.zeros(len(scores)), np.full(len(scores), n * arm.val.shape[1]))
 
 
-def interval(a: Look, b: Look, c: float, share: float = 1.0) -> tuple[Floats, Floats]:
+def interval(a: ArmLook, b: ArmLook, c: float, share: float = 1.0) -> tuple[Floats, Floats]:
     """The limits [R] of a - b; `share` of V is counted."""
     d = a.scores - b.scores
     n = d.shape[1]
@@ -195,7 +195,7 @@ def interval(a: Look, b: Look, c: float, share: float = 1.0) -> tuple[Floats, Fl
 
 
 def over_looks(
-    pairs: Mapping[int, tuple[Look, Look]], plan: Schedule, level: float, shift: float, share: float = 1.0
+    pairs: Mapping[int, tuple[ArmLook, ArmLook]], plan: Schedule, level: float, shift: float, share: float = 1.0
 ) -> Iterator[tuple[Floats, Floats]]:
     """The intersected limits [R] of a - b + shift at each look in turn."""
     low, high = np.array(-np.inf), np.array(np.inf)
@@ -208,7 +208,7 @@ def over_looks(
 
 
 def settled_equal(
-    pairs: Mapping[int, tuple[Look, Look]], plan: Schedule, margin: float, shift: float
+    pairs: Mapping[int, tuple[ArmLook, ArmLook]], plan: Schedule, margin: float, shift: float
 ) -> npt.NDArray[np.int64]:
     """The seeds [R] at which equality within the margin is supported, 0 where it never is."""
     at = np.zeros(len(next(iter(pairs.values()))[0].scores), dtype=np.int64)
@@ -227,7 +227,9 @@ Rates = dict[str, npt.NDArray[Any]]
 """Names of events, each with its 0 or 1 (or a number) per run [R]."""
 
 
-def _pair(world: World, shape: str, num_seeds: int, num_runs: int, rng: np.random.Generator) -> tuple[Arm, Arm]:
+def _pair(
+    world: World, shape: str, num_seeds: int, num_runs: int, rng: np.random.Generator
+) -> tuple[ArmScores, ArmScores]:
     split = rng.standard_normal((num_runs, num_seeds))
     first, second = (draw(world, deficits(world, curve), split, rng) for curve in SHAPES[shape])
     return first, second

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitbench.plan.trials import Chooser, Standing, extend
+from vitbench.plan.trials import Chooser, RaceStanding, extend
 from vitbench.spec.arms import Assignment
 from vitbench.spec.experiment import Experiment
 
@@ -32,7 +32,7 @@ Score = Callable[[Assignment, int], float | Lost | None]
 
 
 @dataclass(frozen=True)
-class Rules:
+class RaceRules:
     """Seeds in order, the drop points (numbers of seeds, the last is all of them), and when a setting goes."""
 
     seeds: tuple[int, ...]
@@ -41,28 +41,28 @@ class Rules:
     num_extensions: int
 
 
-def rules_of(experiment: Experiment, seeds: Sequence[int]) -> Rules:
+def rules_of(experiment: Experiment, seeds: Sequence[int]) -> RaceRules:
     """The rules of an experiment's race over some seeds: drop points after the first seeds and at each look."""
     assert experiment.tune is not None
     ordered = tuple(sorted(seeds))
     looks = experiment.seeds.all_looks() or USUAL_LOOKS
     points = {point for point in (experiment.tune.first, *looks) if point < len(ordered)}
-    return Rules(ordered, (*sorted(points), len(ordered)), experiment.tune.alpha, experiment.tune.num_extensions)
+    return RaceRules(ordered, (*sorted(points), len(ordered)), experiment.tune.alpha, experiment.tune.num_extensions)
 
 
 @dataclass(frozen=True)
-class ArmRace:
+class ArmRacePlan:
     """What one arm's race asks for: (setting, seed) in order, the leader at each drop point, and the standing."""
 
     entries: tuple[tuple[Assignment, int], ...]
     leaders: dict[int, Assignment]
-    standing: Standing
+    standing: RaceStanding
     complete: bool
 
 
 def run_race(
-    arm: str, grid: Sequence[Assignment], rules: Rules, score: Score, chooser: Chooser, can_add: Callable[..., bool]
-) -> ArmRace:
+    arm: str, grid: Sequence[Assignment], rules: RaceRules, score: Score, chooser: Chooser, can_add: Callable[..., bool]
+) -> ArmRacePlan:
     """The arm's race as far as its scores tell. `can_add(setting)`: whether an extension of the grid can be trained."""
     track = _Track(list(grid), rules, score, chooser)
     for begin, end in zip((0, *rules.points), rules.points, strict=False):
@@ -77,7 +77,7 @@ def run_race(
 class _Track:
     """A race under way: the settings, those still racing (indices), and what was asked for."""
 
-    def __init__(self, settings: list[Assignment], rules: Rules, score: Score, chooser: Chooser) -> None:
+    def __init__(self, settings: list[Assignment], rules: RaceRules, score: Score, chooser: Chooser) -> None:
         self.settings, self.rules, self.score, self.chooser = settings, rules, score, chooser
         self.racing = list(range(len(settings)))
         self.entries: list[tuple[Assignment, int]] = []
@@ -154,7 +154,7 @@ class _Track:
                     scores[row, position], ok[row, position] = value, True
         return scores, ok
 
-    def result(self, arm: str, complete: bool) -> ArmRace:
+    def result(self, arm: str, complete: bool) -> ArmRacePlan:
         """What the race asks for so far."""
         num_left = len(self.rules.seeds) - self.num_seeds
         known = sum(self.rules.seeds.index(seed) >= self.num_seeds for _, seed in self.entries)
@@ -163,11 +163,11 @@ class _Track:
         most = 0 if complete else max(0, (len(self.racing) + growth) * num_left - known)
         racing = tuple(self.settings[index] for index in self.racing)
         dropped = tuple(s for index, s in enumerate(self.settings) if index not in self.racing)
-        standing = Standing(arm, self.num_seeds, racing, dropped, least, most)
-        return ArmRace(tuple(self.entries), self.leaders, standing, complete)
+        standing = RaceStanding(arm, self.num_seeds, racing, dropped, least, most)
+        return ArmRacePlan(tuple(self.entries), self.leaders, standing, complete)
 
 
-def likely_trials(rules: Rules, race: ArmRace) -> int:
+def likely_trials(rules: RaceRules, race: ArmRacePlan) -> int:
     """How many trials beyond the known ones a race is likely to ask for, from how many settings usually go on."""
     if race.complete:
         return 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.plan.race import ArmRace, Lost, Rules, likely_trials, rules_of, run_race
+from vitbench.plan.race import ArmRacePlan, Lost, RaceRules, likely_trials, rules_of, run_race
 from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
 from vitbench.spec.arms import Arm, Assignment, find_arms
 from vitbench.spec.experiment import Experiment
@@ -79,10 +79,10 @@ def _arm_race(
     builder: Builder,
     arm: Arm,
     grid: Sequence[Assignment],
-    rules: Rules,
+    rules: RaceRules,
     records: Mapping[str, Record],
     chooser: Chooser,
-) -> ArmRace:
+) -> ArmRacePlan:
     """The race of one arm, its scores read from the records."""
 
     def score(setting: Assignment, seed: int) -> float | Lost | None:
@@ -103,7 +103,7 @@ def _arm_race(
 
 
 def _shared_trials(
-    builder: Builder, races: Mapping[str, ArmRace], rules: Rules, grid: Sequence[Assignment]
+    builder: Builder, races: Mapping[str, ArmRacePlan], rules: RaceRules, grid: Sequence[Assignment]
 ) -> list[Trial]:
     """Trials at the settings of `report.also_at` that the races did not ask for.
 

@@ -71,7 +71,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RaceStanding:
     """One arm's race: seeds that its settings have, settings that go on and that are out, and what may still come.
 
     `least`, `most`: trials beyond the known ones up to the planned seeds.
@@ -98,7 +98,7 @@ class Plan:
     later: tuple[Trial, ...] = ()
     """Stand-ins for the trials of later rounds: arms and sizes are right, the ids are not. Of a race those that are
     likely, else the most that there may be."""
-    standings: tuple[Standing, ...] = ()
+    standings: tuple[RaceStanding, ...] = ()
     """Per arm of a race, where it stands."""
 
     def unique(self) -> dict[str, Trial]:

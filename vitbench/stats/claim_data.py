@@ -28,7 +28,7 @@ MOST_DIVERGED = 0.2
 
 
 @dataclass(frozen=True)
-class Reading:
+class LookReading:
     """What one look reads: the contrasts at the settings chosen by then, their sample, and the noise of the choices.
 
     `variances`: V of each tuned cell, None where it is unknown; `depends`: tuned cells whose quantity differs between
@@ -50,7 +50,7 @@ class Case:
     experiment: Experiment
     table: TrialTable
     design: Design
-    readings: tuple[Reading, ...]
+    readings: tuple[LookReading, ...]
 
     @property
     def question(self) -> Question:
@@ -178,7 +178,7 @@ def _raced_upto(claim: Claim, experiment: Experiment, table: TrialTable, num_see
     return set(range(num_seeds)) <= shared
 
 
-def _reading(contrasts: Question, table: TrialTable, seeds: Sequence[int]) -> Reading:
+def _reading(contrasts: Question, table: TrialTable, seeds: Sequence[int]) -> LookReading:
     """The reading of a claim's contrasts at some seeds."""
     cells = contrasts.cells()
     sample = gather(cells, table, seeds)
@@ -188,7 +188,7 @@ def _reading(contrasts: Question, table: TrialTable, seeds: Sequence[int]) -> Re
     measured = {cell: variance for cell, variance in variances.items() if variance is not None}
     raced = any(isinstance(table.tuning.get(cell.arm), Race) for cell in choices)
     noise = noise_of(contrasts.parts, sample, measured, sample.n if raced else None)
-    return Reading(contrasts, sample, variances, depends, noise)
+    return LookReading(contrasts, sample, variances, depends, noise)
 
 
 def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
