@@ -11,7 +11,7 @@ from made_plans import experiment, facts_of, record
 
 from vitbench.base.errors import InputError
 from vitbench.base.seeding import derive_seed
-from vitbench.plan.race import beyond
+from vitbench.plan.race_trials import beyond
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Plan, Trial
 from vitbench.spec.experiment import Experiment

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.plan.race import ArmRacePlan, Lost, RaceRules, likely_trials, rules_of, run_race
+from vitbench.plan.race_trials import ArmRacePlan, Lost, RaceRules, likely_trials, rules_of, run_race
 from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
 from vitbench.spec.arms import Arm, Assignment, find_arms
 from vitbench.spec.experiment import Experiment
