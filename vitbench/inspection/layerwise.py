@@ -13,8 +13,8 @@ import torch
 from vitbench.inspection.hooks import tokens_of
 from vitbench.inspection.measures import representation
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures
 from vitbench.inspection.results import Findings, Row, Shown
+from vitbench.inspection.sample_images import Pictures
 from vitbench.train import few_shot
 
 NEIGHBOURS = 10

@@ -14,8 +14,8 @@ from torch import Tensor
 from vitbench.base.seeding import derive_seed
 from vitbench.inspection.measures import adversarial, corruptions, perturb
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures
 from vitbench.inspection.results import Findings, Shown
+from vitbench.inspection.sample_images import Pictures
 
 BATCH = 64
 """Draws are made batch by batch, so this is part of which images are damaged how."""
