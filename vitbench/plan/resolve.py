@@ -10,14 +10,14 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.model import costs
+from vitbench.model.mechanisms import unread_fields
+from vitbench.model.objective import objective_of, spec_of
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
-    ABSOLUTE,
     DURATIONS,
     DataSpec,
     EvaluateSpec,
     ModelSpec,
-    ObjectiveSpec,
     TrainSpec,
     TrialSpec,
     sides,
@@ -29,7 +29,7 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer", "channel_mixer",
 )  # fmt: skip
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
@@ -46,7 +46,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    if train.objective.name == "classify":
+    if objective_of(train.objective).predicts_classes:
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -134,14 +134,8 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += VIT_FIELDS
     elif model.family == "vit":
         idle += RESNET_FIELDS
-    if model.pos_embed not in ABSOLUTE:
-        idle += ["pos_placement"]
-    if model.pos_embed in ("none", "sincos_2d", "rope_2d") or not model.class_token:
-        idle += ["no_embed_class"]
-    if model.pos_embed not in ("relative_1d", "relative_2d"):
-        idle += ["relative_clip"]
-    if model.global_pool == "token" and model.final_norm == "after_pool":
-        idle += ["final_norm"]  # A LayerNorm acts on each token alone, so picking one commutes with it.
+    if model.family != "resnet":
+        idle += unread_fields(model)
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
@@ -156,13 +150,9 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
-    if train.objective.name == "classify":
-        update["objective"] = ObjectiveSpec()
-    else:
-        update |= {"smoothing": 0.0, "mixup": 0.0}
-        if train.objective.target == "downsampled" and (model.patch_size or 0) < 4:
-            # One cell a patch: the mean colour itself, so that arms of the two targets are refused as equal.
-            update["objective"] = train.objective.model_copy(update={"target": "mean_colour"})
+    objective = objective_of(train.objective).resolved(model)
+    update["objective"] = spec_of(objective)
+    update |= {key: 0.0 for key in ("smoothing", "mixup") if key not in objective.reads}
     return train.model_copy(update=update)
 
 

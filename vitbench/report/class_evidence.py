@@ -25,7 +25,7 @@ from vitbench.stats.table import Row
 
 HEADER = ("Arm", "n", "Balanced accuracy (%)", "Macro F1 (%)", "Weakest class", "Most frequent confusion")
 UNBALANCED = 1.5
-"""Above this share of an even split, the majority's share stands beside the accuracies."""
+"""From this multiple of an even split on, the majority's share stands beside the accuracies."""
 
 
 def class_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
@@ -79,7 +79,7 @@ def _notes(answers: Answers) -> tuple[str, ...]:
         "Balanced accuracy: mean of the classes' accuracies. Macro F1: mean of their F1 scores. "
         "Weakest class: its accuracy in percent, mean over seeds.",
     ]
-    if share > UNBALANCED * even:
+    if share >= UNBALANCED * even:
         notes.append(f"The classes are unbalanced: always answering the most frequent one scores {share:.1f}%.")
     return tuple(notes)
 
