@@ -126,10 +126,15 @@ def test_parquet_without_the_columns(options: DataOptions, tmp_path: Path) -> No
 
     path = tmp_path / "set.parquet"
     for table, message in [
-        (pa.table({"text": ["x"], "label": [0]}), "no image column (image or img) among text, label"),
-        (pa.table({"image": [{"bytes": b"x"}]}), "no labels (label or fine_label) among image"),
-        (pa.table({"image": [b"x"], "label": [0]}), "column image is binary; a struct with `bytes` is needed"),
-        (pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "column label (string, 0 nulls) must hold integers"),
+        (pa.table({"text": ["x"], "label": [0]}), "no image column (image or img) among text, label; name it with"),
+        (pa.table({"image": [{"bytes": b"x"}]}), "no label column (label or labels) among image; name it with ?label="),
+        (pa.table({"image": [7], "label": [0]}), "column image is int64; a struct with `bytes`, raw bytes, paths,"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [0.5]}), "column label is double; whole numbers, text, or"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [[0, 1]]}), "a multi-label set"),
+        (
+            pa.table({"image": [{"bytes": b"x"}] * 2, "label": [0, None]}),
+            "1 of 2 labels are missing, the first in row 1",
+        ),
         (pa.table({"image": [{"bytes": None}, {"bytes": b""}], "label": [0, 1]}), "row 0: the image has no bytes"),
     ]:
         pq.write_table(table, path)
@@ -142,7 +147,7 @@ def test_parquet_without_the_columns(options: DataOptions, tmp_path: Path) -> No
 def test_parquet_file_of_unknown_split(options: DataOptions, tmp_path: Path) -> None:
     for name in ("train", "extra"):
         write_parquet(tmp_path / "set" / f"{name}.parquet", [png(picture(0))] * 2, [0, 1])
-    assert "extra.parquet is named after neither train nor test" in refused(f"parquet:{tmp_path / 'set'}", options)
+    assert "extra.parquet has no split word" in refused(f"parquet:{tmp_path / 'set'}", options)
 
 
 @pytest.mark.parametrize("name", ["cifar", "../../x", "", "folder", "digits:x", "torch/nothing"])

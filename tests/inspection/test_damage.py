@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitbench.inspection.measures import adversarial, corruptions, perturb, reconstruction
 from vitbench.spec.trial import ObjectiveSpec
-from vitbench.train.objectives import patch_targets
+from vitbench.train.losses import patch_targets
 
 SIDE = 12
 

@@ -11,8 +11,8 @@ from model_specs import HYBRID, OBJECTIVES, POSITIONS, RESNET, TINY, images, mad
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
 from vitbench.model.costs import check
+from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid
-from vitbench.model.tensors import parameters
 from vitbench.plan.resolve import default_patch, resolve
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec

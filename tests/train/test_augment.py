@@ -106,12 +106,13 @@ def test_medium_runs_and_is_not_light() -> None:
 
 def test_mixup_shares_are_those_of_its_beta_distribution() -> None:
     lanes = np.linspace(0.0005, 0.9995, 1000)[:, None]
-    shares = MEDIUM.mix_weights(lanes)
-    assert shares is not None
+    mixture = MEDIUM.mixture(np.tile(lanes, MEDIUM.lanes))
+    assert mixture is not None
+    shares = mixture.share
     assert shares.min() >= 0.5
     drawn = np.random.default_rng(0).beta(0.2, 0.2, 200_000)
     assert shares.mean() == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.005)
-    assert LIGHT.mix_weights(lanes) is None
+    assert LIGHT.mixture(lanes) is None
 
 
 def test_sides_that_differ_are_padded_and_cropped_each_by_its_own_length() -> None:

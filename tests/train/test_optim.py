@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from vitbench.spec.trial import TrainSpec
-from vitbench.train.optim import Optimizer, bias_corrections
-from vitbench.train.schedule import learning_rates
+from vitbench.train.optim import Optimizer, bias_corrections, learning_rates
 from vitbench.train.stack import decays
 
 SHAPES = [(4, 3), (5,)]

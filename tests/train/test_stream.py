@@ -76,7 +76,7 @@ def sources(folder: str, img_size: int = 16) -> list[ImageSource]:
 
 
 def orders(num: int, augment: Augment, batch_size: int = 40) -> list[Order]:
-    return [Order(seed, np.arange(NUM_TRAIN), batch_size, augment.lanes) for seed in range(num)]
+    return [Order(seed, np.arange(NUM_TRAIN), batch_size, augment.streams) for seed in range(num)]
 
 
 @pytest.mark.parametrize("level", ["none", "light", "medium"])

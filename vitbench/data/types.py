@@ -139,8 +139,11 @@ class Split:
         )
 
     def with_channels(self, in_chans: int) -> Split:
-        """The same images; files will be decoded to so many channels."""
-        return self if self.encoded is None else replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        """The same images with 1 or 3 channels: colour as grey; files are decoded so."""
+        if self.encoded is not None:
+            return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        assert self.images is not None
+        return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,21 @@ class ImageData:
     facts: Facts
     train: Split
     test: Split
+
+    def with_channels(self, in_chans: int) -> ImageData:
+        """The same images with 1 or 3 channels."""
+        facts = replace(self.facts, in_chans=in_chans)
+        return ImageData(facts, self.train.with_channels(in_chans), self.test.with_channels(in_chans))
+
+
+def grey(colour: Pixels) -> Pixels:
+    """Luma `uint8 [..., 1]` of colours `uint8 [..., 3]`: 0.299 red + 0.587 green + 0.114 blue, rounded as Pillow does.
+
+    Source: ITU-R BT.601; in 16-bit fixed point, so that decoded files and arrays agree.
+    """
+    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
+    luma: Pixels = ((colour.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
+    return luma[..., None]
 
 
 def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:

@@ -229,8 +229,8 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
 
 
 def _checkpoint_bytes(spec: TrialSpec) -> int:
-    """Weights, the best weights and up to two moments, in fp32."""
-    return 4 * 4 * costs.num_params(spec.model, spec.train.objective)
+    """Weights, the best weights, up to two moments and the moving average, in fp32."""
+    return 4 * (4 + spec.train.model_ema) * costs.num_params(spec.model, spec.train.objective)
 
 
 def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:

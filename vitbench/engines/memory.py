@@ -50,14 +50,15 @@ def _drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
     if not objective.inputs:
         return []
     batch = MemberBatch(0, index, np.zeros_like(index), np.zeros((num_images, 0)))
-    arrays = objective.draw(spec.model, [batch], [None])
+    arrays = objective.draw(spec.model, [batch], [])
     return [torch.zeros(arrays[name].shape[1:], dtype=torch.int64) for name in objective.inputs]
 
 
 def member_bytes(spec: TrialSpec) -> int:
     """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema
+    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -43,7 +43,7 @@ def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
     best = None
     if classifies:
         flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
-        best = last if torch.equal(flat, trainer.stack.flat) else trainer.test(flat)
+        best = last if torch.equal(flat, trainer.evaluated) else trainer.test(flat)
     out = []
     for e, member in enumerate(trained):
         answer = last[e]

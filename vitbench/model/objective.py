@@ -56,6 +56,16 @@ class Call(Protocol):
     def standardise(self, unit: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] as a network gets them."""
 
+    @property
+    def class_weights(self) -> torch.Tensor | None:
+        """The weight of each class `[E, K]`; None: all alike."""
+
+    def mixed(self, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """Images in [0, 1] mixed with their partners, where the spec says so."""
+
+    def erased(self, pixels: torch.Tensor, given: Given) -> torch.Tensor:
+        """Standardised images with random erasing, where the spec says so."""
+
     def labels(self, index: torch.Tensor) -> torch.Tensor:
         """Positions among the trained classes `[E, B]` of training images `index [E, B]`."""
 
@@ -78,7 +88,8 @@ class Objective(Mechanism):
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Fields of TrainSpec, among `smoothing` and `mixup`, that change the loss; unread ones are left out of the id."""
+    """Fields of TrainSpec, among those that only training with labels has, that change the loss; unread ones are left out
+    of the id."""
 
     def problems(self, model: ModelSpec) -> list[str]:
         """Why `model` cannot be trained so, one line each."""
@@ -107,8 +118,8 @@ class Objective(Mechanism):
         """
         return 3 * forward["student"] + sum(forward[role] for role in self.networks)
 
-    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], shares: Sequence[Any]) -> Arrays:
-        """What a batch is trained for: functions of (seed, epoch, index). `shares` are MixUp's, or None."""
+    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
+        """What a batch is trained for: functions of (seed, epoch, index). `mixtures` are MixUp's, one per member, or empty."""
         raise NotImplementedError
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:

@@ -29,9 +29,7 @@ def prefixed(x: torch.Tensor, num: int, last: tuple[int, int] = (0, 0)) -> torch
     return F.pad(x, (*last, num, 0)) if num else x
 
 
-def offset_logits(
-    q: torch.Tensor, table: torch.Tensor, query_at: torch.Tensor, key_at: torch.Tensor
-) -> torch.Tensor:
+def offset_logits(q: torch.Tensor, table: torch.Tensor, query_at: torch.Tensor, key_at: torch.Tensor) -> torch.Tensor:
     """`[B, H, T, S]`: queries `[B, H, T, K]` with the table's vectors of the offsets `key_at [S] - query_at [T]`."""
     reach = table.shape[0] // 2
     offsets = (key_at.unsqueeze(0) - query_at.unsqueeze(1)).clamp(-reach, reach)

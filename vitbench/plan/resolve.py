@@ -29,8 +29,11 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer", "channel_mixer",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
+    "channel_mixer",
 )  # fmt: skip
+LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+"""Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
 
@@ -39,7 +42,8 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
 
     Raises InputError, one line per problem, where data and model clash or no duration is given.
     """
-    data = _data(spec.data, facts)
+    grey = spec.model.in_chans == 1 and spec.data.in_chans is None
+    data = _data(spec.data.model_copy(update={"in_chans": 1}) if grey else spec.data, facts)
     partition_sizes(facts.class_counts, data)  # Raises where a class would have no image, whatever the duration.
     model = _model(spec.model, data, facts)
     problems = costs.check(model, spec.train.objective)
@@ -76,7 +80,8 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
         classes = tuple(sorted(set(classes)))
         classes = None if len(classes) == facts.num_classes else classes
     flip = facts.flip if data.flip is None else data.flip
-    return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip})
+    in_chans = None if data.in_chans == facts.in_chans else data.in_chans
+    return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans})
 
 
 def default_patch(img_size: int | tuple[int, int]) -> int | None:
@@ -97,7 +102,7 @@ def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     assert data.img_size is not None
     own = {
         "img_size": data.img_size,
-        "in_chans": facts.in_chans,
+        "in_chans": data.in_chans or facts.in_chans,
         "num_classes": len(data.classes) if data.classes is not None else facts.num_classes,
     }
     for key, value in own.items():
@@ -148,12 +153,38 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     steps = num_steps(train, model, data, facts)
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
+    update |= _recipe(train, mixup, model)
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
     objective = objective_of(train.objective).resolved(model)
     update["objective"] = spec_of(objective)
-    update |= {key: 0.0 for key in ("smoothing", "mixup") if key not in objective.reads}
+    update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
+    if "mixup" not in objective.reads:
+        update["mixup"] = 0.0
     return train.model_copy(update=update)
+
+
+def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
+    """Parts of the recipe that have no effect, back at their defaults. Raises InputError where one cannot be."""
+    weights, idle = train.class_weights, []
+    if isinstance(weights, tuple) and len(weights) != model.num_classes:
+        raise InputError(f"train.class_weights: {len(weights)} weights for {model.num_classes} classes")
+    if train.model_ema and model.family != "vit" and model.norm_layer == "batch":
+        raise InputError(
+            "train.model_ema: BatchNorm's running statistics belong to the current weights, not to their average; "
+            "set model.norm_layer: group"
+        )
+    if isinstance(weights, tuple) and len(set(weights)) == 1:
+        idle += ["class_weights"]
+    if not (mixup and train.cutmix):
+        idle += ["mixup_switch_prob"]
+    if not train.reprob:
+        idle += ["remode"]
+    if not train.model_ema:
+        idle += ["model_ema_decay", "model_ema_warmup"]
+    if train.layer_decay == 1.0:
+        idle += ["layer_decay"]
+    return {key: getattr(TrainSpec(), key) for key in idle}
 
 
 def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> int:

@@ -112,6 +112,9 @@ class DataSpec(Frozen):
     """Which images, split how. `name` is not part of a trial's identity; the images' fingerprint is."""
 
     name: str = "digits"
+    in_chans: Literal[1] | None = Field(
+        None, description="1: colour as grey, 0.299 red + 0.587 green + 0.114 blue; None: as it is"
+    )
     img_size: ImgSize | None = Field(
         None, description="Resize to this many pixels per side, or to [height, width]; None: as they are"
     )
@@ -152,6 +155,9 @@ class TrainSpec(Frozen):
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
     momentum: Fraction = 0.9
+    layer_decay: Share | None = Field(
+        None, description="Each layer's rate is this share of the next layer's, the head's is lr; None: off"
+    )
     sched: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.05
     clip_grad: PositiveFloat | None = 1.0
@@ -159,6 +165,20 @@ class TrainSpec(Frozen):
     mixup: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="Alpha of MixUp's Beta distribution; 0: off. Derived: 0.2 with augment medium, else 0"
     )
+    cutmix: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Alpha of CutMix's Beta distribution; 0: off")
+    mixup_switch_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Share of images that get CutMix where MixUp is on too"
+    )
+    reprob: Share | Literal[0] = Field(0, description="Share of images of which a rectangle is erased; 0: off")
+    remode: Literal["pixel", "rand", "const"] = Field(
+        "pixel", description="Fill of the rectangle: noise per pixel, one random colour, or the mean colour"
+    )
+    class_weights: Literal["balanced"] | Items[PositiveFloat] | None = Field(
+        None, description="Weight of each class in the loss, in class order; balanced: by inverse frequency"
+    )
+    model_ema: bool = Field(False, description="Evaluate and keep a moving average of the weights")
+    model_ema_decay: Fraction = 0.9998
+    model_ema_warmup: bool = Field(True, description="Shorter averages early on, as short trainings need them")
     augment: Literal["none", "light", "medium"] = Field(
         "light", description="light: crop with padding, flip; medium: also RandAugment and MixUp"
     )

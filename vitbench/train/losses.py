@@ -27,10 +27,14 @@ TIE = 1e-5
 """A mean of bytes can lie exactly between two levels; this puts it into the upper one whatever a device rounds."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, mix: Tensor | None) -> Tensor:
-    """Loss per member `[E]` of logits `[E, B, K]`, labels `[E, B]`; `mix [E, B]` weighs the label against the next
-    image's label (MixUp's partner is the image before it in the batch)."""
+def cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float, mix: Tensor | None, class_weights: Tensor | None = None
+) -> Tensor:
+    """Loss per member `[E]` of logits `[E, B, K]`, labels `[E, B]`; `mix [E, B]` weighs the label against the label of
+    its partner, the image before it in the batch; `class_weights [E, K]` weigh the classes, as torch does."""
     log_p = F.log_softmax(logits.float(), dim=-1)
+    if class_weights is not None:
+        log_p = log_p * class_weights.unsqueeze(1)
 
     def loss(target: Tensor) -> Tensor:
         own = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)

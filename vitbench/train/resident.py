@@ -75,10 +75,11 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
     it is changes no number.
     """
     assert spec.img_size is not None
-    key = (spec.name, spec.img_size, str(device), options.stream or originals, options.num_workers)
+    key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
     if key not in _cache:
         _cache.clear()
         data = open_images(spec.name, options)
+        data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
         if options.stream or originals or not _fits(data.facts, spec.img_size, device):
             _cache[key] = open_stream(data, spec.img_size, options, device)
         else:

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
-from vitbench.model.sizes import grid
 from vitbench.model.objective import MemberBatch, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import tensors_by_name
-from vitbench.spec.trial import TrialSpec
-from vitbench.train.augment import Augment
+from vitbench.spec.trial import TrainSpec, TrialSpec
+from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.image_source import ImageSource, Members, members, on_device
-from vitbench.train.optim import Optimizer, bias_corrections
+from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.sampling import Batch, Order
-from vitbench.train.schedule import learning_rates
 from vitbench.train.stack import Stack
 from vitbench.train.step_program import Given, Graph, Program
 
@@ -57,7 +55,7 @@ class Trainer:
         self.used = [members(images, job.spec.data, job.seed) for job in jobs]
         self.augment = Augment.of(self.spec)
         self.orders = [
-            Order(job.seed, used.train, self.train.batch_size, self.augment.lanes)
+            Order(job.seed, used.train, self.train.batch_size, self.augment.streams)
             for job, used in zip(jobs, self.used, strict=True)
         ]
         self.objective = objective_of(self.train.objective)
@@ -68,12 +66,22 @@ class Trainer:
             module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
         decaying = {tensor.name for tensor in parameters(self.spec.model, self.train.objective) if tensor.decays}
-        self.optimizer = Optimizer([job.spec.train for job in jobs], self.stack.flat, self.stack.decay_mask(decaying))
+        scale = rate_scale(self.train.layer_decay, self.stack.shapes)
+        self.optimizer = Optimizer(
+            [job.spec.train for job in jobs],
+            self.stack.flat,
+            self.stack.decay_mask(decaying),
+            None if scale is None else scale.to(device),
+        )
+        self.average = self.stack.flat.clone() if self.train.model_ema else None
+        shares = torch.tensor(average_shares(self.train), dtype=torch.float32)
+        self.average_shares = shares.to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.calls = NetworkCalls(self)
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
+        self.class_weights = _class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.corrections = bias_corrections(len(rates)).to(device)
         self.numbers = torch.arange(len(rates), device=device)
@@ -82,6 +90,11 @@ class Trainer:
         self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
         self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
         self._move = Graph(self._update) if program == "graph" else self._update
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The weights `[E, P]` that are read and kept: the moving average where there is one, else the current ones."""
+        return self.stack.flat if self.average is None else self.average
 
     def step(self, step: int) -> None:
         """One optimizer step; nothing here waits for the device.
@@ -93,6 +106,8 @@ class Trainer:
         for batches, pixels, draws in self.feed.raw(step):
             self._add({"pixels": pixels, "draws": draws, **self._drawn(batches)})
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
+        if self.average is not None:
+            numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
     def _drawn(self, batches: list[Batch]) -> Given:
@@ -101,8 +116,10 @@ class Trainer:
             MemberBatch(job.seed, batch.index, batch.epoch, batch.draws)
             for job, batch in zip(self.jobs, batches, strict=True)
         ]
-        shares = [self.augment.mix_weights(batch.draws) for batch in batches]
-        arrays = self.objective.draw(self.spec.model, members, shares)
+        mixtures = [mixture for batch in batches if (mixture := self.augment.mixture(batch.draws)) is not None]
+        arrays = self.objective.draw(self.spec.model, members, mixtures)
+        if not self.augment.cutmix:
+            arrays.pop("box", None)
         return {name: on_device(array, self.device) for name, array in arrays.items()}
 
     def _accumulate(self, given: Given) -> None:
@@ -119,6 +136,8 @@ class Trainer:
         self.loss_sum += torch.where(active > 0, self.total, torch.zeros_like(self.total))
         grad = self.stack.grad
         self.optimizer.step(self.stack.flat, grad, given["lr"], given["correction"], active.unsqueeze(-1))
+        if self.average is not None:
+            self.average.lerp_(torch.where(active.unsqueeze(-1) > 0, self.stack.flat, self.average), given["share"])
         grad.zero_()
         self.total.zero_()
 
@@ -145,7 +164,7 @@ class Trainer:
             return [(None, None, True)] * len(self.jobs)
         if not self.objective.predicts_classes:
             return self._validate_loss(index)
-        logits = logits_of(self.stack, self.images, "train", index)
+        logits = logits_of(self.stack, self.images, "train", index, self.average)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
             found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
@@ -172,7 +191,7 @@ class Trainer:
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
         """Test answers of every member, in one pass; read once, after training. Members have the same classes."""
         index = np.stack([used.test for used in self.used])
-        logits = logits_of(self.stack, self.images, "test", index, flat)
+        logits = logits_of(self.stack, self.images, "test", index, self.average if flat is None else flat)
         return [
             evaluate(own, np.searchsorted(used.classes, self.images.test_labels[used.test]))
             for own, used in zip(logits, self.used, strict=True)
@@ -185,8 +204,20 @@ class NetworkCalls:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self.model, self.train = trainer, trainer.spec.model, trainer.train
 
+    @property
+    def class_weights(self) -> Tensor | None:
+        return self._trainer.class_weights
+
     def forward(self, *inputs: Tensor, train: bool) -> Tensor:
-        return self._trainer.stack.forward(*inputs, train=train)
+        flat = None if train else self._trainer.average
+        return self._trainer.stack.forward(*inputs, flat=flat, train=train)
+
+    def mixed(self, unit: Tensor, given: Given) -> Tensor:
+        return mixed(unit, given["mix"], given.get("box")) if "mix" in given else unit
+
+    def erased(self, pixels: Tensor, given: Given) -> Tensor:
+        augment = self._trainer.augment
+        return augment.erase(pixels.flatten(0, 1), given["draws"]).view_as(pixels) if augment.reprob else pixels
 
     def standardise(self, unit: Tensor) -> Tensor:
         return self._trainer.images.standardise(unit)
@@ -202,6 +233,21 @@ def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
     if job.parent is not None:
         load_weights(module, job.parent, tensors_by_name(job.spec.model, job.spec.train.objective))
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _class_weights(
+    train: TrainSpec, class_of: Tensor, used: Sequence[Members], num_classes: int | None
+) -> Tensor | None:
+    """Weight of each class, `[E, K]`, scaled to a mean of 1 over the training images; None: all alike."""
+    if train.class_weights is None:
+        return None
+    assert num_classes is not None
+    rows = []
+    for labels, member in zip(class_of.cpu().numpy(), used, strict=True):
+        counts = np.bincount(labels[member.train], minlength=num_classes)
+        weights = 1 / counts if train.class_weights == "balanced" else np.asarray(train.class_weights)
+        rows.append(weights * counts.sum() / (weights * counts).sum())
+    return torch.tensor(np.stack(rows), dtype=torch.float32, device=class_of.device)
 
 
 def _class_positions(images: ImageSource, used: Members) -> np.ndarray:

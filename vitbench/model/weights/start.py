@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vitbench.base.errors import InputError
-from vitbench.model.sizes import grid
 from vitbench.model.objective import is_task_name
 from vitbench.model.parameters import parameters
+from vitbench.model.sizes import grid
 from vitbench.model.tensors import Resampling, Tensor
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 

@@ -26,7 +26,9 @@ class Classify(Objective):
     columns: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     predicts_classes: ClassVar[bool] = True
     task_names: ClassVar[tuple[str, ...]] = ("head.", "representation.")
-    reads: ClassVar[frozenset[str]] = frozenset({"smoothing", "mixup"})
+    reads: ClassVar[frozenset[str]] = frozenset(
+        ("smoothing", "mixup", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+    )
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         yield from readout_of(model).tensors(model)
@@ -45,22 +47,20 @@ class Classify(Objective):
 
         return ViT(model, patch_embed)
 
-    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], shares: Sequence[Any]) -> Arrays:
-        """The images' indices `[E, B]` and, with MixUp, the share of each image beside its partner's."""
-        index = np.stack([batch.index for batch in batches])
-        if shares[0] is None:
-            return {"index": index}
-        return {"index": index, "mix": np.stack([share for share in shares if share is not None]).astype(np.float32)}
+    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
+        """Indices `[E, B]`; with MixUp or CutMix the share of each image beside its partner's, and CutMix's boxes."""
+        arrays: Arrays = {"index": np.stack([batch.index for batch in batches])}
+        if mixtures:
+            arrays["mix"] = np.stack([mixture.share for mixture in mixtures]).astype(np.float32)
+            arrays["box"] = np.stack([mixture.box for mixture in mixtures])
+        return arrays
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
         from vitbench.train.losses import cross_entropy
 
-        mix = given.get("mix")
-        if mix is not None:
-            weight = mix[:, :, None, None, None]
-            unit = weight * unit + (1 - weight) * unit.roll(1, dims=1)
-        logits = call.forward(call.standardise(unit), train=True)
-        return cross_entropy(logits, call.labels(given["index"]), call.train.smoothing, mix)
+        pixels = call.erased(call.standardise(call.mixed(unit, given)), given)
+        logits, labels = call.forward(pixels, train=True), call.labels(given["index"])
+        return cross_entropy(logits, labels, call.train.smoothing, given.get("mix"), call.class_weights)
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
         if model.head == "mlp_tanh":

@@ -65,7 +65,7 @@ class MaskedPatch(Objective):
         assert isinstance(patch_embed, PatchProjection)
         return MaskedPatchViT(model, patch_embed, prediction_width(model, self))
 
-    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], shares: Sequence[Any]) -> Arrays:
+    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         """What happens to each patch, and whose embedding replaces it: `[E, B, N]` each."""
         from vitbench.train.losses import corrupt
 

@@ -1,0 +1,49 @@
+"""Numbers from a table's nested lists as the bytes of an image file, so that all images share one way to be decoded.
+
+PGM and PPM hold 8-bit grey and colour images, 16-bit PGM and PFM whole numbers above 255 and fractions. The bytes are a
+function of the numbers alone, so the data set's fingerprint is one, too.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitbench.base.errors import InputError
+
+Array = npt.NDArray[Any]
+
+
+def to_image_shape(values: Array, where: str) -> Array:
+    """`[H, W]` or `[H, W, 3]` from `[H, W]`, `[H, W, C]`, `[C, H, W]` (C of 1 or 3) or a flat square grey image."""
+    shape = values.shape
+    if values.ndim == 1 and isqrt(values.size) ** 2 == values.size:
+        values = values.reshape(isqrt(values.size), -1)
+    elif values.ndim == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3) or 0 in values.shape:
+        raise InputError(
+            f"{where}: lists of shape {shape}; [H, W], [H, W, 1], [H, W, 3], [1, H, W], [3, H, W] or a flat square "
+            "image is needed"
+        )
+    return values
+
+
+def image_file(values: Array, eight_bits: bool, where: str) -> bytes:
+    """The bytes of an image file of these pixels `[H, W]` or `[H, W, 3]`; `eight_bits`: they are all in 0..255."""
+    size = f"{values.shape[1]} {values.shape[0]}"
+    if eight_bits:
+        kind = "P6" if values.ndim == 3 else "P5"
+        return f"{kind} {size} 255\n".encode() + values.astype(np.uint8).tobytes()
+    if values.ndim == 3:
+        raise InputError(f"{where}: colour values outside whole numbers in 0..255")
+    if np.issubdtype(values.dtype, np.floating):
+        return f"Pf\n{size}\n-1.0\n".encode() + values[::-1].astype("<f4").tobytes()
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{where}: values from {values.min()} to {values.max()}; 0..65535 can be read")
+    return f"P5 {size} 65535\n".encode() + values.astype(">u2").tobytes()
