@@ -86,7 +86,6 @@ def _backbone_problems(model: ModelSpec) -> list[str]:
     stride = total_stride(model)
     if min(pixel_grid(model)) < stride:
         small = " (root: small makes it 4 times smaller)" if model.root == "imagenet" else ""
-        return [
-            f"model: the feature map is empty: images of {pixel_words(model)} px under a total stride of {stride}{small}"
-        ]
+        size = f"images of {pixel_words(model)} px under a total stride of {stride}"
+        return [f"model: the feature map is empty: {size}{small}"]
     return []

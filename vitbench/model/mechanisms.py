@@ -84,7 +84,7 @@ class Position(Part):
     """{table of offsets: `raster`, `row` or `column`}."""
 
     def tables(self, model: ModelSpec) -> tuple[Tensor, ...]:
-        """Learned tables that are added to the tokens; names are relative to the model, or to the block that has them."""
+        """Learned tables that are added to the tokens; names are relative to the model or block that has them."""
         return ()
 
     def attention_tables(self, model: ModelSpec) -> tuple[Tensor, ...]:

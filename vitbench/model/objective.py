@@ -1,4 +1,4 @@
-"""What an objective answers: its heads, its networks, its loss, what it costs and what it measures. No torch at the top.
+"""What an objective answers: its heads, its networks, its loss, its cost. No torch at the top.
 
 E stacked trials, B batch, N patches, K classes.
 """
@@ -88,8 +88,8 @@ class Objective(Mechanism):
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Fields of TrainSpec, among those that only training with labels has, that change the loss; unread ones are left out
-    of the id."""
+    """Fields of TrainSpec that change the loss, among those that only training with labels has; others are left out of
+    the id."""
 
     def problems(self, model: ModelSpec) -> list[str]:
         """Why `model` cannot be trained so, one line each."""
@@ -119,7 +119,10 @@ class Objective(Mechanism):
         return 3 * forward["student"] + sum(forward[role] for role in self.networks)
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
-        """What a batch is trained for: functions of (seed, epoch, index). `mixtures` are MixUp's, one per member, or empty."""
+        """What a batch is trained for, as functions of (seed, epoch, index).
+
+        `mixtures` are those of MixUp and CutMix, one per member, or empty.
+        """
         raise NotImplementedError
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:

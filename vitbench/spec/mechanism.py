@@ -135,7 +135,7 @@ def _built(cls: type[Mechanism], fields: Mapping[str, Any]) -> Mechanism:
 
 
 def canonical(kind: str, value: Any) -> Any:
-    """The canonical text of a name or of `{name: ..., field: value}`; any other value unchanged, for pydantic to refuse.
+    """The canonical text of a name or of `{name: ..., field: value}`; any other value unchanged.
 
     Raises ValueError in one line.
     """

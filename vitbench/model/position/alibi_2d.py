@@ -1,7 +1,7 @@
 """Attention that fades with the distance on the grid: a fixed slope per head, nothing learned.
 
-Source: Press et al. 2022 (ALiBi), whose slopes these are. Differs: the distance is Euclidean, between cells of the grid;
-the class token has no place, so that no penalty applies to it.
+Source: Press et al. 2022 (ALiBi), whose slopes these are. Differs: the distance is Euclidean, between cells of the
+grid; the class token has no place, so that no penalty applies to it.
 """
 
 from __future__ import annotations

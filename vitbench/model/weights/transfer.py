@@ -16,7 +16,9 @@ from vitbench.model.weights.start import Shapes, Tensors, carries, class_rows_of
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensors) -> None:
-    """Load `state` into an initialised `module` with these `tensors`, in place: all but the head, positions interpolated to its grid.
+    """Load `state` into an initialised `module` in place: all but the head, positions interpolated to its grid.
+
+    `tensors` are the module's.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new zero head, interpolated positions); vit_jax (bilinear, corners
     on corners, the class token's row apart). Raises InputError where the rest does not fit tensor by tensor.
