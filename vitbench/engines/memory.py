@@ -39,12 +39,12 @@ def activation_bytes(spec: TrialSpec) -> int:
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
         images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
-        module(images, *_drawn_inputs(spec, num_images))
+        module(images, *drawn_inputs(spec, num_images))
     held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
 
 
-def _drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
+def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
     """What the network takes beside `num_images` images, without values."""
     objective, index = objective_of(spec.train.objective), np.arange(num_images)
     if not objective.inputs:

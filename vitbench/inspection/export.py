@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError, nearest
 from vitbench.data import DataOptions, facts
-from vitbench.model.mechanisms import parts_of, position_of
-from vitbench.model.objective import objective_of
+from vitbench.model.mechanisms import Part, parts_of, position_of
+from vitbench.model.objective import Objective, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import backbone, known, pixel_grid, transformer
 from vitbench.model.weights.start import WEIGHTS_FILE
@@ -136,7 +136,8 @@ def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
         "final_norm": model.final_norm != "none",
         "fc_norm": model.final_norm == "after_pool",
     }
-    for part in (position_of(model), *parts_of(model), objective_of(objective)):
+    parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
+    for part in parts:
         answer = part.timm(model)
         if isinstance(answer, str):
             raise InputError(f"timm cannot hold this model: {answer}")

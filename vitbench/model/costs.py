@@ -7,9 +7,10 @@ norms, activations, softmax, weight standardisation and rotations are not (nor d
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 from vitbench.model.mechanisms import part_problems, token_mixer_of
-from vitbench.model.objective import objective_of
+from vitbench.model.objective import STUDENT, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
@@ -20,7 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 FLOPS_PER_MAC = 2
-TRAIN_PER_FORWARD = 3
 
 
 def num_params(model: ModelSpec, objective: ObjectiveSpec) -> int:
@@ -53,12 +53,17 @@ def _forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     return FLOPS_PER_MAC * sum(forward_macs(model, objective).values())
 
 
-def train_flops(model: ModelSpec, objective: ObjectiveSpec, num_images: int) -> int:
-    """FLOPs of training on `num_images` images (repeats counted): 3 forward passes each.
+def train_flops(
+    model: ModelSpec, objective: ObjectiveSpec, num_images: int, others: Mapping[str, int] | None = None
+) -> int:
+    """FLOPs of training on `num_images` images (repeats counted): 3 forward passes each, and what the objective adds.
+
+    `others` gives one forward pass of each network beside the trained one, by role.
 
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
-    return TRAIN_PER_FORWARD * forward_flops(model, objective) * num_images
+    forward = {STUDENT: forward_flops(model, objective), **(others or {})}
+    return objective_of(objective).step_flops(forward) * num_images
 
 
 def trial_flops(spec: TrialSpec) -> int:

@@ -23,7 +23,12 @@ Arrays = dict[str, Any]
 """Host arrays `[E, B, ...]` by name, which go to the device with a batch."""
 Given = dict[str, Any]
 """Tensors of a step by name, each with leading `[E, B]`."""
-FROZEN = "frozen"
+
+
+STUDENT = "student"
+"""The role of the trained network."""
+TRAIN_PER_FORWARD = 3
+"""A training step costs three forward passes: its own, and a backward pass of twice its size."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,6 @@ class Call(Protocol):
     def forward(self, *inputs: torch.Tensor, train: bool) -> torch.Tensor:
         """Outputs `[E, B, ...]` of the trained network."""
 
-    def other(self, role: str, images: torch.Tensor) -> torch.Tensor:
-        """Outputs `[E, B, ...]` of another network, without gradient."""
-
     def standardise(self, unit: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] as a network gets them."""
 
@@ -73,8 +75,7 @@ class Call(Protocol):
 class Objective(Mechanism):
     """What training minimises.
 
-    `networks` names the networks beside the trained one, each `frozen`: it comes from an earlier stage of that role
-    (`uses: {teacher: STAGE}`). `columns` are those of the data set that it reads. `predicts_classes`: the answers on
+    `networks` names the networks beside the trained one, by role, and says where each comes from. `columns` are those of the data set that it reads. `predicts_classes`: the answers on
     test images are classes, so accuracies are measured. `task_names` are the beginnings of its task tensors' names.
     """
 
@@ -116,7 +117,7 @@ class Objective(Mechanism):
 
         A backward pass costs two forward passes; a frozen network has only the forward pass.
         """
-        return 3 * forward["student"] + sum(forward[role] for role in self.networks)
+        return TRAIN_PER_FORWARD * forward[STUDENT] + sum(forward[role] for role in self.networks)
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         """What a batch is trained for, as functions of (seed, epoch, index).
@@ -129,7 +130,7 @@ class Objective(Mechanism):
         """Loss per member `[E]` of images in [0, 1], `unit [E, B, C, H, W]`."""
         raise NotImplementedError
 
-    def validate(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def validation(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Loss `[E]` and percent of right answers `[E]` on validation images, where the objective has no classes.
 
         The percentage is None if answers cannot be right or wrong.

@@ -179,7 +179,7 @@ class Trainer:
             still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
             share = unit.shape[1] / num_images
             with torch.no_grad():
-                batch_loss, hits = self.objective.validate(self.calls, unit, self._drawn(still))
+                batch_loss, hits = self.objective.validation(self.calls, unit, self._drawn(still))
                 loss += share * batch_loss
                 if hits is not None:
                     percent += share * hits

@@ -33,7 +33,7 @@ class Classify(Objective):
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         yield from readout_of(model).tensors(model)
         width, scheme = transformer(model).embed_dim, SCHEMES[model.weight_init]
-        heads = []
+        heads: list[Tensor] = []
         if model.head == "mlp_tanh":
             heads += affine("representation", (width, width), (scheme.representation, "zeros"), 1)
         heads += affine("head", (known(model.num_classes), width), (scheme.head, "zeros"), 1)

@@ -79,7 +79,7 @@ class MaskedPatch(Objective):
         predicted, targets = self._predict(call, unit, given, train=True)
         return masked_patch_loss(self, predicted, targets, given["action"])
 
-    def validate(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def validation(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
         from vitbench.train.losses import masked_patch_hits, masked_patch_loss
 
         predicted, targets = self._predict(call, unit, given, train=False)
