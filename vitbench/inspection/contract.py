@@ -1,4 +1,4 @@
-"""The contract of a mechanism: what every one must keep, from its plan to its export. Each check returns its complaints.
+"""The contract of a mechanism: what every one must keep, from plan to export. Each check returns its complaints.
 
 The mechanism stands in a tiny ViT on fake images, beside the same ViT without it; nothing is written to disk.
 """
@@ -29,7 +29,7 @@ from vitbench.model.parameters import parameters
 from vitbench.plan.arm_diff import spec_difference
 from vitbench.plan.resolve import resolve
 from vitbench.plan.trial_id import trial_id
-from vitbench.spec.mechanism import canonical, mechanism
+from vitbench.spec.mechanism import MechanismError, canonical, mechanism
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.train.checkpoint import Checkpoints
 from vitbench.train.loop import Course
@@ -64,7 +64,7 @@ def check_mechanism(kind: str, text: str) -> list[str]:
     """
     try:
         case = case_of(kind, canonical(kind, text))
-    except ValueError as error:
+    except MechanismError as error:
         raise InputError(f"{kind}: {error}") from error
     complaints = [line for check in (_state, _decay) for line in check(case)]
     if complaints:  # The other checks need a module whose state is the listed one.
@@ -253,7 +253,7 @@ def _variant(case: Case, name: str, value: Any) -> TrialSpec | None:
         text = canonical(case.kind, {"name": mechanism(case.kind, case.text).name, **fields})
         pool = case.spec.model.global_pool if case.kind != "readout" else "token"
         return spec_with(case.kind, text, pool)
-    except (InputError, ValueError):
+    except InputError:
         return None
 
 

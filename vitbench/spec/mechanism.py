@@ -16,7 +16,9 @@ import json
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +48,10 @@ NAME_OR_FIELDS = WithJsonSchema(
 _TEXT = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(\((?P<fields>.*)\))?")
 
 
+class MechanismError(InputError, ValueError):
+    """A name or a field of a mechanism that does not exist or is not allowed; one line."""
+
+
 class Mechanism(BaseModel):
     """What a user may choose by name; the fields of a subclass are its YAML keys and its identity.
 
@@ -71,6 +77,7 @@ class Mechanism(BaseModel):
 
 
 _REGISTRY: dict[tuple[str, str], type[Mechanism]] = {}
+_UNKNOWN_ALLOWED: ContextVar[bool] = ContextVar("unknown_names_allowed", default=False)
 _LOADING: list[str] = []
 """Hashes of the user's files that are being imported; their classes carry it."""
 
@@ -101,20 +108,20 @@ def registered(kind: str) -> dict[str, type[Mechanism]]:
 
 
 def class_of(kind: str, name: str) -> type[Mechanism]:
-    """The class of a name. Raises ValueError with the names that exist."""
+    """The class of a name. Raises MechanismError with the names that exist."""
     classes = registered(kind)
     if name not in classes:
         near = nearest(name, classes, 1)
-        raise ValueError(f"{name!r} is not allowed; allowed: {', '.join(classes)}{'.' + near if near else ''}")
+        raise MechanismError(f"{name!r} is not allowed; allowed: {', '.join(classes)}{'.' + near if near else ''}")
     return classes[name]
 
 
 @functools.lru_cache(maxsize=1024)
 def mechanism(kind: str, text: str) -> Any:
-    """The mechanism that a canonical text names. Raises ValueError in one line."""
+    """The mechanism that a canonical text names. Raises MechanismError in one line."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not the name of a {kind.replace('_', ' ')}")
+        raise MechanismError(f"{text!r} is not the name of a {kind.replace('_', ' ')}")
     fields = {}
     for part in re.findall(r"(\w+)=(\[[^\]]*\]|\"[^\"]*\"|[^,]+)(?:,\s*|$)", match["fields"] or ""):
         fields[part[0]] = json.loads(part[1])
@@ -122,7 +129,7 @@ def mechanism(kind: str, text: str) -> Any:
 
 
 def _built(cls: type[Mechanism], fields: Mapping[str, Any]) -> Mechanism:
-    """An instance. Raises ValueError that names the field, its value and what is allowed."""
+    """An instance. Raises MechanismError that names the field, its value and what is allowed."""
     try:
         return cls.model_validate_json(json.dumps(dict(fields)))
     except ValidationError as error:
@@ -130,24 +137,43 @@ def _built(cls: type[Mechanism], fields: Mapping[str, Any]) -> Mechanism:
         field = ".".join(str(part) for part in first["loc"])
         own = ", ".join(cls.model_fields) or "no fields"
         if first["type"] == "extra_forbidden":
-            raise ValueError(f"{cls.name} has no field {field!r}; it has {own}") from error
-        raise ValueError(f"{cls.name}.{field}: {first['msg'].lower()}, not {first['input']!r}") from error
+            raise MechanismError(f"{cls.name} has no field {field!r}; it has {own}") from error
+        raise MechanismError(f"{cls.name}.{field}: {first['msg'].lower()}, not {first['input']!r}") from error
+
+
+@contextmanager
+def unknown_names_allowed() -> Iterator[None]:
+    """Within it, `canonical` keeps names that are not registered: for reading results without running their code."""
+    token = _UNKNOWN_ALLOWED.set(True)
+    try:
+        yield
+    finally:
+        _UNKNOWN_ALLOWED.reset(token)
 
 
 def canonical(kind: str, value: Any) -> Any:
     """The canonical text of a name or of `{name: ..., field: value}`; any other value unchanged.
 
-    Raises ValueError in one line.
+    Raises MechanismError in one line.
     """
     if isinstance(value, Mapping):
         fields = {key: item for key, item in value.items() if key != "name"}
         if not isinstance(value.get("name"), str):
-            raise ValueError(f"needs a name, as in {{name: {next(iter(registered(kind)), 'x')}}}")
+            raise MechanismError(f"needs a name, as in {{name: {next(iter(registered(kind)), 'x')}}}")
         return _built(class_of(kind, value["name"]), fields).text()
-    return mechanism(kind, value).text() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if _UNKNOWN_ALLOWED.get() and value.partition("(")[0] not in registered(kind):
+        return value
+    return mechanism(kind, value).text()
 
 
-def load_code(declared: Iterable[str], beside: Path | None = None) -> None:
+def located_code(declared: Iterable[str], beside: Path) -> tuple[str, ...]:
+    """The declared code with the paths of files made absolute, relative to the folder `beside`."""
+    return tuple(str((beside / item).resolve()) if item.endswith(".py") else item for item in declared)
+
+
+def load_code(declared: Iterable[str]) -> None:
     """Import the user's code that an experiment declares: a file's path, or the name of an installed entry point.
 
     This runs the code. Raises InputError if there is no such file or entry point, or if its import fails.
@@ -155,8 +181,7 @@ def load_code(declared: Iterable[str], beside: Path | None = None) -> None:
     _load_built_ins()
     for item in declared:
         if item.endswith(".py"):
-            path = Path(item) if Path(item).is_absolute() or beside is None else beside / item
-            _load_file(path.resolve())
+            _load_file(Path(item).resolve())
         else:
             _load_entry_point(item)
 
