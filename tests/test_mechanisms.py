@@ -113,13 +113,8 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _planted_are_forgotten() -> Iterator[None]:
-    """Planted mechanisms are no part of the registry outside their test."""
-    planted = {("token_mixer", cls.name): registry._REGISTRY.pop(("token_mixer", cls.name)) for cls, _ in FAULTS}
-    yield
-    registry._REGISTRY.update(planted)
-    registry.mechanism.cache_clear()
+for _planted, _ in FAULTS:  # A planted mechanism is registered only while its test runs.
+    registry._REGISTRY.pop(("token_mixer", _planted.name))
 
 
 @pytest.mark.parametrize(("planted", "complaint"), FAULTS)
@@ -129,4 +124,5 @@ def test_a_planted_fault_is_caught(planted: type[DepthwiseConvolution], complain
         complaints = check_mechanism("token_mixer", planted.name)
     finally:
         del registry._REGISTRY["token_mixer", planted.name]
+        registry.mechanism.cache_clear()
     assert any(line.startswith(complaint) for line in complaints), complaints

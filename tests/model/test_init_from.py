@@ -24,6 +24,7 @@ from vitbench.data import DataOptions, facts
 from vitbench.engines.execute import execute
 from vitbench.engines.options import Options
 from vitbench.model.build import build, initialise, load_weights
+from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import fetched, misfit, read_shapes, tensors_by_name, weights_sha256
 from vitbench.model.weights.transfer import interpolate_grid
 from vitbench.plan.resolve import resolve

@@ -26,6 +26,7 @@ from vitbench.model.build import build, initialise
 from vitbench.model.mechanisms import MODEL_KINDS
 from vitbench.model.objective import objective_of
 from vitbench.model.parameters import parameters
+from vitbench.model.sizes import known, pixel_grid, total_stride
 from vitbench.plan.arm_diff import spec_difference
 from vitbench.plan.resolve import resolve
 from vitbench.plan.trial_id import trial_id
@@ -165,7 +166,7 @@ def _inputs(spec: TrialSpec, count: int) -> list[Tensor]:
     from vitbench.engines.memory import drawn_inputs
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, costs.known(spec.model.in_chans), *costs.pixel_grid(spec.model), generator=generator)
+    images = torch.randn(count, known(spec.model.in_chans), *pixel_grid(spec.model), generator=generator)
     return [images, *drawn_inputs(spec, count)]
 
 
@@ -282,7 +283,7 @@ def _exporting(case: Case) -> Iterator[str]:
         return
     module = _noisy(case.spec)
     predicts = objective_of(case.spec.train.objective).predicts_classes
-    classes = costs.known(case.spec.model.num_classes) if predicts else 0
+    classes = known(case.spec.model.num_classes) if predicts else 0
     theirs = timm.create_model(chosen.name, pretrained=False, num_classes=classes, **chosen.model_args).eval()
     try:
         theirs.load_state_dict(timm_state(case.spec, module.state_dict()))
@@ -299,10 +300,10 @@ def _inspecting(case: Case) -> Iterator[str]:
     """The analyses of positions and of attention find something, or are refused in one line."""
     images = load_images(case.spec.data, DataOptions(), torch.device("cpu"))
     module = _noisy(case.spec)
-    size = costs.pixel_grid(case.spec.model).rows
+    size = pixel_grid(case.spec.model).rows
     subject = Subject(
-        name="tiny", module=module, untrained=None, img_size=size, in_chans=costs.known(case.spec.model.in_chans),
-        patch_px=costs.total_stride(case.spec.model), mean=images.mean, std=images.std, resizes=False,
+        name="tiny", module=module, untrained=None, img_size=size, in_chans=known(case.spec.model.in_chans),
+        patch_px=total_stride(case.spec.model), mean=images.mean, std=images.std, resizes=False,
         data="fake", spec=case.spec,
     )  # fmt: skip
     for name in LOOKS:

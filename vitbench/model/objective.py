@@ -75,8 +75,8 @@ class Call(Protocol):
 class Objective(Mechanism):
     """What training minimises.
 
-    `networks` names the networks beside the trained one, by role, and says where each comes from. `columns` are those of
-    the data set that it reads. `predicts_classes`: the answers on test images are classes, so accuracies are measured.
+    `networks` names the networks beside the trained one, by role, and says where each comes from. `columns` are those
+    of the data set that it reads. `predicts_classes`: answers on test images are classes, so accuracies are measured.
     `task_names` are the beginnings of its task tensors' names.
     """
 

@@ -11,7 +11,7 @@ from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.model import costs
 from vitbench.model.mechanisms import unread_fields
-from vitbench.model.objective import objective_of, spec_of
+from vitbench.model.objective import Objective, objective_of, spec_of
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
     DURATIONS,
@@ -32,6 +32,8 @@ VIT_FIELDS = (
     "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
     "channel_mixer",
 )  # fmt: skip
+COLUMNS = frozenset({"image", "label"})
+"""The columns that every data set has."""
 LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
 """Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
@@ -157,11 +159,26 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
     objective = objective_of(train.objective).resolved(model)
+    _check_objective(objective, facts)
     update["objective"] = spec_of(objective)
     update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
     if "mixup" not in objective.reads:
         update["mixup"] = 0.0
     return train.model_copy(update=update)
+
+
+def _check_objective(objective: Objective, facts: Facts) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if it needs another network."""
+    if missing := sorted(objective.columns - COLUMNS):
+        raise InputError(
+            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
+        )
+    if objective.networks:
+        roles = ", ".join(objective.networks)
+        raise InputError(
+            f"train.objective {objective.text()} needs another network ({roles}) from an earlier stage; "
+            "a stage can only start from the weights of the one before"
+        )
 
 
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:

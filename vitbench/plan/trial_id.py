@@ -18,9 +18,9 @@ def trial_id(
 ) -> str:
     """Sixteen hex digits that name what a trial computes, and nothing about where or under which name it runs.
 
-    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from, and
-    ALGORITHM_VERSION, and the source of a user's own mechanisms. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
-    for them), arm, device, engine, threads.
+    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from,
+    ALGORITHM_VERSION, and the source of a user's own mechanisms. Left out: data.name and model.init_from (the images'
+    fingerprint and the weights' hash stand for them), arm, device, engine, threads.
     """
     identity = {
         "spec": _hashed_fields(spec, weights_sha256),

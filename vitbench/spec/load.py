@@ -67,8 +67,8 @@ def header(path: Path) -> dict[str, str]:
 def load(path: Path, *, run_code: bool = False) -> Experiment | Suite:
     """The experiment or suite of a file; raises InputError with one line for everything that is wrong in it.
 
-    `run_code` imports the user's code that the file declares (`uses_code`). Without it, names of mechanisms that are not
-    built in are kept as they are, so that reading a results folder runs nothing.
+    `run_code` imports the user's code that the file declares (`uses_code`). Without it, names of mechanisms that are
+    not built in are kept as they are, so that reading a results folder runs nothing.
     """
     return loads(read_text(path), str(path), run_code=run_code)
 
