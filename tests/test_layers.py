@@ -52,7 +52,7 @@ TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"}
     "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers", "model.channel_mixers",
     "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
-    "engines.processes", "bench.pages", "bench.processes", "bench.suite", "bench.trials",
+    "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

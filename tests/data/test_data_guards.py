@@ -13,7 +13,7 @@ from made_sets import idx_bytes, picture, png, write_folder, write_mnist, write_
 from PIL import Image
 
 from vitbench.base.errors import InputError
-from vitbench.data import DataOptions, check, facts, open_images, overlap, resident
+from vitbench.data import DataOptions, check, facts, open_images, resident
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_bad_image_is_named(kind: str, options: DataOptions, tmp_path: Path) -> 
     line = refused(f"folder:{root}", options)
     assert line.startswith(str(bad))
     assert message in line
-    assert len(check(f"folder:{root}", options)) == 1
+    assert len(check(f"folder:{root}", options).problems) == 1
 
 
 def test_check_finds_every_bad_image(options: DataOptions, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"a": 4, "b": 4})
-    assert check(f"folder:{root}", options) == ()
+    assert check(f"folder:{root}", options).problems == ()
     (root / "a" / "001.png").write_bytes(b"")
     (root / "b" / "002.png").write_bytes(b"\x89PNG")
-    assert [line.partition(":")[0] for line in check(f"folder:{root}", options)] == [
+    assert [line.partition(":")[0] for line in check(f"folder:{root}", options).problems] == [
         str(root / "a" / "001.png"),
         str(root / "b" / "002.png"),
     ]
@@ -73,11 +73,11 @@ def test_check_finds_every_bad_image(options: DataOptions, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root.mkdir(), "no images; one folder a class"),
+        (lambda root: root.mkdir(), "no images; class folders that hold images are expected"),
         (lambda root: write_folder(root, {".": 3}), "in no class folder, so without labels"),
         (lambda root: write_folder(root, {"a": 3, "b": 0}), "class folder b has no images"),
         (lambda root: write_folder(root, {"a": 3}), "all training images are of one class"),
-        (lambda root: write_folder(root / "test", {"a": 3, "b": 3}), "has a folder test, but none named train"),
+        (lambda root: write_folder(root / "test", {"a": 3, "b": 3}), "no folder is named after train, only test"),
         (lambda root: None, "there is no such folder"),
     ],
 )
@@ -90,7 +90,9 @@ def test_bad_folder(make: object, message: str, options: DataOptions, tmp_path: 
 def test_test_class_without_training_images(options: DataOptions, tmp_path: Path) -> None:
     write_folder(tmp_path / "set" / "train", {"a": 2, "b": 2})
     write_folder(tmp_path / "set" / "test", {"a": 1, "c": 1})
-    assert "test/c: this class has no training images" in refused(f"folder:{tmp_path / 'set'}", options)
+    assert "class c of the test split has no training images; training classes: a, b; test classes: a, c" in refused(
+        f"folder:{tmp_path / 'set'}", options
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,8 +270,8 @@ def test_overlap_counts_test_images_that_are_trained_on(options: DataOptions, tm
     write_folder(tmp_path / "set" / "train", {"a": 3, "b": 3})
     write_folder(tmp_path / "set" / "test", {"a": 2, "b": 1}, start=2)  # keys 2, 3, 4, of the training images 0 to 5
     write_folder(tmp_path / "set" / "test" / "b" / "new", {"deeper": 1}, start=50)
-    assert overlap(open_images(f"folder:{tmp_path / 'set'}", options)) == 3
-    assert overlap(open_images("fake", options)) == 0
+    assert facts(f"folder:{tmp_path / 'set'}", options).num_test_in_train == 3
+    assert facts("fake", options).num_test_in_train == 0
 
 
 def test_facts_of_grey_and_colour_together_are_colour(options: DataOptions, tmp_path: Path) -> None:

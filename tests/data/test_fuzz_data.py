@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from vitbench.base.errors import InputError
-from vitbench.data.decode import decode, header
+from vitbench.data.decode import decode, read_header
 from vitbench.data.readers import cifar, idx, stl10, svhn
 from vitbench.model.weights.start import read_shapes
 
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_images(content: bytes, changes: list[tuple[int, int, bytes]]) -> None:
     damaged = mutated(content, changes)
-    refused_or_read(lambda: header(damaged, "a.png"), "a.png")
+    refused_or_read(lambda: read_header(damaged, "a.png"), "a.png")
     pixels = refused_or_read(lambda: decode(damaged, "a.png", 3), "a.png")
     assert pixels is None or (pixels.dtype == np.uint8 and pixels.shape[2] == 3)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.decode import centre_crop, cut
+from vitbench.data.description import describe
 from vitbench.data.known_sizes import NOMINAL, facts_or_nominal
-from vitbench.data.quality import check, overlap
+from vitbench.data.quality import check
 from vitbench.data.splits import Partition, partition, partition_sizes
 from vitbench.data.types import (
+    Counts,
     DataOptions,
     Facts,
     ImageData,
@@ -22,6 +24,7 @@ from vitbench.data.types import (
 __all__ = [
     "DATASETS",
     "NOMINAL",
+    "Counts",
     "DataOptions",
     "Facts",
     "ImageData",
@@ -31,6 +34,7 @@ __all__ = [
     "channel_stats",
     "check",
     "cut",
+    "describe",
     "facts",
     "facts_or_nominal",
     "find",
@@ -38,7 +42,6 @@ __all__ = [
     "histogram",
     "moments",
     "open_images",
-    "overlap",
     "partition",
     "partition_sizes",
     "resident",

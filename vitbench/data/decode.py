@@ -1,22 +1,56 @@
-"""Bytes of an image file to pixels, with one clear line where they are no image."""
+"""Turn the bytes of an image file into upright, opaque pixels; one clear line if they are not an image.
+
+An EXIF orientation is applied, and transparent pixels are laid on white. Both change what a trial computes, so
+`read_header` reports them and the data set's fingerprint says that they were applied.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vitbench.base.errors import InputError
 from vitbench.spec.trial import sides
 
 MAX_PIXELS = 50_000_000
-"""Above this a file is taken for a decompression bomb (Pillow only warns up to 179 million)."""
+"""A larger file is refused as a decompression bomb (Pillow only warns up to 179 million)."""
 
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation; 1 and unknown values change nothing."""
+SWAPS_SIDES = (5, 6, 7, 8)
+
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"Orientation")
+"""One of these stands in a PNG file with EXIF data; to look for the tag in one without would decode the whole file."""
+
+
+class Header(NamedTuple):
+    """What is known of an image before it is used: its size upright, and 1 channel if it is grey, else 3."""
+
+    height: int
+    width: int
+    in_chans: int
+    orientation: int = 1
+    transparent: bool = False
+
+    @property
+    def turned(self) -> bool:
+        """Whether an EXIF orientation changes the pixels."""
+        return self.orientation in TURNS
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -29,29 +63,72 @@ def _open(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: more than {MAX_PIXELS:,} pixels") from error
-    except Exception as error:  # Pillow's plug-ins raise what they like on bad bytes
+    except Exception as error:  # Pillow's plug-ins raise many kinds of error on bad bytes
         raise InputError(f"{name}: not an image that can be read (starts with {data[:12]!r})") from error
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
     if image.mode.startswith(DEEP_MODES):
-        raise InputError(f"{name}: pixels of mode {image.mode} would be clipped; 8 bits a channel are needed")
+        raise InputError(f"{name}: pixels of mode {image.mode} would be clipped; 8 bits per channel are needed")
     return image
 
 
-def header(data: bytes, name: str) -> tuple[int, int, int]:
-    """Height, width and channels (1 grey, 3 otherwise), without decoding the pixels."""
+def read_header(data: bytes, name: str) -> Header:
+    """Size, channels, and whether the image is turned or transparent; only transparent formats are decoded."""
     image = _open(data, name)
-    return image.height, image.width, 1 if image.mode in GREY_MODES else 3
+    try:
+        return _header(image, data, transparent=_flat(image) is not image)
+    except Exception as error:
+        raise InputError(f"{name}: the image is damaged ({error})") from error
 
 
 def decode(data: bytes, name: str, in_chans: int) -> npt.NDArray[np.uint8]:
-    """Pixels `uint8 [H, W, in_chans]`; transparency is dropped. InputError names the file that cannot be decoded."""
+    """Pixels `uint8 [H, W, in_chans]`, upright and opaque. InputError names the file that cannot be decoded."""
+    return decode_with_header(data, name, in_chans)[1]
+
+
+def decode_with_header(data: bytes, name: str, in_chans: int) -> tuple[Header, npt.NDArray[np.uint8]]:
+    """The header as well, for no more than the price of `decode`."""
     image = _open(data, name)
     try:
-        pixels = np.asarray(image.convert("L" if in_chans == 1 else "RGB"))
-    except Exception as error:  # a truncated or damaged body, in any of the plug-ins' words
+        flat = _flat(image)
+        header = _header(image, data, transparent=flat is not image)
+        upright = flat.convert("L" if in_chans == 1 else "RGB")
+        if header.turned:
+            upright = upright.transpose(TURNS[header.orientation])
+        pixels = np.asarray(upright)
+    except Exception as error:  # a truncated or damaged body, in the words of any plug-in
         raise InputError(f"{name}: the image is damaged ({error})") from error
-    return pixels[:, :, None] if in_chans == 1 else pixels
+    return header, pixels[:, :, None] if in_chans == 1 else pixels
+
+
+def _header(image: Image.Image, data: bytes, *, transparent: bool) -> Header:
+    orientation = _orientation(image, data)
+    height, width = (image.width, image.height) if orientation in SWAPS_SIDES else (image.height, image.width)
+    return Header(height, width, 1 if image.mode in GREY_MODES else 3, orientation, transparent)
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """The EXIF orientation, 1 if there is none. Pillow turns TIFF files itself."""
+    if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in PNG_EXIF)):
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged tag; the pixels may still be sound
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The image laid on white; the image itself if it is opaque everywhere."""
+    if not image.has_transparency_data:
+        return image
+    layered = image.convert("RGBA")
+    lowest, _ = layered.getchannel("A").getextrema()
+    if lowest == 255:
+        return image
+    white = Image.new("RGBA", layered.size, "white")
+    white.alpha_composite(layered)
+    return white.convert("RGB")
 
 
 def centre_crop(pixels: npt.NDArray[np.uint8], img_size: int | tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -45,11 +45,27 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Training images per class, as the draw of validation images needs them.
+
+    `groups` has (class, size, number) for every class with equal images: so many groups of `size` equal images; images
+    that stand under two labels are in no group, and are never held out. `val` counts the images of a validation split
+    that the user made; it is empty if there is none.
+    """
+
+    images: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...] = ()
+    val: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a data set without training on it.
 
-    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images.
-    `num_test_in_train`: test images that are, by content, also training images; None where that was not looked at.
+    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images, those of a
+    validation split included. `num_test_in_train`: test images whose content is also in the training images; None if
+    that was not compared. `same_pixels`: groups of digests of different files with equal pixels. `notes`: lines for
+    the user about splits and files.
     """
 
     name: str
@@ -65,6 +81,17 @@ class Facts:
     fingerprint_note: str
     pixels_publishable: bool
     num_test_in_train: int | None = None
+    val_counts: tuple[int, ...] = ()
+    group_sizes: tuple[tuple[int, int, int], ...] = ()
+    num_turned: int = 0
+    num_transparent: int = 0
+    same_pixels: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Counts:
+        """The training images as the draw of validation images sees them."""
+        return Counts(self.class_counts, self.group_sizes, self.val_counts)
 
 
 class FileStore(Protocol):
@@ -78,6 +105,33 @@ class FileStore(Protocol):
 
     def load(self, row: int) -> bytes:
         """The bytes of the file."""
+
+
+@dataclass(frozen=True)
+class JoinedFiles:
+    """The files of two stores in one row, those of `second` from `start` on."""
+
+    first: FileStore
+    second: FileStore
+    start: int
+
+    def _place(self, row: int) -> tuple[FileStore, int]:
+        return (self.first, row) if row < self.start else (self.second, row - self.start)
+
+    def name(self, row: int) -> str:
+        """Where the image is."""
+        store, place = self._place(row)
+        return store.name(place)
+
+    def identity(self, row: int) -> str:
+        """Name and size."""
+        store, place = self._place(row)
+        return store.identity(place)
+
+    def load(self, row: int) -> bytes:
+        """The bytes of the file."""
+        store, place = self._place(row)
+        return store.load(place)
 
 
 @dataclass(frozen=True)
@@ -99,12 +153,16 @@ class Split:
     """Images and labels `int64 [n]`: decoded (`images`, all equal in size) or as files (`encoded`), one of the two.
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
+    `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the validation images that the user set
+    apart; both may be None.
     """
 
     labels: Ints
     images: Pixels | None = None
     encoded: Encoded | None = None
     boxes: Ints | None = None
+    groups: Ints | None = None
+    val: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -136,6 +194,8 @@ class Split:
             None if self.images is None else self.images[rows],
             None if self.encoded is None else replace(self.encoded, rows=self.encoded.rows[rows]),
             None if self.boxes is None else self.boxes[rows],
+            None if self.groups is None else self.groups[rows],
+            None if self.val is None else self.val[rows],
         )
 
     def with_channels(self, in_chans: int) -> Split:
@@ -144,6 +204,18 @@ class Split:
             return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
         assert self.images is not None
         return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
+
+
+def join_splits(first: Split, second: Split) -> Split:
+    """The images of both, in order; both are pixels of one size, or both are files."""
+    labels = np.concatenate([first.labels, second.labels])
+    if first.images is not None and second.images is not None:
+        return Split(labels, np.concatenate([first.images, second.images]))
+    assert first.encoded is not None
+    assert second.encoded is not None
+    start = int(first.encoded.rows.max(initial=-1)) + 1
+    store = JoinedFiles(first.encoded.store, second.encoded.store, start)
+    return Split(labels, encoded=Encoded(store, np.concatenate([first.encoded.rows, second.encoded.rows + start])))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     """
     grey = spec.model.in_chans == 1 and spec.data.in_chans is None
     data = _data(spec.data.model_copy(update={"in_chans": 1}) if grey else spec.data, facts)
-    partition_sizes(facts.class_counts, data)  # Raises where a class would have no image, whatever the duration.
+    partition_sizes(facts.counts, data)  # Raises where a class would have no image, whatever the duration.
     model = _model(spec.model, data, facts)
     problems = costs.check(model, spec.train.objective)
     if problems:
@@ -212,7 +212,7 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) 
     if train.images is not None:
         return max(1, round(train.images / batch))
     if train.epochs is not None:
-        num_train, _ = partition_sizes(facts.class_counts, data)
+        num_train, _ = partition_sizes(facts.counts, data)
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
     step_flops = costs.train_flops(model, train.objective, batch)

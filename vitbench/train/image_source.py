@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import partition
+from vitbench.data import Split, partition
 from vitbench.spec.trial import DataSpec
 from vitbench.train.augment import Augment
 from vitbench.train.sampling import Batch, Order
@@ -50,9 +50,14 @@ class Feed(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource(ABC):
-    """Labels on the CPU, as the data set numbers them; pixels on the device, when they are asked for."""
+    """Labels on the CPU, as the data set numbers them; pixels on the device, when they are needed.
+
+    `train_groups` (equal for equal images) and `train_val` (the user's own validation images) are those of a `Split`.
+    """
 
     train_labels: np.ndarray
+    train_groups: np.ndarray | None = None
+    train_val: np.ndarray | None = None
     test_labels: np.ndarray
     mean: Tensor
     std: Tensor
@@ -84,7 +89,8 @@ class Members:
 
 def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     """The images of one trial: train and validation by seed, and the test images of the trained classes."""
-    part = partition(images.train_labels, seed, spec)
+    labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val)
+    part = partition(labelled, seed, spec)
     classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
     return Members(part.train, part.val, test, classes)

@@ -105,6 +105,8 @@ def _to_device(data: ImageData, img_size: int | tuple[int, int], device: torch.d
         train=pixels(train),
         test=pixels(resident(data.test, img_size)),
         train_labels=data.train.labels,
+        train_groups=data.train.groups,
+        train_val=data.train.val,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),

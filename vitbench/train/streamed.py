@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, ImageData, centre_crop, cut, histogram, moments
-from vitbench.data.cache import cache_folder, write_aside
+from vitbench.data.catalog import cache_folder, write_aside
 from vitbench.data.types import Floats, Ints, Pixels
 from vitbench.train.augment import Augment, pad, resized_box
 from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
@@ -216,6 +216,8 @@ def open_stream(
     return StreamedImages(
         loader=loader,
         train_labels=data.train.labels,
+        train_groups=data.train.groups,
+        train_val=data.train.val,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),

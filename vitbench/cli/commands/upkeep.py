@@ -138,16 +138,17 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
 
 
 def check_data(name: str, data: DataOptions, console: Console) -> int:
-    """Decode every image, look at every label, and compare the splits; 2 where an image or a label is bad."""
-    problems = images.check(name, data)
-    for line in problems:
+    """Decode every image, look at every label, and compare the splits. Raises InputError for a bad image or label."""
+    report = images.check(name, data)
+    for line in report.problems:
         console.print(Text(printable(line)), soft_wrap=True)
-    if problems:
-        raise InputError(f"{name}: {len(problems)} problems")
-    known = images.open_images(name, data).facts
-    said = overlap_line(known)
-    counts = f"{known.num_train} training and {known.num_test} test images in {known.num_classes} classes"
-    console.print(f"{name}: {counts}, every one decodes; fingerprint {known.fingerprint[:16]}", highlight=False)
-    if said:
-        console.print(Text(printable(f"warning: {said}")), soft_wrap=True)
+    if report.facts is None:
+        count = len(report.problems)
+        raise InputError(f"{name}: {count} problem{'' if count == 1 else 's'}")
+    for line in images.describe(report.facts):
+        console.print(Text(printable(line)), soft_wrap=True)
+    console.print(f"every image can be decoded; fingerprint {report.facts.fingerprint[:16]}", highlight=False)
+    overlap = overlap_line(report.facts)
+    for line in (*([overlap] if overlap else []), *report.warnings):
+        console.print(Text(printable(f"warning: {line}")), soft_wrap=True)
     return 0

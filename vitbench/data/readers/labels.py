@@ -121,7 +121,7 @@ def to_raw(parts: Mapping[SplitName, Part], where: str) -> Raw:
             _check_kinds((train.labels, part.labels), f"{where}: the training and {name} splits")
             splits[name] = part.split(_by_name(part.labels, train.labels.names, name, where))
     test = splits.get("test", splits.get("val"))
-    return Raw(splits["train"], test, train.labels.names)
+    return Raw(splits["train"], test, train.labels.names, splits.get("val") if "test" in splits else None)
 
 
 def _check_kinds(parts: Iterable[Labels], where: str) -> None:
