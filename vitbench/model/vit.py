@@ -49,12 +49,12 @@ class EncoderBlock(nn.Module):
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
 
     @property
-    def mixer(self) -> nn.Module:
+    def token_mixer(self) -> nn.Module:
         """The token mixer."""
         return self.get_submodule(self.slot)
 
     def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
-        mixed = self.mixer(self.norm1(x), turn) if self.attends else self.mixer(self.norm1(x))
+        mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
         x = x + self.drop_path(mixed)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, EncoderBlock)
             x = self._placed(x, layer)
-            maps.append(block.mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
+            maps.append(block.token_mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
             x = block(x, turn)
         return torch.stack(maps)
 
