@@ -36,6 +36,7 @@ MECHANISMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), MECHANISMS)
 def test_a_mechanism_keeps_the_contract(kind: str, name: str) -> None:
     assert check_mechanism(kind, name) == []
@@ -117,6 +118,7 @@ for _planted, _ in FAULTS:  # A planted mechanism is registered only while its t
     registry._REGISTRY.pop(("token_mixer", _planted.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("planted", "complaint"), FAULTS)
 def test_a_planted_fault_is_caught(planted: type[DepthwiseConvolution], complaint: str) -> None:
     registry._REGISTRY["token_mixer", planted.name] = planted
