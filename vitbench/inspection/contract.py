@@ -45,6 +45,8 @@ OWN_PARTS = {
     "objective": {"head", "readout"},
 }
 """Parts whose tensors may differ from the baseline's, where these are not the kind itself."""
+STACKED_ATOL = 3e-4
+"""A tenth of one step of the optimizer: sums in another order round otherwise, and AdamW divides by small gradients."""
 LOOKS = ("positions", "distance")
 
 
@@ -202,7 +204,7 @@ def _training(case: Case) -> Iterator[str]:
         return
     stack = _trained(case.spec, (0, 1))
     for seed, trainer in enumerate(alone):
-        if not torch.allclose(stack.stack.flat[seed], trainer.stack.flat[0], rtol=1e-3, atol=1e-5):
+        if not torch.allclose(stack.stack.flat[seed], trainer.stack.flat[0], rtol=1e-3, atol=STACKED_ATOL):
             worst = float((stack.stack.flat[seed] - trainer.stack.flat[0]).abs().max())
             yield f"training: in a stack, seed {seed} ends {worst:.2g} away from where it ends alone"
 
