@@ -11,8 +11,9 @@ from sample_rows import class_token_experiment, class_token_rows, row
 
 from vitbench.report.formats import to_markdown
 from vitbench.report.pages.page import report
-from vitbench.report.secondary_evidence import HEADER, read_answers, side_table
+from vitbench.report.secondary_evidence import HEADER, side_table
 from vitbench.spec.experiment import Experiment
+from vitbench.store.answers import read_answers
 
 LABEL = [0, 0, 1, 1]
 PREDICTED = {

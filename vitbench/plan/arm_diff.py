@@ -40,6 +40,8 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "model.channel_mixer": ("model.mlp_ratio",),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
+    "data.scale": ("data.name",),
+    "data.split": ("data.name", "train.steps"),
     "data.img_size": ("model.*",),
     "data.name": ("data.*", "model.*", "train.steps"),
     "model.name": ("model.*",),

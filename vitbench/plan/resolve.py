@@ -83,7 +83,11 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
         classes = None if len(classes) == facts.num_classes else classes
     flip = facts.flip if data.flip is None else data.flip
     in_chans = None if data.in_chans == facts.in_chans else data.in_chans
-    return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans})
+    # How images are read is part of the name, and of the fingerprint that stands for it in a trial's identity.
+    reading = {"name": data.source, "scale": None, "split": "random"}
+    return data.model_copy(
+        update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
+    )
 
 
 def default_patch(img_size: int | tuple[int, int]) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vitbench.report.formats import Table
-from vitbench.report.secondary_evidence import Answers, class_labels, trials_by_seed
+from vitbench.report.secondary_evidence import class_labels, trials_by_seed
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
@@ -22,6 +22,7 @@ from vitbench.stats.classes import (
 )
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.answers import Answers
 
 HEADER = ("Arm", "n", "Balanced accuracy (%)", "Macro F1 (%)", "Weakest class", "Most frequent confusion")
 UNBALANCED = 1.5

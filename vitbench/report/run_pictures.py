@@ -18,16 +18,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
+from vitbench.base.contained import check_folders, exists, read, read_text
+from vitbench.base.durable import replace_all
 from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.types import ImageData, Pixels, Split
-from vitbench.report.formats import Table, write
+from vitbench.report.formats import Table
 from vitbench.report.verdict_text import data_names
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 """What is shown; of a drawing that lies there as both, the last."""
+MAX_PICTURE_BYTES = 16 << 20
 MOST_ROWS = 40
 """Rows of a table beside a picture; the file has them all."""
 NUM_CLASSES, NUM_EACH = 10, 12
@@ -48,28 +51,29 @@ class Picture:
 
 def pictures_of(folder: Path, kind: str) -> list[Picture]:
     """The pictures of a run in `assets` or `analysis`, by name. Raises InputError for an asset that changed."""
+    check_folders(folder, folder / kind)
     paths = {path.stem: path for suffix in TYPES for path in sorted((folder / kind).glob(f"*{suffix}"))}
     if kind == "assets":
         sums = _sums(folder / kind)
         for path in paths.values():
-            if sums.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
+            if sums.get(path.name) != hashlib.sha256(read(path, MAX_PICTURE_BYTES)).hexdigest():
                 raise InputError(f"{path}: not the picture whose sha256 stands in {SUMS}; remove it or record it again")
     return [_picture(path) for _, path in sorted(paths.items())]
 
 
 def _picture(path: Path) -> Picture:
     words = path.with_suffix(".md")
-    caption = words.read_text(encoding="utf-8").strip() if words.is_file() else path.stem.replace("_", " ")
-    content = base64.b64encode(path.read_bytes()).decode()
+    caption = read_text(words, MAX_PICTURE_BYTES).strip() if exists(words) else path.stem.replace("_", " ")
+    content = base64.b64encode(read(path, MAX_PICTURE_BYTES)).decode()
     address = f"data:{TYPES[path.suffix]};base64,{content}"
     return Picture(path.stem, f"{path.parent.name}/{path.name}", address, caption, _table(path.with_suffix(".csv")))
 
 
 def _table(path: Path) -> Table | None:
     """The table beside a picture; None without one."""
-    if not path.is_file():
+    if not exists(path):
         return None
-    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"))) or [[]]
+    header, *rows = csv.reader(io.StringIO(read_text(path, MAX_PICTURE_BYTES))) or [[]]
     cells = tuple(tuple(printable(cell) for cell in row) for row in rows if len(row) == len(header))
     title = f"{path.stem.replace('_', ' ')}: the numbers"
     return Table(title, tuple(header), cells).head(MOST_ROWS, "rows") if cells else None
@@ -78,18 +82,17 @@ def _table(path: Path) -> Table | None:
 def _sums(assets: Path) -> dict[str, str]:
     """{file name: sha256} as recorded."""
     path = assets / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = read_text(path, MAX_PICTURE_BYTES).splitlines() if exists(path) else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def record_picture(folder: Path, name: str, png: bytes, caption: str) -> None:
     """Puts a picture of images into the run's `assets/` with its caption and sha256."""
     assets = folder / "assets"
-    assets.mkdir(parents=True, exist_ok=True)
-    (assets / f"{name}.png").write_bytes(png)
-    write(assets / f"{name}.md", caption + "\n")
+    check_folders(folder, assets)
     sums = _sums(assets) | {f"{name}.png": hashlib.sha256(png).hexdigest()}
-    write(assets / SUMS, "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())))
+    lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items()))
+    replace_all(assets, {f"{name}.png": png, f"{name}.md": f"{caption}\n".encode(), SUMS: lines.encode()})
 
 
 def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_data: bool) -> str:

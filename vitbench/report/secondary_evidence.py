@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
 from vitbench.report.row_values import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.images import Bools, calibration_error, churn, per_class_differences
+from vitbench.stats.images import calibration_error, churn, per_class_differences
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.answers import Answers
 
 HEADER = ("Arm", "n", "Churn (%)", "Calibration error", "Most gained", "Most lost")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers to M test images: their `label` [M]; by trial id `correct`, `confidence` and `predicted`, each [M]."""
-
-    label: npt.NDArray[Any]
-    correct: Mapping[str, Bools]
-    confidence: Mapping[str, npt.NDArray[Any]]
-    predicted: Mapping[str, npt.NDArray[Any]]
-
-
-def read_answers(folder: Path) -> Answers | None:
-    """The answers stored in a run's `predictions.npz`; None without one. Raises ResultsError where it is damaged."""
-    path = folder / "predictions.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            ids, label = stored["trial_id"].tolist(), stored["label"]
-            classes = stored["predicted"]
-            confidence = stored["confidence"].astype(np.float64) / 100.0
-        correct = classes == label[None, :]
-        return Answers(label, *(dict(zip(ids, part, strict=True)) for part in (correct, confidence, classes)))
-    except Exception as error:  # numpy and zipfile raise what they like on damaged files
-        raise ResultsError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
-        ) from error
 
 
 def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vitbench.report.formats import Table
 from vitbench.report.row_values import quantity
-from vitbench.report.secondary_evidence import read_answers
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict
+from vitbench.store.answers import read_answers
 
 HEADER = ("Claim", "Says", "Verdict", "Effect", "Paper", "n", "Claimed")
 DIGITS_FLOOR_PERCENT = 90.0

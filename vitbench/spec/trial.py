@@ -54,6 +54,8 @@ def size_words(img_size: int | tuple[int, int]) -> str:
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Scale = Literal["minmax", "bits", "none"]
+DrawnBy = Literal["random", "blocks"]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 Family = Literal["vit", "resnet", "hybrid"]
@@ -122,6 +124,19 @@ class DataSpec(Frozen):
     train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
     classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
     flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
+    scale: Scale | None = Field(
+        None, description="How 16-bit grey and float images become 8 bits; None: such images are refused"
+    )
+    split: DrawnBy = Field(
+        "random", description="How splits that the data lack are drawn; blocks: neighbours in file order stay together"
+    )
+
+    @property
+    def source(self) -> str:
+        """`name` with `scale` and `split`, as `vitbench.data` takes it."""
+        fields = {"scale": self.scale, "split": None if self.split == "random" else self.split}
+        query = "&".join(f"{key}={value}" for key, value in fields.items() if value)
+        return f"{self.name}{'&' if '?' in self.name else '?'}{query}" if query else self.name
 
 
 class ObjectiveSpec(Frozen):

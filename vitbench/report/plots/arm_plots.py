@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
+from vitbench.base.durable import replace_all
 from vitbench.base.errors import printable
 from vitbench.report.formats import folded
 from vitbench.report.pages.inline_svg import linked, slim
@@ -87,18 +88,26 @@ def caption(name: str) -> str:
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
-    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes.
-
-    In the files a dot's link leads to the page beside `folder`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = {name: svg(fig) for name, fig in figures.items()}
-    for name, fig in figures.items():
-        standalone = linked(drawings[name], "../index.html")
-        (folder / f"{name}.svg").write_text(standalone, encoding="utf-8", newline="\n")
-        with plotting():
-            fig.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
+    drawings, files = drawn(figures)
+    replace_all(folder, files)
     return drawings
+
+
+def drawn(figures: Mapping[str, Figure], folder: str = "") -> tuple[dict[str, str], dict[str, bytes]]:
+    """{name: SVG text}, and the files {`folder` + name: content}; the same figures give the same bytes.
+
+    In the files the link of a dot leads to the page beside the folder.
+    """
+    drawings = {name: svg(fig) for name, fig in figures.items()}
+    files: dict[str, bytes] = {}
+    for name, fig in figures.items():
+        files[f"{folder}{name}.svg"] = linked(drawings[name], "../index.html").encode()
+        png = io.BytesIO()
+        with plotting():
+            fig.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        files[f"{folder}{name}.png"] = png.getvalue()
+    return drawings, files
 
 
 def svg(fig: Figure) -> str:

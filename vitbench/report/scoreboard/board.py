@@ -12,10 +12,12 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vitbench.base.durable import replace_all
+from vitbench.plan.sources import checked_rows
 from vitbench.report.cost_tables import root_cost_table
-from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
-from vitbench.report.plots.arm_plots import save
+from vitbench.report.plots.arm_plots import drawn
 from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trial_lists import claim_cells, trials_of
@@ -25,7 +27,6 @@ from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q
 from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
-from vitbench.store.rows import read_rows
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
@@ -86,21 +87,23 @@ def scoreboard(
     Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
     experiments = {folder: load(folder / "experiment.yaml") for folder in runs}
-    with_rows = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
+    with_rows = {folder: (e, checked_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
     lines, listed = _lines(with_rows, judged or {})
     cost = root_cost_table({folder.name: rows for folder, (_, rows) in with_rows.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
+    files: dict[str, bytes] = {}
     if "md" in formats:
-        write(root / "scoreboard.md", f"{to_markdown(table)}\n{to_markdown(cost)}")
+        files["scoreboard.md"] = f"{to_markdown(table)}\n{to_markdown(cost)}".encode()
     if "csv" in formats:
-        write(root / "scoreboard.csv", scoreboard_csv(lines))
+        files["scoreboard.csv"] = scoreboard_csv(lines).encode()
     if "tex" in formats:
-        write(root / "scoreboard.tex", to_latex(table, "tab:scoreboard"))
+        files["scoreboard.tex"] = to_latex(table, "tab:scoreboard").encode()
     if "html" in formats:
-        drawn = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
-        if drawn:
-            save({"scoreboard": board_plot(drawn)}, root)
-        write(root / "index.html", _page(lines, listed, cost))
+        shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
+        if shown:
+            files |= drawn({"scoreboard": board_plot(shown)})[1]
+        files["index.html"] = _page(lines, listed, cost).encode()
+    replace_all(root, files)
     return table
 
 
