@@ -76,6 +76,7 @@ def test_what_does_not_exist_is_refused_in_one_line(value: object, message: str)
 
 def test_fields_that_one_objective_has_become_part_of_its_text() -> None:
     assert ObjectiveSpec.model_validate({"name": "masked_patch", "target": "pixels"}).name == "masked_patch"
+    assert ObjectiveSpec(name="masked_patch(mask_ratio=0.75)") == ObjectiveSpec(name="masked_patch", mask_ratio=0.75)
     with pytest.raises(ValueError, match="classify has no field 'temperature'"):
         ObjectiveSpec.model_validate({"name": "classify", "temperature": 3})
 

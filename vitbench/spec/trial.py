@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from vitbench.spec.mechanism import NAME_OR_FIELDS, canonical
+from vitbench.spec.mechanism import NAME_OR_FIELDS, canonical, mechanism, registered
 
 T = TypeVar("T")
 
@@ -151,6 +151,9 @@ class ObjectiveSpec(Frozen):
     def _fields_into_name(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return value
+        name, _, inside = value["name"].partition("(")
+        if inside and name in registered("objective"):  # Fields in a text move beside it, so that none is said twice.
+            value = {**mechanism("objective", value["name"]).model_dump(mode="json"), **value, "name": name}
         extra = {key: item for key, item in value.items() if key not in cls.model_fields}
         kept = {key: item for key, item in value.items() if key in cls.model_fields}
         return {**kept, "name": {"name": value["name"], **extra}} if extra else value
