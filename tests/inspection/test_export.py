@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def resolved(fields: dict[str, Any], img_size: int = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
+def resolved(fields: dict[str, Any], img_size: Any = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
     train = TrainSpec(steps=1, objective=objective or ObjectiveSpec())
     written = TrialSpec(model=ModelSpec(**fields), data=DataSpec(name="fake", img_size=img_size), train=train)
     return resolve(written, facts("fake", FAKE))

@@ -90,7 +90,7 @@ def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
-    """As `read`, as UTF-8 text; ResultsError also where it is none."""
+    """As `read`, as UTF-8 text; raises ResultsError also for other bytes."""
     try:
         return read(path, max_bytes).decode()
     except UnicodeDecodeError as error:

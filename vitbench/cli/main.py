@@ -70,7 +70,7 @@ def run(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per trial.")] = 1,
     workers: Workers = None,
     data_dir: DataDir = None,
     download: Download = False,

@@ -244,7 +244,7 @@ def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:
 def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor] | None:
     """The weights that a trial starts from: its first stage's, those of `init_from`, or None.
 
-    Raises ResultsError where the stage's cannot be had, InputError where the file is not the one that was planned.
+    Raises ResultsError if the stage has no weights, InputError where the file is not the one that was planned.
     """
     if trial.parent is not None:
         path = Store(options.root).weights(trial.parent)
@@ -274,15 +274,15 @@ def _regrow(child: Trial, options: Options, emit: Emit) -> None:
     (again,) = _train([_Member(trial, place, place.latest()[0])], options, lambda event: None, None)
     if again.result.weights_sha256 != record.result.weights_sha256:
         raise ResultsError(
-            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; trained again here, it came "
-            f"to others than on record: move {store.folder(identity)} away, and the same command goes on"
+            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; retraining it gave "
+            f"different weights than its record. Move {store.folder(identity)} aside and rerun the command"
         )
     replace_durably(store.weights(identity), again.files[WEIGHTS])
     place.clear()
 
 
 def _orphans(trials: Sequence[Trial], store: Store) -> list[TrialOutcome] | None:
-    """Outcomes of trials whose first stage came to nothing; None where every stage is there."""
+    """Outcomes of trials whose first stage failed; None where every stage is there."""
     parents = [store.read(t.parent) if t.parent else None for t in trials]
     lost = next((p for p in parents if p is not None and p.status != "ok"), None)
     if lost is None:

@@ -24,7 +24,7 @@ WEIGHTS = "checkpoints/final.safetensors"
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What a try came to: the deterministic part, the files beside it, and the time it took."""
+    """Result of one training attempt: metrics, files to save, duration."""
 
     result: Result
     status: Status

@@ -1,4 +1,4 @@
-"""Pictures that no record gives back: samples of the images, what a model fills in, analyses of trained networks.
+"""Pictures that cannot be rebuilt from records: sample images, reconstructions, analyses of trained networks.
 
 `<run>/assets/` holds raw pictures of images, each with its sha256 in `SHA256SUMS` (as sha256sum writes it); a picture
 that is not listed, or is not the one that was listed, is refused. `<run>/analysis/` holds drawings. In both,
@@ -29,7 +29,7 @@ from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-"""What is shown; of a drawing that lies there as both, the last."""
+"""Picture files that a page shows; of a drawing saved as both, the last."""
 MAX_PICTURE_BYTES = 16 << 20
 MOST_ROWS = 40
 """Rows of a table beside a picture; the file has them all."""
@@ -57,7 +57,9 @@ def pictures_of(folder: Path, kind: str) -> list[Picture]:
         sums = _sums(folder / kind)
         for path in paths.values():
             if sums.get(path.name) != hashlib.sha256(read(path, MAX_PICTURE_BYTES)).hexdigest():
-                raise InputError(f"{path}: not the picture whose sha256 stands in {SUMS}; remove it or record it again")
+                raise InputError(
+                    f"{path}: its sha256 differs from the one in {SUMS}; remove the picture or create it again"
+                )
     return [_picture(path) for _, path in sorted(paths.items())]
 
 
@@ -96,9 +98,9 @@ def record_picture(folder: Path, name: str, png: bytes, caption: str) -> None:
 
 
 def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_data: bool) -> str:
-    """Records samples of the run's first data set, unless they are there; says why not where they are not to be had.
+    """Save sample images of the run's first data set if they are missing; return the reason if that is impossible.
 
-    Pixels that may not be published (`Source.pixels_publishable`) only with `any_data`.
+    Pixels that may not be published (`Source.pixels_publishable`) are saved only with `any_data`.
     """
     name = next(iter(data_names(rows)), "")
     if not name or (folder / "assets/samples.png").is_file():
@@ -106,7 +108,7 @@ def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_dat
     try:
         canonical, _, source = find(name)
         if not (source.pixels_publishable or any_data):
-            return f"{canonical}: its images are shown with --images only"
+            return f"{canonical}: its pixels may not be published; --images shows them on your own pages"
         data = open_images(name, options)
     except InputError as error:
         return f"no samples: {error}"
@@ -118,7 +120,7 @@ def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_dat
 
 
 def sample_sheet(split: Split, classes: Sequence[int]) -> Pixels:
-    """A sheet `uint8 [H, W, 3]`: a row a class (the first ten), its first images side by side, white between them."""
+    """A sheet `uint8 [H, W, 3]`: one row per class (the first ten) with its first images, white between them."""
     rows = []
     for label in classes[:NUM_CLASSES]:
         images = [_cell(split.read(int(i))) for i in np.flatnonzero(split.labels == label)[:NUM_EACH]]
@@ -147,4 +149,4 @@ def _cell(image: Pixels) -> Pixels:
 def _sample_caption(data: ImageData) -> str:
     names = data.facts.class_names[:NUM_CLASSES]
     classes = f": {', '.join(names)}" if names else ""
-    return f"The first training images of {data.facts.name}, a row a class{classes}."
+    return f"The first training images of {data.facts.name}, one row per class{classes}."

@@ -1,4 +1,4 @@
-"""Side evidence from the stored answers to the test images: churn, calibration, classes. Never the verdict."""
+"""Secondary evidence from the stored answers to the test images: churn, calibration, classes. It decides no claim."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HEADER = ("Arm", "n", "Churn (%)", "Calibration error", "Most gained", "Most los
 
 def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
     """One row per arm at its own best setting; without stored answers no row, and a note that says so."""
-    title = f"{experiment.name}: side evidence"
+    title = f"{experiment.name}: secondary evidence"
     trials = trials_by_seed(experiment, rows, answers)
     if answers is None or not any(trials.values()):
-        return Table(title, HEADER, (), notes=("Nothing to show: the answers to the test images were not stored.",))
+        return Table(title, HEADER, (), notes=("The run has no stored answers to the test images.",))
     baseline = next(iter(trials))
     names = class_labels(rows)
     lines = tuple(
@@ -89,12 +89,12 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
     trials = {row["trial_id"] for row in reporting}
     num_without = len(trials - answers.correct.keys())
     notes = [
-        f"On {num_images} test images; each arm at its own best setting. It decides no claim.",
-        "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
+        f"On {num_images} test images, each arm at its own best setting. This table decides no claim.",
+        "Churn: share of images that one seed of an arm classifies correctly and another does not, mean over pairs.",
         "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
-        f"{100 * LEVEL:.0f}% interval; few images push it up.",
-        f"Classes: points above and below {baseline} on the same seeds, the extremes of {num_classes} classes of about "
-        f"{num_images / num_classes:.0f} images, so partly chance.",
+        f"{100 * LEVEL:.0f}% interval; few images increase it.",
+        f"Classes: the largest gain and loss against {baseline} on the same seeds, in points. They are the extremes of "
+        f"{num_classes} classes of about {num_images / num_classes:.0f} images, so they are partly chance.",
     ]
-    left_out = [f"Left out: {num_without} of {len(trials)} trials, without answers to these images."]
+    left_out = [f"Left out: {num_without} of {len(trials)} trials, which have no stored answers to these images."]
     return (*notes, *(left_out if num_without else ()))

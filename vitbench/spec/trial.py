@@ -215,7 +215,7 @@ class EvaluateSpec(Frozen):
 
 
 class TrialSpec(Frozen):
-    """Everything that one stage of a trial computes, but for its seed and its images."""
+    """Everything that one stage of a trial computes, except for its seed and its images."""
 
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()

@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class Standing(Frozen):
-    """Where a training stands between two steps, but for its tensors; steps are counted from 1, 0 is the start.
+    """Where a training stands between two steps, except for its tensors; steps are counted from 1, 0 is the start.
 
     `made_by` is what bit-equality is promised for: versions, device, threads. `seconds` were spent so far.
     """

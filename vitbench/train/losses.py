@@ -1,6 +1,6 @@
 """Losses: cross entropy of labels, and masked patch prediction with its corruptions and targets.
 
-E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells a side of a down-sampled patch.
+E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def corrupt(objective: MaskedPatch, num_patches: int, seed: int, epoch: np.ndarr
 
 
 def cells(patch_size: int) -> int:
-    """Cells a side of the down-sampled target: 4, or half the patch where that is smaller."""
+    """Cells per side of the down-sampled target: 4, or half the patch where that is smaller."""
     return max(1, min(4, patch_size // 2))
 
 

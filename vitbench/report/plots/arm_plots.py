@@ -18,7 +18,7 @@ from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
 from vitbench.report.plots.style import (
     MUTED,
     SHADE,
-    Look,
+    LineStyle,
     arm_looks,
     dots,
     figure,
@@ -48,11 +48,11 @@ NAME_WIDTH = 20
 RINGS = (11.0, 15.0)
 """Sizes in points: one ring around a choice, a second where it lies at the edge of the grid."""
 CAPTIONS = {
-    "arms": "Every seed a dot; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
-    "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
+    "arms": "One dot per seed; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
+    "differences": "Difference to the baseline, paired by seed: one dot per seed, mean, 95% interval (thick: 90%, "
     "which decides equivalence). Shaded: the equivalence margin. Star: the paper's number.",
-    "tuning": "Validation accuracy against the tuned value: every tuning seed a dot, lines through the means, a ring "
-    "around the choice, two at the edge of the grid.",
+    "tuning": "Validation accuracy against the tuned value: one dot per tuning seed, lines through the means, a ring "
+    "around the choice, two rings where it is at the edge of the grid.",
     "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
     "The steep start is cut off.",
     "rates": "The same at the settings that a claim compares (compare the paper's Fig. 9): dashed where the setting is "
@@ -208,7 +208,7 @@ def _but(path: str, setting: Setting) -> Setting:
     return tuple(pair for pair in setting if pair[0] != path)
 
 
-def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: Look, right: float) -> None:
+def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: LineStyle, right: float) -> None:
     """One arm's means and seeds, `right` points beside the settings so that the arms stand side by side."""
     place = shifted(axes, right)
     for x, point in line:
@@ -220,7 +220,7 @@ def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]],
         axes.plot(*zip(*means, strict=True), **marked(look), linewidth=1.2, label=printable(arm), transform=place)
 
 
-def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transform) -> None:
+def _rings(axes: Axes, x: float, y: float, num: int, look: LineStyle, place: Transform) -> None:
     for size in RINGS[:num]:
         axes.plot(
             [x], [y], marker="o", markersize=size, fillstyle="none", color=look.colour, markeredgewidth=1.2,
@@ -228,7 +228,7 @@ def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transfor
         )  # fmt: skip
 
 
-def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Look]:
+def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, LineStyle]:
     return arm_looks(series_of(experiment, rows))
 
 

@@ -1,4 +1,4 @@
-"""The scoreboard of a results root: every claim, its verdict, our effect beside the source's, where it was asked."""
+"""The scoreboard of a results root: every claim, its verdict, our effect beside the source's, and its run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
 from vitbench.report.plots.arm_plots import drawn
-from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
+from vitbench.report.scoreboard.ledger import LedgerEntry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trial_lists import claim_cells, trials_of
 from vitbench.report.verdict_text import VerdictText, data_names, facts_of, verdict_table, verdict_text
@@ -30,7 +30,7 @@ from vitbench.stats.wording import qualifying
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
-OTHER = "Claims of one's own"
+OTHER = "Your own claims"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Line:
     page: str
     data: str
     trials: str
-    """Address of the first trials that the verdict reads; of the claim where there are none."""
+    """Address of the first trials that the verdict reads; the claim's address if it reads no trials."""
 
     @property
     def verdict(self) -> Verdict:
@@ -66,7 +66,7 @@ class Line:
 
     @property
     def qualified(self) -> str:
-        """What must be known to read the state, such as that the arms were under-trained."""
+        """Qualifications of the state, for example that the arms were under-trained."""
         return "; ".join(qualifying(self.verdict))
 
     @property
@@ -140,7 +140,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
     declared = {entry.claim for line in lines if (entry := entry_of(line.verdict.claim))}
     tally = {state: Counter(line.verdict.claim for line in lines if line.verdict.state == state) for state in STATES}
     sections = {line.section: [other for other in lines if other.section == line.section] for line in lines}
-    undeclared: dict[str, list[Entry]] = {}
+    undeclared: dict[str, list[LedgerEntry]] = {}
     for entry in ledger().values():
         if entry.claim not in declared:
             undeclared.setdefault(entry.section, []).append(entry)
@@ -165,7 +165,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
 
 
 def scoreboard_csv(lines: Sequence[Line]) -> str:
-    """The scoreboard as CSV, one line a verdict, numbers with four decimals."""
+    """The scoreboard as CSV, one line per verdict, numbers with four decimals."""
     columns = (
         "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
         "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason", "qualified",
