@@ -118,6 +118,7 @@ def answers(spec: TrialSpec, ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
         return ours(images.standardise(unit)), theirs((unit - mean) / std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_timm_gives_equal_logits(name: str, tmp_path: Path) -> None:
     spec = resolved(*EXPORTED[name])
@@ -167,6 +168,7 @@ def test_untrained_attention_pooling_is_refused() -> None:
         architecture(spec.model, spec.train.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["average, norm after", "BatchNorm ResNet", "hybrid"])
 def test_configuration_is_what_timm_would_write(name: str, tmp_path: Path) -> None:
     import timm

@@ -29,6 +29,7 @@ def test_the_step_is_finished_and_saved(name: str, code: int, tmp_path: Path) ->
     assert left(tmp_path / "stopped", [trial]) == left(tmp_path / "unbroken", [trial])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, 12])
 def test_a_stop_before_a_reading_of_the_curve(step: int, tmp_path: Path) -> None:
     """The reading may take longer than the grace: it is made when the trial goes on, the last one included."""
@@ -139,6 +140,7 @@ def serve(connection: Any, how: Any) -> None:
     processes._serve(connection, how)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:
     """The driver was killed: its worker hears so when it speaks, finishes the step, saves and ends."""
     (trial,) = planned()
