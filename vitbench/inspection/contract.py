@@ -51,7 +51,7 @@ LOOKS = ("positions", "distance")
 
 
 @dataclass(frozen=True)
-class Case:
+class Specimen:
     """A mechanism in the tiny ViT, and the tiny ViT without it."""
 
     kind: str
@@ -75,12 +75,12 @@ def check_mechanism(kind: str, text: str) -> list[str]:
     return [line for check in CHECKS for line in _guarded(check, case)]
 
 
-def case_of(kind: str, text: str) -> Case:
+def case_of(kind: str, text: str) -> Specimen:
     """The tiny ViT with the mechanism: with a class token if it can, else with average pooling. Raises InputError."""
     reasons = []
     for pool in ("token", "avg"):
         try:
-            return Case(kind, text, spec_with(kind, text, pool), spec_with(kind, None, pool))
+            return Specimen(kind, text, spec_with(kind, text, pool), spec_with(kind, None, pool))
         except InputError as error:
             reasons.append(str(error))
     raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
@@ -98,7 +98,7 @@ def spec_with(kind: str, text: str | None, pool: str = "token") -> TrialSpec:
     return resolve(written, facts("fake", DataOptions()))
 
 
-def _guarded(check: Callable[[Case], Iterator[str]], case: Case) -> list[str]:
+def _guarded(check: Callable[[Specimen], Iterator[str]], case: Specimen) -> list[str]:
     """The complaints of one check; an exception is one."""
     try:
         return list(check(case))
@@ -107,7 +107,7 @@ def _guarded(check: Callable[[Case], Iterator[str]], case: Case) -> list[str]:
         return [f"{check.__name__.strip('_').replace('_', ' ')}: {type(error).__name__}: {reason}"]
 
 
-def _state(case: Case) -> Iterator[str]:
+def _state(case: Specimen) -> Iterator[str]:
     """The listed tensors are the module's, each name once."""
     listed = parameters(case.spec.model, case.spec.train.objective)
     names = [tensor.name for tensor in listed]
@@ -123,14 +123,14 @@ def _state(case: Case) -> Iterator[str]:
         yield f"state: {name} is trained in the module or in the list, but not in both"
 
 
-def _decay(case: Case) -> Iterator[str]:
+def _decay(case: Specimen) -> Iterator[str]:
     """Every trained tensor of two or more dimensions says whether weight decay applies to it."""
     for tensor in parameters(case.spec.model, case.spec.train.objective):
         if tensor.trained and len(tensor.shape) > 1 and tensor.decay is None:
             yield f"decay: {tensor.name} does not say whether weight decay applies (decay=True or False)"
 
 
-def _identity(case: Case) -> Iterator[str]:
+def _identity(case: Specimen) -> Iterator[str]:
     """The id is another than the baseline's."""
     if case.spec != case.baseline and _id(case.spec) == _id(case.baseline):
         yield "identity: the trial id is the baseline's"
@@ -140,7 +140,7 @@ def _id(spec: TrialSpec) -> str:
     return trial_id(spec, 0, "fake", None)
 
 
-def _difference(case: Case) -> Iterator[str]:
+def _difference(case: Specimen) -> Iterator[str]:
     """`plan --diff` names tensors of the mechanism and of no other part."""
     allowed = OWN_PARTS.get(case.kind, {case.kind})
     for line in spec_difference("single", case.baseline, case.spec):
@@ -148,7 +148,7 @@ def _difference(case: Case) -> Iterator[str]:
             yield f"difference: {line.key} differs from the baseline's, which is a tensor of the {line.part}"
 
 
-def _costs(case: Case) -> Iterator[str]:
+def _costs(case: Specimen) -> Iterator[str]:
     """Parameters and FLOPs are those that torch counts."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -196,7 +196,7 @@ def _trained(spec: TrialSpec, seeds: tuple[int, ...]) -> Trainer:
     return trainer
 
 
-def _training(case: Case) -> Iterator[str]:
+def _training(case: Specimen) -> Iterator[str]:
     """Three steps are finite and move weights; a stack of two seeds ends where each of them ends alone."""
     alone = [_trained(case.spec, (seed,)) for seed in (0, 1)]
     if any(bool((trainer.bad_step >= 0).any()) for trainer in alone):
@@ -209,7 +209,7 @@ def _training(case: Case) -> Iterator[str]:
             yield f"training: in a stack, seed {seed} ends {worst:.2g} away from where it ends alone"
 
 
-def _resuming(case: Case) -> Iterator[str]:
+def _resuming(case: Specimen) -> Iterator[str]:
     """A training that goes on from a checkpoint ends bit for bit where an unbroken one ends."""
     from pathlib import Path
 
@@ -228,7 +228,7 @@ def _resuming(case: Case) -> Iterator[str]:
         yield "resuming: after a resume the weights are not those of an unbroken run; some state is in no checkpoint"
 
 
-def _fields(case: Case) -> Iterator[str]:
+def _fields(case: Specimen) -> Iterator[str]:
     """Every field of the mechanism changes its tensors, its answers or its loss."""
     chosen = mechanism(case.kind, case.text)
     for name in type(chosen).model_fields:
@@ -249,7 +249,7 @@ def _other_values(chosen: Any, name: str) -> list[Any]:
     return [value * 1.5, value / 2] if isinstance(value, float) else []
 
 
-def _variant(case: Case, name: str, value: Any) -> TrialSpec | None:
+def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
     """The spec with another value of one field; None if that is not allowed."""
     fields = {**mechanism(case.kind, case.text).model_dump(mode="json"), name: value}
     try:
@@ -272,7 +272,7 @@ def _differs(a: TrialSpec, b: TrialSpec) -> bool:
     return not torch.equal(_trained(a, (0,)).stack.flat, _trained(b, (0,)).stack.flat)
 
 
-def _exporting(case: Case) -> Iterator[str]:
+def _exporting(case: Specimen) -> Iterator[str]:
     """timm holds the model with equal answers, or the export is refused in one line."""
     try:
         chosen = architecture(case.spec.model, case.spec.train.objective)
@@ -298,7 +298,7 @@ def _exporting(case: Case) -> Iterator[str]:
             yield f"exporting: timm's {chosen.name} gives other logits"
 
 
-def _inspecting(case: Case) -> Iterator[str]:
+def _inspecting(case: Specimen) -> Iterator[str]:
     """The analyses of positions and of attention find something, or are refused in one line."""
     images = load_images(case.spec.data, DataOptions(), torch.device("cpu"))
     module = _noisy(case.spec)
@@ -320,7 +320,7 @@ def _one_line(check: str, error: InputError) -> Iterator[str]:
         yield f"{check}: refused in {len(str(error).splitlines())} lines instead of one"
 
 
-CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[Specimen], Iterator[str]], ...] = (
     _identity, _difference, _costs, _training, _resuming, _fields, _exporting, _inspecting,
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
 from vitbench.inspection.network import Subject
-from vitbench.model.attention import Attention
+from vitbench.model.attention_layers import Attention
 from vitbench.model.layers import probabilities
 
 See = Callable[[int, Tensor], None]

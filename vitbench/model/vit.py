@@ -60,7 +60,7 @@ class EncoderBlock(nn.Module):
         return out
 
 
-class ConvStem(nn.Module):
+class ConvStemLayers(nn.Module):
     """Images `[B, C, H, W]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
 
     Source: Xiao et al. 2021, section 3. Differs: GroupNorm in place of BatchNorm, so that no image depends on the

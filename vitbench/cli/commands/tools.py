@@ -132,6 +132,6 @@ def check_mechanism(
     ] = None,
 ) -> None:
     """Check that a mechanism keeps the contract: costs, state, stacking, resuming, export, inspection."""
-    from vitbench.cli.commands.mechanisms import check
+    from vitbench.cli.commands.mechanism_check import check
 
     raise typer.Exit(check(kind, name, tuple(code or ()), console()))

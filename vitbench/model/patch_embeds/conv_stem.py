@@ -47,9 +47,9 @@ class ConvStem(PatchEmbed):
         yield from projection(model, in_width, 1)
 
     def module(self, model: ModelSpec) -> nn.Module:
-        from vitbench.model.vit import ConvStem as Module
+        from vitbench.model.vit import ConvStemLayers
 
-        return Module(model)
+        return ConvStemLayers(model)
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:
         return "model.stem conv; its ViT cuts patches"

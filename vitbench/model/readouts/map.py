@@ -52,7 +52,7 @@ class AttentionPooling(Readout):
         return {"attn_pool.scores": pooled, "attn_pool.values": pooled}
 
     def module(self, model: ModelSpec) -> nn.Module:
-        from vitbench.model.attention import AttentionPool
+        from vitbench.model.attention_layers import AttentionPool
 
         return AttentionPool(transformer(model))
 

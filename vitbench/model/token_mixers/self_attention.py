@@ -46,7 +46,7 @@ class SelfAttention(TokenMixer):
         return {"scores": pairs, "values": pairs, **({"rel_pos": tables} if tables else {})}
 
     def module(self, model: ModelSpec) -> nn.Module:
-        from vitbench.model.attention import Attention
+        from vitbench.model.attention_layers import Attention
 
         return Attention(model)
 
