@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from made_sets import picture, png, write_folder, write_parquet
 
-from vitbench.data import DataOptions, catalog, facts, open_images, resident
-from vitbench.data import fingerprint as fingerprint_module
+from vitbench.data import DataOptions, assembly, catalog, facts, open_images, resident
 
 
 @pytest.fixture
@@ -72,8 +71,8 @@ def test_touched_files_are_read_again_and_found_the_same(
 def test_change_behind_an_equal_size_and_time_is_seen_when_opened(root: Path, options: DataOptions) -> None:
     before = fingerprint(root, options)
     path = root / "cat" / "000.png"
-    stat, content = path.stat(), bytearray(path.read_bytes())
-    content[-20] ^= 1
+    stat, content = path.stat(), png(picture(999))
+    assert len(content) == stat.st_size
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert fingerprint(root, options) == before  # size and time are all that the cache looks at
@@ -94,7 +93,7 @@ def test_damaged_cache_is_done_without(root: Path, options: DataOptions) -> None
 
 
 def test_large_sets_go_by_name_and_size(root: Path, options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint_module, "HASHED_BYTES", 100)
+    monkeypatch.setattr(assembly, "HASHED_BYTES", 100)
     first = facts(f"folder:{root}", options)
     assert "names and sizes" in first.fingerprint_note
     assert first.img_size is None  # no size is claimed that was not read

@@ -13,7 +13,7 @@ from made_sets import idx_bytes, picture, png, write_folder, write_mnist, write_
 from PIL import Image
 
 from vitbench.base.errors import InputError
-from vitbench.data import DataOptions, check, facts, open_images, overlap, resident
+from vitbench.data import DataOptions, check, facts, open_images, resident
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_bad_image_is_named(kind: str, options: DataOptions, tmp_path: Path) -> 
     line = refused(f"folder:{root}", options)
     assert line.startswith(str(bad))
     assert message in line
-    assert len(check(f"folder:{root}", options)) == 1
+    assert len(check(f"folder:{root}", options).problems) == 1
 
 
 def test_check_finds_every_bad_image(options: DataOptions, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"a": 4, "b": 4})
-    assert check(f"folder:{root}", options) == ()
+    assert check(f"folder:{root}", options).problems == ()
     (root / "a" / "001.png").write_bytes(b"")
     (root / "b" / "002.png").write_bytes(b"\x89PNG")
-    assert [line.partition(":")[0] for line in check(f"folder:{root}", options)] == [
+    assert [line.partition(":")[0] for line in check(f"folder:{root}", options).problems] == [
         str(root / "a" / "001.png"),
         str(root / "b" / "002.png"),
     ]
@@ -73,11 +73,11 @@ def test_check_finds_every_bad_image(options: DataOptions, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root.mkdir(), "no images; one folder a class"),
+        (lambda root: root.mkdir(), "no images; class folders that hold images are expected"),
         (lambda root: write_folder(root, {".": 3}), "in no class folder, so without labels"),
         (lambda root: write_folder(root, {"a": 3, "b": 0}), "class folder b has no images"),
         (lambda root: write_folder(root, {"a": 3}), "all training images are of one class"),
-        (lambda root: write_folder(root / "test", {"a": 3, "b": 3}), "has a folder test, but none named train"),
+        (lambda root: write_folder(root / "test", {"a": 3, "b": 3}), "no folder is named after train, only test"),
         (lambda root: None, "there is no such folder"),
     ],
 )
@@ -90,7 +90,9 @@ def test_bad_folder(make: object, message: str, options: DataOptions, tmp_path: 
 def test_test_class_without_training_images(options: DataOptions, tmp_path: Path) -> None:
     write_folder(tmp_path / "set" / "train", {"a": 2, "b": 2})
     write_folder(tmp_path / "set" / "test", {"a": 1, "c": 1})
-    assert "test/c: this class has no training images" in refused(f"folder:{tmp_path / 'set'}", options)
+    assert "class c of the test split has no training images; training classes: a, b; test classes: a, c" in refused(
+        f"folder:{tmp_path / 'set'}", options
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,10 +128,15 @@ def test_parquet_without_the_columns(options: DataOptions, tmp_path: Path) -> No
 
     path = tmp_path / "set.parquet"
     for table, message in [
-        (pa.table({"text": ["x"], "label": [0]}), "no image column (image or img) among text, label"),
-        (pa.table({"image": [{"bytes": b"x"}]}), "no labels (label or fine_label) among image"),
-        (pa.table({"image": [b"x"], "label": [0]}), "column image is binary; a struct with `bytes` is needed"),
-        (pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "column label (string, 0 nulls) must hold integers"),
+        (pa.table({"text": ["x"], "label": [0]}), "no image column (image or img) among text, label; name it with"),
+        (pa.table({"image": [{"bytes": b"x"}]}), "no label column (label or labels) among image; name it with ?label="),
+        (pa.table({"image": [7], "label": [0]}), "column image is int64; a struct with `bytes`, raw bytes, paths,"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [0.5]}), "column label is double; whole numbers, text, or"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [[0, 1]]}), "a multi-label set"),
+        (
+            pa.table({"image": [{"bytes": b"x"}] * 2, "label": [0, None]}),
+            "1 of 2 labels are missing, the first in row 1",
+        ),
         (pa.table({"image": [{"bytes": None}, {"bytes": b""}], "label": [0, 1]}), "row 0: the image has no bytes"),
     ]:
         pq.write_table(table, path)
@@ -142,7 +149,7 @@ def test_parquet_without_the_columns(options: DataOptions, tmp_path: Path) -> No
 def test_parquet_file_of_unknown_split(options: DataOptions, tmp_path: Path) -> None:
     for name in ("train", "extra"):
         write_parquet(tmp_path / "set" / f"{name}.parquet", [png(picture(0))] * 2, [0, 1])
-    assert "extra.parquet is named after neither train nor test" in refused(f"parquet:{tmp_path / 'set'}", options)
+    assert "extra.parquet has no split word" in refused(f"parquet:{tmp_path / 'set'}", options)
 
 
 @pytest.mark.parametrize("name", ["cifar", "../../x", "", "folder", "digits:x", "torch/nothing"])
@@ -263,8 +270,8 @@ def test_overlap_counts_test_images_that_are_trained_on(options: DataOptions, tm
     write_folder(tmp_path / "set" / "train", {"a": 3, "b": 3})
     write_folder(tmp_path / "set" / "test", {"a": 2, "b": 1}, start=2)  # keys 2, 3, 4, of the training images 0 to 5
     write_folder(tmp_path / "set" / "test" / "b" / "new", {"deeper": 1}, start=50)
-    assert overlap(open_images(f"folder:{tmp_path / 'set'}", options)) == 3
-    assert overlap(open_images("fake", options)) == 0
+    assert facts(f"folder:{tmp_path / 'set'}", options).num_test_in_train == 3
+    assert facts("fake", options).num_test_in_train == 0
 
 
 def test_facts_of_grey_and_colour_together_are_colour(options: DataOptions, tmp_path: Path) -> None:

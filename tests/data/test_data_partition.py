@@ -8,12 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitbench.base.errors import InputError
-from vitbench.data import partition, partition_sizes
+from vitbench.data import Counts, Partition, Split, partition_sizes
+from vitbench.data import partition as partition_of
 from vitbench.data.types import Ints
 from vitbench.spec.trial import DataSpec
 
 fractions = st.floats(0.1, 1.0)
 class_counts = st.lists(st.integers(5, 60), min_size=2, max_size=6)
+
+
+def partition(labels: Ints, seed: int, spec: DataSpec) -> Partition:
+    return partition_of(Split(labels), seed, spec)
 
 
 def shuffled_labels(counts: list[int]) -> Ints:
@@ -51,7 +56,7 @@ def test_smaller_subsets_are_nested_and_stratified(
 def test_sizes_are_known_before_the_images(counts: list[int], seed: int, fraction: float, held_out: float) -> None:
     spec = DataSpec(val_fraction=held_out, train_fraction=fraction, classes=(0, 1))
     try:
-        expected = partition_sizes(counts, spec)
+        expected = partition_sizes(Counts(tuple(counts)), spec)
     except InputError as error:
         with pytest.raises(InputError, match=f"^{error}$"):
             partition(shuffled_labels(counts), seed, spec)
@@ -88,7 +93,7 @@ def test_subset_smaller_than_its_classes_says_what_fits() -> None:
     labels = shuffled_labels([200, 20])
     spec = DataSpec(val_fraction=0.5, train_fraction=0.04)
     with pytest.raises(
-        InputError, match=r"data.train_fraction: 0.04 of the 10 .* class 1 is none; at least 0.05 would"
+        InputError, match=r"data.train_fraction: 0.04 of the 10 .* class 1 rounds to 0; at least 0.05 is"
     ):
         partition(labels, 0, spec)
     fits = partition(labels, 0, spec.model_copy(update={"train_fraction": 0.05}))

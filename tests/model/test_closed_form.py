@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitbench.model import costs
 from vitbench.model.build import build
+from vitbench.model.sizes import pixel_grid
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 NAMED = ["ViT-Mu/2", "ViT-Ti/4", "ViT-S/32", "ViT-B/16", "ViT-L/16", "ViT-H/14", "R14x0.5", "R50x1", "R200x3"]
@@ -36,13 +37,14 @@ def test_names_and_shapes_are_the_modules(case: str) -> None:
     assert costs.num_params(model, objective) == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_flops_are_torchs(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
-    inputs = [torch.empty(1, model.in_chans, model.img_size, model.img_size, device="meta")]  # type: ignore[arg-type]
+    inputs = [torch.empty(1, model.in_chans, *pixel_grid(model), device="meta")]
     if objective.name == "masked_patch":
-        inputs += [torch.zeros(1, costs.grid_side(model) ** 2, dtype=torch.long, device="meta")] * 2
+        inputs += [torch.zeros(1, costs.grid(model).area, dtype=torch.long, device="meta")] * 2
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
     assert costs.forward_flops(model, objective) == counter.get_total_flops()
@@ -70,5 +72,5 @@ def test_flops_on_the_cpu_are_those_on_meta() -> None:
 def test_num_tokens_is_the_sequences_length(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
-    tokens = module.forward_features(torch.empty(2, model.in_chans, model.img_size, model.img_size, device="meta"))
+    tokens = module.forward_features(torch.empty(2, model.in_chans, *pixel_grid(model), device="meta"))
     assert tokens.shape == (2, costs.num_tokens(model), model.embed_dim)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from model_specs import CLASSIFY, images, named
 
@@ -39,6 +38,9 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
         named("Ti/16", 64, 10, depth=2, global_pool="map"),
         1e-5,
     ),
+    "non-square": ("vit_tiny_patch16_224", {"depth": 2}, named("Ti/16", (32, 80), 10, depth=2), 1e-5),
+    "BiT, non-square": ("resnetv2_50x1_bit", {}, named("R50x1", (64, 97), 10), 1e-4),
+    "hybrid, non-square": ("vit_base_r50_s16_224", {"depth": 2}, named("R50x1+ViT-B/16", (64, 96), 10, depth=2), 1e-4),
     "BiT": ("resnetv2_50x1_bit", {}, named("R50x1", 65, 10), 1e-4),
     "BiT, BatchNorm": (
         "resnetv2_50",
@@ -51,8 +53,11 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_timms(case: str) -> None:
+    import timm
+
     name, changes, model, tolerance = CASES[case]
     size = {} if model.family == "resnet" else {"img_size": model.img_size}
     theirs = timm.create_model(name, num_classes=10, **size, **changes).eval()
@@ -72,6 +77,8 @@ def test_logits_equal_timms(case: str) -> None:
 
 
 def test_parity_fails_on_another_weight() -> None:
+    import timm
+
     model = CASES["class token"][2]
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=64, depth=3).eval()
     ours = build(model, CLASSIFY).eval()

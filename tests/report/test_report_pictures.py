@@ -14,7 +14,7 @@ from sample_rows import class_token_experiment, class_token_rows, row, store_run
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, open_images
 from vitbench.report.pages.page import report
-from vitbench.report.pictures import add_samples, pictures_of, record_picture, sample_sheet
+from vitbench.report.run_pictures import add_samples, pictures_of, record_picture, sample_sheet
 
 EVIL = '<script>alert(1)</script>" onerror="alert(2)'
 
@@ -39,7 +39,7 @@ def test_samples_stand_by_class_and_are_recorded_once(tmp_path: Path) -> None:
     expected = data.train.read(int(threes[5]))[..., 0].repeat(4, axis=0).repeat(4, axis=1) / 255
     assert np.allclose(sheet[top : top + 32, left : left + 32, 0], expected, atol=1e-6)
     (found,) = pictures_of(tmp_path, "assets")
-    assert found.caption.startswith("The first training images of digits, a row a class: 0, 1")
+    assert found.caption.startswith("The first training images of digits, one row per class: 0, 1")
     add_samples(tmp_path, digit_rows(), DataOptions(), any_data=False)
     assert (tmp_path / "assets/samples.png").read_bytes() == first
 
@@ -70,6 +70,7 @@ def test_small_images_are_enlarged_and_large_ones_thinned() -> None:
     assert sample_sheet(split, range(2))[-2:].min() == 255
 
 
+@pytest.mark.slow
 def test_analyses_stand_on_the_page_with_caption_and_numbers_and_do_no_harm(tmp_path: Path) -> None:
     experiment, rows = class_token_experiment(), class_token_rows(3)
     folder = store_run(tmp_path, experiment, rows)

@@ -21,10 +21,11 @@ from sample_rows import (
 )
 
 from vitbench.report.formats import folded
-from vitbench.report.plots.figures import CAPTIONS, caption, plots_for, save, svg
+from vitbench.report.pages.inline_svg import slim
+from vitbench.report.plots.arm_plots import CAPTIONS, caption, plots_for, save, svg
 from vitbench.report.plots.scale import by_family, compute_unit, crossings, frontier, knob_of, points_by
 from vitbench.report.plots.style import COLOURS, arm_looks, lanes, looks, spread_out
-from vitbench.report.rows import quantity, series_of
+from vitbench.report.row_values import quantity, series_of
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.tables import result_table
 from vitbench.spec.experiment import Experiment
@@ -39,6 +40,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_rows_choose_the_plots_that_apply(case: str) -> None:
     experiment, rows, names = CASES[case]
@@ -50,12 +52,13 @@ def test_rows_choose_the_plots_that_apply(case: str) -> None:
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
 from sample_rows import class_token_experiment, class_token_rows
-from vitbench.report.plots import plots_for, save
+from vitbench.report.plots.arm_plots import plots_for, save
 from pathlib import Path
 save(plots_for(class_token_experiment(), class_token_rows()), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     here = Path(__file__).parents[1] / "fixtures"
     subprocess.run([sys.executable, "-c", SCRIPT, str(here), str(tmp_path / "one")], check=True)
@@ -109,6 +112,7 @@ def test_margins_are_those_of_the_data() -> None:
 LONG = [f"token+mlp_tanh+{place}_pool_number_{i}" for i, place in enumerate(["before", "after"] * 6)]
 
 
+@pytest.mark.slow
 def test_no_word_of_a_plot_is_cut_off() -> None:
     made = {
         "name": "e",
@@ -162,6 +166,7 @@ def test_arms_at_one_setting_stand_side_by_side() -> None:
     assert many[-1] - many[0] == pytest.approx(40.0)
 
 
+@pytest.mark.slow
 def test_a_located_crossing_stands_in_the_plot_with_its_interval() -> None:
     experiment, rows = scale_experiment(), scale_rows()
     verdicts = judge_all(experiment, rows, Context())
@@ -255,3 +260,11 @@ def test_a_papers_scores_stand_beside_ours() -> None:
     assert columns["Paper (diff.)"][by_arm["none"]] == "-2.82"
     assert columns["Paper (diff.)"][by_arm["learned_1d"]] == "-"
     assert paper_effects(made, "learned_1d")["none"] == pytest.approx(-2.824)
+
+
+def test_ids_of_a_drawing_do_not_depend_on_the_last_bits_of_floats() -> None:
+    drawing = '<g id="{0}"><use xlink:href="#{0}"/></g><clipPath id="{1}"/><path clip-path="url(#{1})"/>'
+    first, second = (slim(drawing.format(f"m{k:010x}", f"p{k + 7:010x}")) for k in (1, 2))
+    assert first == second
+    assert 'xlink:href="#m0"' in first
+    assert "url(#p1)" in first

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from golden_report import GOLDEN, PINNED, rebuild
 from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, lost, position_experiment, position_rows, row
-from scipy import stats
 
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_rich
-from vitbench.report.rows import quantity, setting_of
+from vitbench.report.row_values import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
-from vitbench.spec.experiment import Experiment
+from vitbench.spec.experiment import Experiment, ReportSpec
 
 EVIL = "<script>alert(1)</script>"
 NAUGHTY = f"{EVIL}|`x`*b*[a](javascript:x)$\\input{{x}}&%#_^~\x1b[31m\n\\end"
@@ -38,12 +38,15 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PINNED)
 def test_committed_records_give_committed_bytes(rebuilt: Path, name: str) -> None:
     assert (rebuilt / name).read_bytes() == (GOLDEN / name).read_bytes()
 
 
 def test_mean_and_paired_difference_agree_with_scipy() -> None:
+    from scipy import stats
+
     a, b = [90.0, 91.0, 92.5, 91.5, 93.0], [88.0, 90.5, 90.0, 91.0, 91.0]
     one, two = own_best_summaries(arms_of("b", "a"), rows_of(a=a, b=b))
     scores_a = np.array([round(v * 3.6) / 3.6 for v in a])
@@ -101,6 +104,8 @@ def test_no_nan_in_any_table(scores: list[float]) -> None:
 
 
 def test_tuned_arms_carry_the_noise_of_their_choice_and_shared_settings_do_not() -> None:
+    from scipy import stats
+
     rows = class_token_rows()
     for entry in rows:
         if entry["role"] == "tuning":  # noisy seeds, close settings: the choice is a toss-up that can cost a point
@@ -216,6 +221,30 @@ def test_a_trial_that_two_runs_share_is_paid_once() -> None:
     assert [line[:4] for line in table.rows] == [
         ("x", "2", "2G", "3 min 00 s"),
         ("y", "1", "1G", "1 min 30 s"),
-        ("in all", "3", "3G", "4 min 30 s"),
+        ("total", "3", "3G", "4 min 30 s"),
     ]
     assert {line[4] for line in table.rows} == {"100"}
+
+
+def loss_rows() -> list[dict[str, Any]]:
+    scores = {"low": [95.0, 95.5, 94.5, 95.2, 94.8], "high": [80.0, 79.0, 81.5, 80.9, 78.8]}
+    return [dict(line) for line in rows_of(**scores)]
+
+
+def test_the_lowest_loss_is_best_and_losses_are_not_points() -> None:
+    """`row` gives the arm of the higher accuracy the lower loss."""
+    experiment = arms_of("high", "low").model_copy(update={"report": ReportSpec(metric="test_loss")})
+    table = result_table(experiment, loss_rows())
+    best = {table.rows[i][0] for i, _ in table.bold}
+    assert best == {"low"}
+    assert "in nats" in table.notes[0]
+    assert not any("points" in note for note in table.notes)
+    assert any("below every other arm" in note for note in table.notes)
+
+
+def test_a_cost_is_never_best() -> None:
+    rows: list[dict[str, Any]] = loss_rows()
+    for line in rows:
+        line["result"]["num_params"] = 1000 + 10 * line["seed"] + (500 if line["arm"] == "low" else 0)
+    experiment = arms_of("high", "low").model_copy(update={"report": ReportSpec(metric="num_params")})
+    assert not result_table(experiment, rows).bold

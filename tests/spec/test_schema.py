@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,7 +147,6 @@ REFUSED = [
     ("batch_size: 64", "batch_size: 6.4", "base.train.batch_size: type"),
     ("val_fraction: 0.15", "val_fraction: 1", "base.data.val_fraction: exclusiveMaximum"),
     ("model.global_pool", "model.global_pol", "factors.model.global_pol: not allowed"),
-    ("token, avg]\n", "token, avgg]\n", "factors.model.global_pool[1]: enum"),
     ("[token, avg]\n", "[]\n", "factors.model.global_pool: minItems"),
     ("[1e-3, 2e-3", "[-1, 2e-3", "tune.train.lr[0]: exclusiveMinimum"),
     ("  seeds: 3", "  seeds: 0", "tune.seeds: exclusiveMinimum"),
@@ -171,6 +171,7 @@ def test_every_spec_path_is_offered_as_factor_arm_and_grid() -> None:
         assert set(SPEC_PATHS) <= set(offered["properties"])
 
 
-def test_the_schema_is_plain_json_and_the_same_each_time() -> None:
-    assert json.dumps(schema()) == json.dumps(SCHEMA)
-    assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
+def test_the_committed_schema_is_the_packages() -> None:
+    """Editors read the committed file; `vitbench schema > schema.json` writes it."""
+    committed = (Path(__file__).parents[2] / "schema.json").read_text(encoding="utf-8")
+    assert json.loads(committed) == json.loads(json.dumps(SCHEMA, allow_nan=False))

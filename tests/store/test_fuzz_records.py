@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitbench.base.errors import ResultsError, VitbenchError
-from vitbench.report.claims import facts_of
 from vitbench.report.formats import to_csv, to_latex, to_markdown
 from vitbench.report.tables import result_frame, tables_for
+from vitbench.report.verdict_text import facts_of
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all
@@ -27,7 +27,7 @@ from vitbench.store.trials import Store
 
 ID = "0123456789abcdef"
 VALID = Record(
-    trial_id=ID, status="ok", seed=0, data_fingerprint="f", spec={"train": {"lr": 1e-3}},
+    trial_id=ID, status="ok", seed=0, data_fingerprint="f" * 64, spec={"train": {"lr": 1e-3}},
     result=Result(test_top1_percent=50.0, metrics={"knn_percent": 3.0}), run=Run(),
 ).model_dump_json().encode()  # fmt: skip
 REFERENCE = Path(__file__).parents[2] / "results" / "tier1-digits" / "class_token_vs_gap"
@@ -71,6 +71,7 @@ def test_the_valid_record_is_read(store: Store) -> None:
     assert read(store, VALID) is not None
 
 
+@pytest.mark.slow
 @cases(200)
 @given(content=st.binary(max_size=60) | trees.map(lambda tree: json.dumps(tree).encode()))
 def test_any_bytes_and_any_json(store: Store, content: bytes) -> None:
@@ -141,6 +142,7 @@ def changed(rows: list[dict[str, Any]], number: int, path: tuple[str, ...], valu
         inside[path[-1]] = value[path[-1]] if isinstance(value, dict) and path[-1] in value else value
 
 
+@pytest.mark.slow
 @cases(40)
 @given(changes=changes_of_rows)
 def test_rows_that_pass_can_be_reported(store: Store, changes: list[tuple[int, tuple[str, ...], Any]]) -> None:

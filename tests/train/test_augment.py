@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from vitbench.train.augment import COLOUR_OPS, NUM_OPS, OPS, Augment, _unpadded, pad, padding, randaugment_op
+from vitbench.train.augment import (
+    COLOUR_OPS,
+    NUM_OPS,
+    OPS,
+    Augment,
+    _unpadded,
+    pad,
+    padding,
+    randaugment_op,
+    resized_box,
+)
 
 LIGHT, MEDIUM, NONE = Augment("light", True, 0.0), Augment("medium", True, 0.2), Augment("none", False, 0.0)
 IMAGE = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8)
@@ -96,9 +106,26 @@ def test_medium_runs_and_is_not_light() -> None:
 
 def test_mixup_shares_are_those_of_its_beta_distribution() -> None:
     lanes = np.linspace(0.0005, 0.9995, 1000)[:, None]
-    shares = MEDIUM.mix_weights(lanes)
-    assert shares is not None
+    mixture = MEDIUM.mixture(np.tile(lanes, MEDIUM.lanes))
+    assert mixture is not None
+    shares = mixture.share
     assert shares.min() >= 0.5
     drawn = np.random.default_rng(0).beta(0.2, 0.2, 200_000)
     assert shares.mean() == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.005)
-    assert LIGHT.mix_weights(lanes) is None
+    assert LIGHT.mixture(lanes) is None
+
+
+def test_sides_that_differ_are_padded_and_cropped_each_by_its_own_length() -> None:
+    """8 x 16 pixels are padded by 1 and 2: the draws 0 show one row and two columns of zeros."""
+    image = torch.arange(1, 129, dtype=torch.uint8).view(1, 1, 8, 16)
+    out = (LIGHT(pad(image, "light"), torch.tensor([[0.0, 0.0, 0.9]])) * 255).round()[0, 0]
+    expected = torch.zeros(8, 16)
+    expected[1:, 2:] = image[0, 0, :7, :14]
+    assert torch.equal(out, expected)
+
+
+def test_a_crop_of_random_size_has_the_shape_of_the_target() -> None:
+    draws = np.array([0.5, 0.5, 0.5, 0.2, 0.5])  # The middle of the aspects: the target's own.
+    left, top, right, bottom = resized_box(300, 400, draws, 2.0)
+    assert (right - left) / (bottom - top) == pytest.approx(2.0)
+    assert resized_box(300, 400, draws) == resized_box(300, 400, draws, 1.0)

@@ -17,7 +17,7 @@ def stream(order: Order, num_steps: int) -> np.ndarray:
 @pytest.mark.parametrize(("num_images", "batch_size"), [(10, 4), (12, 4), (5, 12), (7, 7), (1, 3)])
 def test_every_image_once_an_epoch_and_no_partial_batch(num_images: int, batch_size: int) -> None:
     members = np.arange(100, 100 + num_images)
-    order = Order(3, members, batch_size, 1)
+    order = Order(3, members, batch_size, {"augment": 1})
     batches = [order.batch(step) for step in range(3 * num_images)]
     assert all(b.index.shape == b.epoch.shape == (batch_size,) for b in batches)
     assert all(b.draws.shape == (batch_size, 1) for b in batches)
@@ -28,29 +28,29 @@ def test_every_image_once_an_epoch_and_no_partial_batch(num_images: int, batch_s
 
 
 def test_batches_straddle_epochs() -> None:
-    batch = Order(0, np.arange(10), 4, 0).batch(2)
+    batch = Order(0, np.arange(10), 4, {}).batch(2)
     assert batch.epoch.tolist() == [0, 0, 1, 1]
 
 
 def test_a_step_depends_on_its_number_alone() -> None:
     """So a resumed run needs no state: any step, in any order, from a fresh object."""
-    forward = Order(1, np.arange(11), 4, 2)
+    forward = Order(1, np.arange(11), 4, {"augment": 2})
     steps = {step: forward.batch(step) for step in range(12)}
     for step in (11, 3, 4, 0):
-        other = Order(1, np.arange(11), 4, 2).batch(step)
+        other = Order(1, np.arange(11), 4, {"augment": 2}).batch(step)
         assert np.array_equal(other.index, steps[step].index)
         assert np.array_equal(other.draws, steps[step].draws)
 
 
 def test_subset_sees_the_same_order_without_the_others() -> None:
     members, subset = np.arange(40), np.arange(0, 40, 3)
-    whole = stream(Order(5, members, 8, 0), 10)
-    part = stream(Order(5, subset, 7, 0), 4)
+    whole = stream(Order(5, members, 8, {}), 10)
+    part = stream(Order(5, subset, 7, {}), 4)
     assert [i for i in whole if i in set(subset)] == part.tolist()
 
 
 def test_draws_belong_to_the_image_and_the_epoch() -> None:
-    batch = Order(2, np.arange(0, 30, 2), 10, 3).batch(1)
+    batch = Order(2, np.arange(0, 30, 2), 10, {"augment": 3}).batch(1)
     expected = [uniforms(2, "augment", int(e), [i], 3)[0] for e, i in zip(batch.epoch, batch.index, strict=True)]
     assert np.array_equal(batch.draws, np.stack(expected))
     assert set(batch.epoch.tolist()) == {0, 1}

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from vitbench.data import DataOptions, open_images
-from vitbench.spec.trial import ObjectiveSpec
-from vitbench.train import objectives as o
+from vitbench.train import losses as o
+from vitbench.train.objectives.masked_patch import MaskedPatch
 from vitbench.train.sampling import Order
 
-MASKED = ObjectiveSpec(name="masked_patch")
+MASKED = MaskedPatch()
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_mixup_loss_is_cross_entropy_of_mixed_labels() -> None:
 
 def real_batches(num_steps: int, num_patches: int, ratio: float = 0.5) -> list[o.Corruption]:
     """The corruption of the first batches of 64 images, as training asks for it."""
-    order = Order(0, np.arange(400), 64, 0)
+    order = Order(0, np.arange(400), 64, {})
     spec = MASKED.model_copy(update={"mask_ratio": ratio})
     batches = [order.batch(step) for step in range(num_steps)]
     return [o.corrupt(spec, num_patches, 0, b.epoch, b.index) for b in batches]

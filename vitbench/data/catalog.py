@@ -1,17 +1,35 @@
-"""The table of data sets, and the two ways in: `facts` (cheap when seen before) and `open_images`."""
+"""The table of data sets, and the two ways in: `facts` (from a cache where possible) and `open_images`."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from dataclasses import asdict
+import os
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vitbench.base.errors import InputError, nearest
-from vitbench.data.cache import cache_folder, write_aside
-from vitbench.data.fingerprint import assemble
-from vitbench.data.readers import cifar, digits, fake, folder, hub, idx, parquet, stl10, svhn
-from vitbench.data.source import Files, Source
+from vitbench.data.assembly import assemble
+from vitbench.data.readers import (
+    archive,
+    cifar,
+    csv_list,
+    digits,
+    fake,
+    folder,
+    hub,
+    idx,
+    npz,
+    parquet,
+    stl10,
+    svhn,
+    webdataset,
+)
+from vitbench.data.reading import Reading, parse_reading
+from vitbench.data.source import Files, Raw, Source
 from vitbench.data.types import DataOptions, Facts, ImageData
 
 DATASETS: dict[str, Source] = {
@@ -26,62 +44,129 @@ DATASETS: dict[str, Source] = {
     "imagenet": folder.IMAGENET,
     "folder:PATH": folder.FOLDER,
     "parquet:PATH": parquet.PARQUET,
+    "npz:PATH": npz.NPZ,
+    "csv:PATH": csv_list.CSV,
+    "zip:PATH": archive.ZIP,
+    "tar:PATH": archive.TAR,
+    "webdataset:PATH": webdataset.WEBDATASET,
     "hf:ORG/NAME": hub.HUB,
     "fake": fake.FAKE,
     "fake_colour": fake.FAKE_COLOUR,
 }
-"""What may stand in `data.name`. A name with a colon takes an argument."""
+"""Allowed values of `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 3
-"""Raised when the same files come to give other facts; part of every cached entry's name."""
+FACTS_VERSION = 5
+"""Raised when the same files give other facts than before; part of every cached entry's name."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A data set on this machine: its source, its files, and where its facts are cached."""
+
+    name: str
+    argument: str
+    source: Source
+    files: Files
+    num_bytes: int
+    cache_file: Path
+    reading: Reading
+
+    def load(self) -> Raw:
+        """What the source reads from the files."""
+        return self.reading.apply(self.source.load(self.argument, self.files))
 
 
 def find(name: str) -> tuple[str, str, Source]:
-    """Canonical name, argument and source of `data.name`; InputError with the nearest names where there is none."""
-    kind, colon, argument = name.removeprefix("torch/").partition(":")
-    sources = {known.partition(":")[0]: (known, source) for known, source in DATASETS.items()}
+    """Canonical name, argument and source of `data.name`; InputError with the nearest names if it is not allowed."""
+    name = name.removeprefix("torch/")
+    kind, colon, argument = parse_reading(name)[0].partition(":")
+    sources = {allowed.partition(":")[0]: (allowed, source) for allowed, source in DATASETS.items()}
     if kind in sources and (":" in sources[kind][0]) == bool(colon):
-        return kind + colon + argument, argument if colon else kind, sources[kind][1]
-    hint = nearest(kind, sources) or f" Known: {', '.join(DATASETS)}"
+        return name, argument if colon else kind, sources[kind][1]
+    hint = _path_hint(name) or nearest(kind, sources) or f" Allowed: {', '.join(DATASETS)}"
     raise InputError(f"data.name: no data set {name!r}.{hint}")
 
 
-def facts(name: str, options: DataOptions) -> Facts:
-    """The facts of a data set; from the cache where the files' sizes and times are those of an earlier reading."""
+def _path_hint(name: str) -> str:
+    """What to write for a path that stands without its kind; empty if `name` is not a path."""
+    path = Path(name).expanduser()
+    if not name.strip(".") or not path.exists():
+        return ""
+    if path.is_dir():
+        kind = "parquet" if any(path.glob("*.parquet")) else "folder"
+    else:
+        kind = folder.KINDS.get(path.suffix.lower(), "")
+    return f" Did you mean '{kind}:{name}'?" if kind else ""
+
+
+def locate(name: str, options: DataOptions) -> Located:
+    """The files of a data set. Raises InputError."""
     canonical, argument, source = find(name)
     files = source.locate(argument, options)
-    return _recall(canonical, files, options) or _open(canonical, argument, source, files, options).facts
+    key, num_bytes = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical]).encode()), 0
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        key.update(f"\n{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
+        num_bytes += stat.st_size
+    cache_file = cache_folder(options) / "facts" / f"{key.hexdigest()[:32]}.json"
+    return Located(canonical, argument, source, files, num_bytes, cache_file, parse_reading(canonical)[1])
+
+
+def facts(name: str, options: DataOptions) -> Facts:
+    """The facts of a data set; from the cache if the files have the sizes and times of an earlier reading."""
+    located = locate(name, options)
+    return _cached_facts(located) or _open(located).facts
 
 
 def open_images(name: str, options: DataOptions) -> ImageData:
     """Facts and images; the fingerprint is that of the images as they are now."""
-    canonical, argument, source = find(name)
-    return _open(canonical, argument, source, source.locate(argument, options), options)
+    return _open(locate(name, options))
 
 
-def _open(canonical: str, argument: str, source: Source, files: Files, options: DataOptions) -> ImageData:
-    known = _recall(canonical, files, options)
-    total_bytes = sum(path.stat().st_size for path in files)
-    data = assemble(canonical, source, source.load(argument, files), total_bytes, known)
-    if files and data.facts != known:
-        write_aside(json.dumps(asdict(data.facts)), _cache_file(canonical, files, options))
+def _open(located: Located) -> ImageData:
+    cached = _cached_facts(located)
+    data = assemble(located.name, located.source, located.load(), located.num_bytes, cached)
+    if data.facts != cached:
+        keep_facts(located, data.facts)
     return data
 
 
-def _cache_file(canonical: str, files: Files, options: DataOptions) -> Path:
-    """Where the facts of these files, at these sizes and times, are kept."""
-    stamps = [f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}" for path in files for stat in [path.stat()]]
-    key = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical, *stamps]).encode()).hexdigest()
-    return cache_folder(options) / "facts" / f"{key[:32]}.json"
+def keep_facts(located: Located, facts: Facts) -> None:
+    """Cache the facts; of a set without files nothing is cached."""
+    if located.files:
+        write_aside(json.dumps(asdict(facts)), located.cache_file)
 
 
-def _recall(canonical: str, files: Files, options: DataOptions) -> Facts | None:
-    """The cached facts of these files, if there are any; a set without files is never cached."""
+def _cached_facts(located: Located) -> Facts | None:
+    """The cached facts of these files, or None."""
     try:
-        content = json.loads(_cache_file(canonical, files, options).read_text()) if files else None
-        if not content:
-            return None
-        lists = {key: tuple(content[key]) for key in ("class_names", "class_counts")}
-        return Facts(**{**content, **lists})
-    except (OSError, ValueError, TypeError, KeyError):
+        content = json.loads(located.cache_file.read_text()) if located.files else None
+        return Facts(**{key: _as_tuples(value) for key, value in content.items()}) if content else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that `Facts` has."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def cache_folder(options: DataOptions) -> Path:
+    """Where facts about data sets are cached; it need not exist."""
+    return Path(options.cache_dir or os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench")
+
+
+def write_aside(text: str, path: Path) -> None:
+    """Write a cache entry beside its place and rename it into it, so that no reader sees half of it.
+
+    A cache that cannot be written is no error: the facts are computed again next time.
+    """
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(aside, path)

@@ -1,4 +1,4 @@
-"""The least that a sane model reaches on a data set: logistic regression on raw pixels."""
+"""The lowest accuracy that a sane model reaches on a data set: logistic regression on raw pixels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitbench.data.cache import cache_folder, write_aside
-from vitbench.data.catalog import open_images
+from vitbench.data.catalog import cache_folder, open_images, write_aside
 from vitbench.data.splits import partition
 from vitbench.data.types import DataOptions, Facts, Floats, Pixels, resident
 from vitbench.spec.trial import DataSpec
@@ -23,7 +22,7 @@ STRENGTH, MAX_ITER = 1e-2, 200
 def pixel_floor_percent(facts: Facts, name: str, options: DataOptions) -> float:
     """Test top-1 in percent of a logistic regression (C = 0.01, 200 iterations at most) on standardised raw pixels.
 
-    Fitted on at most 5,000 training images, stratified, at most 32 pixels a side, so that it is a low bar; cached by
+    Fitted on at most 5,000 training images, stratified, at most 32 x 32 pixels, so that it is a low bar; cached by
     the images' fingerprint.
     """
     path = cache_folder(options) / "floors" / f"{facts.fingerprint[:32]}.json"
@@ -31,10 +30,10 @@ def pixel_floor_percent(facts: Facts, name: str, options: DataOptions) -> float:
         return float(json.loads(path.read_text())["top1_percent"])
     data = open_images(name, replace(options, download=False))
     share = min(1.0, MOST_IMAGES / len(data.train))
-    chosen = partition(data.train.labels, 0, DataSpec(val_fraction=0.0, train_fraction=share)).train
+    rows = partition(data.train, 0, DataSpec(val_fraction=0.0, train_fraction=share)).train
     side = min(facts.img_size or LARGEST_SIDE, LARGEST_SIDE)
-    train, test = (_flat(resident(split, side)) for split in (data.train.take(chosen), data.test))
-    score = _score((train, data.train.labels[chosen]), (test, data.test.labels))
+    train, test = (_flat(resident(split, side)) for split in (data.train.take(rows), data.test))
+    score = _score((train, data.train.labels[rows]), (test, data.test.labels))
     write_aside(json.dumps({"data": facts.name, "top1_percent": score}), path)
     return score
 
@@ -48,6 +47,6 @@ def _score(train: tuple[Floats, np.ndarray], test: tuple[Floats, np.ndarray]) ->
 
     mean, std = train[0].mean(0), train[0].std(0) + 1e-3
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # A fit stopped early is a lower bar, which is all that is asked of it.
+        warnings.simplefilter("ignore")  # A fit that stops early is only a lower bar.
         model = LogisticRegression(C=STRENGTH, max_iter=MAX_ITER).fit((train[0] - mean) / std, train[1])
     return 100.0 * float(model.score((test[0] - mean) / std, test[1]))

@@ -1,36 +1,122 @@
-"""Faults of a data set that training would not show: damaged images, and test images that are also trained on."""
+"""Faults of a data set that training would not show: damaged images, bad labels, constant images, equal images."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.data.catalog import find
-from vitbench.data.fingerprint import check_labels, digests
-from vitbench.data.types import DataOptions, ImageData
+from vitbench.data.assembly import Subject, assemble, assemble_scanned, check_labels, num_classes
+from vitbench.data.catalog import Located, keep_facts, locate
+from vitbench.data.copies import jpeg_key
+from vitbench.data.decode import decode_with_header
+from vitbench.data.fingerprint import HASHED_BYTES, digest
+from vitbench.data.scan import Scan, scan
+from vitbench.data.source import Raw
+from vitbench.data.types import DataOptions, Facts, Split
+
+LISTED = 3
 
 
-def check(name: str, options: DataOptions) -> tuple[str, ...]:
-    """One line for every image that cannot be decoded and every split with bad labels; decodes everything."""
-    _, argument, source = find(name)
-    raw = source.load(argument, source.locate(argument, options))
-    num_classes = len(raw.class_names) or int(raw.train.labels.max(initial=0)) + 1
-    problems: list[str] = []
-    for split_name, split in (("train", raw.train), ("test", raw.test)):
-        if split is None:
-            continue
+@dataclass(frozen=True)
+class Report:
+    """What `check` finds. `problems` forbid training; `facts` is None if there are problems; `warnings` do not."""
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    facts: Facts | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One split after decoding: what its files show, which images are bad, and how many are of one colour."""
+
+    scan: Scan
+    problems: tuple[str, ...]
+    num_constant: int
+
+
+def check(name: str, options: DataOptions) -> Report:
+    """Read and decode every image once, and look at every label. Raises InputError if the set cannot be opened."""
+    located = locate(name, options)
+    raw = located.load()
+    parts = {"train": raw.train, "val": raw.val, "test": raw.test}
+    splits = {key: split for key, split in parts.items() if split is not None}
+    classes = len(raw.class_names) or int(raw.train.labels.max(initial=0)) + 1
+    problems = [line for key, split in splits.items() for line in _label_problems(split, classes, key)]
+    decoded = {key: _decode_all(split) for key, split in splits.items()}
+    for key, part in decoded.items():
+        problems += _shortened(part.problems, key, len(splits[key]))
+    if problems:
+        return Report(tuple(problems))
+    facts = _facts(located, raw, decoded)
+    return Report((), tuple(_warnings(decoded, facts)), facts)
+
+
+def _facts(located: Located, raw: Raw, decoded: dict[str, Decoded]) -> Facts:
+    """The facts, from the images just decoded; a set too large to be hashed is read as for training."""
+    if located.num_bytes > HASHED_BYTES and raw.train.images is None:
+        return assemble(located.name, located.source, raw, located.num_bytes).facts
+    subject = Subject(located.name, located.source, raw, False, num_classes(located.name, raw))
+    facts = assemble_scanned(subject, {key: part.scan for key, part in decoded.items()}).facts
+    keep_facts(located, facts)
+    return facts
+
+
+def _label_problems(split: Split, classes: int, where: str) -> list[str]:
+    try:
+        check_labels(split, classes, where)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _shortened(problems: tuple[str, ...], where: str, total: int) -> list[str]:
+    """Every problem on a line of its own if there are few, else one line with the count and the first few."""
+    if len(problems) <= LISTED:
+        return list(problems)
+    first = "; ".join(problems[:LISTED])
+    return [f"{where}: {len(problems)} of {total} images cannot be read, the first {LISTED}: {first}"]
+
+
+def _decode_all(split: Split) -> Decoded:
+    if split.images is not None:
+        low, high = (function(split.images, axis=(1, 2)) for function in (np.min, np.max))
+        return Decoded(scan(split), (), int((low == high).all(axis=1).sum()))
+    assert split.encoded is not None
+    store, num_constant = split.encoded.store, 0
+    digests, headers, keys, pixel_digests, problems = [], [], [], [], []
+    for row in map(int, split.encoded.rows):
         try:
-            check_labels(split, num_classes, split_name)
+            content = store.load(row)
+            header, pixels = decode_with_header(content, store.name(row), 3, split.encoded.scale)
         except InputError as error:
             problems.append(str(error))
-        for i in range(len(split)):
-            try:
-                split.read(i)
-            except InputError as error:
-                problems.append(str(error))
-    return tuple(problems)
+            continue
+        digests.append(digest(content))
+        headers.append(header)
+        keys.append(jpeg_key(content))
+        pixel_digests.append(digest(repr(pixels.shape).encode() + pixels.tobytes()))
+        num_constant += bool((pixels == pixels[0, 0]).all())
+    contents = np.array(digests, dtype="U64")
+    return Decoded(Scan(contents, tuple(headers), tuple(keys), tuple(pixel_digests)), tuple(problems), num_constant)
 
 
-def overlap(data: ImageData) -> int:
-    """How many test images are, byte for byte (of the file, or of the decoded pixels), also training images."""
-    return int(np.isin(digests(data.test), digests(data.train)).sum())
+def _warnings(decoded: dict[str, Decoded], facts: Facts) -> Iterator[str]:
+    """What the user should know about images that can all be read."""
+    for key, part in decoded.items():
+        if part.num_constant:
+            yield f"{key}: {part.num_constant} of {len(part.scan.digests)} images are of one colour, without variance"
+    if "test" not in decoded:
+        return
+    trained = {value for key in ("train", "val") if key in decoded for value in _content(decoded[key])}
+    num_equal = sum(value in trained for value in _content(decoded["test"]))
+    if num_equal > (facts.num_test_in_train or 0):
+        yield f"{num_equal} of {facts.num_test} test images have the same pixels as a training image"
+
+
+def _content(part: Decoded) -> Sequence[str]:
+    """What equal images share: the digest of their pixels."""
+    return part.scan.pixels or part.scan.digests.tolist()

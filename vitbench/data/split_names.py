@@ -11,7 +11,7 @@ One rule for folders, files, archive entries and values of a split column:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal
 
@@ -95,3 +95,15 @@ def group_by_split(paths: Iterable[PurePath], where: str) -> dict[SplitName, lis
     if "train" not in groups:
         raise InputError(f"{where}: no file is named after train, only after {' and '.join(sorted(groups))}")
     return groups
+
+
+def describe_splits(names: Mapping[SplitName, Sequence[str]]) -> str:
+    """One line for the user: which folders or files were taken for which split; the test split may be the val one."""
+    labels: dict[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
+    parts = []
+    for split, label in labels.items():
+        if split in names:
+            role = "test" if split == "val" and "test" not in names else label
+            more = f", ... ({len(names[split])})" if len(names[split]) > 3 else ""
+            parts.append(f"{role} from {', '.join(names[split][:3])}{more}")
+    return f"splits by name: {'; '.join(parts)}"

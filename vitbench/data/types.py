@@ -5,7 +5,9 @@ n images, H height, W width, C channels (1 or 3).
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vitbench.data.decode import decode, square
+from vitbench.data.decode import centre_crop, decode
+from vitbench.spec.trial import Scale, sides
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -43,11 +46,27 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Training images per class, as the draw of validation images needs them.
+
+    `groups` has (class, size, number) for every class with equal images: so many groups of `size` equal images; images
+    that stand under two labels are in no group, and are never held out. `val` counts the images of a validation split
+    that the user made; it is empty if there is none.
+    """
+
+    images: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...] = ()
+    val: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a data set without training on it.
 
-    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images.
-    `num_test_in_train`: test images that are, by content, also training images; None where that was not looked at.
+    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images, those of a
+    validation split included. `num_test_in_train`: test images whose content is also in the training images; None if
+    that was not compared. `same_pixels`: groups of digests of different files with equal pixels. `notes`: lines for
+    the user about splits and files.
     """
 
     name: str
@@ -63,6 +82,20 @@ class Facts:
     fingerprint_note: str
     pixels_publishable: bool
     num_test_in_train: int | None = None
+    aspects: tuple[tuple[float, int], ...] = ()
+    """How many images have each ratio of width to height, to the nearest 5%; empty: unknown."""
+    val_counts: tuple[int, ...] = ()
+    group_sizes: tuple[tuple[int, int, int], ...] = ()
+    num_turned: int = 0
+    num_transparent: int = 0
+    num_scaled: int = 0
+    same_pixels: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Counts:
+        """The training images as the draw of validation images sees them."""
+        return Counts(self.class_counts, self.group_sizes, self.val_counts)
 
 
 class FileStore(Protocol):
@@ -79,17 +112,45 @@ class FileStore(Protocol):
 
 
 @dataclass(frozen=True)
+class JoinedFiles:
+    """The files of two stores in one row, those of `second` from `start` on."""
+
+    first: FileStore
+    second: FileStore
+    start: int
+
+    def _place(self, row: int) -> tuple[FileStore, int]:
+        return (self.first, row) if row < self.start else (self.second, row - self.start)
+
+    def name(self, row: int) -> str:
+        """Where the image is."""
+        store, place = self._place(row)
+        return store.name(place)
+
+    def identity(self, row: int) -> str:
+        """Name and size."""
+        store, place = self._place(row)
+        return store.identity(place)
+
+    def load(self, row: int) -> bytes:
+        """The bytes of the file."""
+        store, place = self._place(row)
+        return store.load(place)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Rows of a file store, decoded when read."""
 
     store: FileStore
     rows: Ints
     in_chans: int = 3
+    scale: Scale | None = None
 
     def read(self, i: int) -> Pixels:
         """Image i, `uint8 [H, W, C]`."""
         row = int(self.rows[i])
-        return decode(self.store.load(row), self.store.name(row), self.in_chans)
+        return decode(self.store.load(row), self.store.name(row), self.in_chans, self.scale)
 
 
 @dataclass(frozen=True)
@@ -97,12 +158,17 @@ class Split:
     """Images and labels `int64 [n]`: decoded (`images`, all equal in size) or as files (`encoded`), one of the two.
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
+    `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the validation images that the user set
+    apart, `rank` (`int64 [n]`) is the place in file order where splits are drawn as blocks; each may be None.
     """
 
     labels: Ints
     images: Pixels | None = None
     encoded: Encoded | None = None
     boxes: Ints | None = None
+    groups: Ints | None = None
+    val: npt.NDArray[np.bool_] | None = None
+    rank: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,11 +200,30 @@ class Split:
             None if self.images is None else self.images[rows],
             None if self.encoded is None else replace(self.encoded, rows=self.encoded.rows[rows]),
             None if self.boxes is None else self.boxes[rows],
+            None if self.groups is None else self.groups[rows],
+            None if self.val is None else self.val[rows],
+            None if self.rank is None else self.rank[rows],
         )
 
     def with_channels(self, in_chans: int) -> Split:
-        """The same images; files will be decoded to so many channels."""
-        return self if self.encoded is None else replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        """The same images with 1 or 3 channels: colour as grey; files are decoded so."""
+        if self.encoded is not None:
+            return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
+        assert self.images is not None
+        return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
+
+
+def join_splits(first: Split, second: Split) -> Split:
+    """The images of both, in order; both are pixels of one size, or both are files."""
+    labels = np.concatenate([first.labels, second.labels])
+    if first.images is not None and second.images is not None:
+        return Split(labels, np.concatenate([first.images, second.images]))
+    assert first.encoded is not None
+    assert second.encoded is not None
+    start = int(first.encoded.rows.max(initial=-1)) + 1
+    store = JoinedFiles(first.encoded.store, second.encoded.store, start)
+    rows = np.concatenate([first.encoded.rows, second.encoded.rows + start])
+    return Split(labels, encoded=replace(first.encoded, store=store, rows=rows))
 
 
 @dataclass(frozen=True)
@@ -149,22 +234,54 @@ class ImageData:
     train: Split
     test: Split
 
+    def with_channels(self, in_chans: int) -> ImageData:
+        """The same images with 1 or 3 channels."""
+        facts = replace(self.facts, in_chans=in_chans)
+        return ImageData(facts, self.train.with_channels(in_chans), self.test.with_channels(in_chans))
 
-def resident(split: Split, img_size: int) -> Pixels:
-    """All images as `uint8 [n, img_size, img_size, C]`; of other sizes the central square, resized."""
-    if split.images is not None and split.images.shape[1:3] == (img_size, img_size):
+
+def grey(colour: Pixels) -> Pixels:
+    """Luma `uint8 [..., 1]` of colours `uint8 [..., 3]`: 0.299 red + 0.587 green + 0.114 blue, rounded as Pillow does.
+
+    Source: ITU-R BT.601; in 16-bit fixed point, so that decoded files and arrays agree.
+    """
+    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
+    luma: Pixels = ((colour.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
+    return luma[..., None]
+
+
+def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
+    """All images as `uint8 [n, H, W, C]`; of other sizes `centre_crop`."""
+    if split.images is not None and split.images.shape[1:3] == sides(img_size):
         return split.images
-    images = np.empty((len(split), img_size, img_size, split.in_chans), dtype=np.uint8)
+    images = np.empty((len(split), *sides(img_size), split.in_chans), dtype=np.uint8)
     for i in range(len(split)):
-        images[i] = square(split.read(i), img_size)
+        images[i] = centre_crop(split.read(i), img_size)
     return images
 
 
-def fits_in_memory(facts: Facts, img_size: int, memory_bytes: int | None = None) -> bool:
+def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ...]:
+    """Counts of images by (height, width) as counts by aspect: width / height, to the nearest 5%."""
+    counts: dict[float, int] = {}
+    for (height, width), count in sorted(sizes.items()):
+        aspect = round(1.05 ** round(math.log(width / height, 1.05)), 4)
+        counts[aspect] = counts.get(aspect, 0) + count
+    return tuple(sorted(counts.items()))
+
+
+def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
+    """The share of the images' area, on average, that `centre_crop` removes; 0 where aspects are unknown."""
+    height, width = sides(img_size)
+    target, total = width / height, sum(count for _, count in facts.aspects)
+    kept = sum(count * min(aspect / target, target / aspect) for aspect, count in facts.aspects)
+    return 1 - kept / total if total else 0.0
+
+
+def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:
     """Whether both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
     if memory_bytes is None:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = (facts.num_train + facts.num_test) * img_size**2 * facts.in_chans
+    needed = (facts.num_train + facts.num_test) * math.prod(sides(img_size)) * facts.in_chans
     return needed <= memory_bytes // 4
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.sizes import known
+from vitbench.model.objective import MemberBatch, objective_of
+from vitbench.model.sizes import known, pixel_grid
 from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
@@ -36,20 +38,27 @@ def activation_bytes(spec: TrialSpec) -> int:
     num_images = -(-train.batch_size // train.grad_accum)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
-        images = torch.empty(num_images, known(model.in_chans), known(model.img_size), known(model.img_size))
-        if train.objective.name == "classify":
-            module(images)
-        else:
-            side = known(model.img_size) // known(model.patch_size)
-            module(images, *torch.zeros(2, num_images, side**2, dtype=torch.int64))
+        images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
+        module(images, *drawn_inputs(spec, num_images))
     held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
+
+
+def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
+    """What the network takes beside `num_images` images, without values."""
+    objective, index = objective_of(spec.train.objective), np.arange(num_images)
+    if not objective.inputs:
+        return []
+    batch = MemberBatch(0, index, np.zeros_like(index), np.zeros((num_images, 0)))
+    arrays = objective.draw(spec.model, [batch], [])
+    return [torch.zeros(arrays[name].shape[1:], dtype=torch.int64) for name in objective.inputs]
 
 
 def member_bytes(spec: TrialSpec) -> int:
     """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    return int(OVERHEAD * (STATE_COPIES * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema
+    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -33,6 +33,8 @@ class Options:
     oom: str = "fail"
     program: str = "auto"
     recompute: bool = False
+    code: tuple[str, ...] = ()
+    """The user's code that trials need: a process of its own imports it first."""
 
 
 def num_cores() -> int:
@@ -44,8 +46,8 @@ def why_not_halve(spec: TrialSpec) -> str | None:
     """Why smaller micro-batches would compute something else, beyond rounding; None where they would not."""
     if spec.model.norm_layer == "batch":
         return "BatchNorm's statistics are those of a micro-batch"
-    if spec.train.mixup:
-        return "MixUp mixes images of one micro-batch"
+    if spec.train.mixup or spec.train.cutmix:
+        return "MixUp and CutMix mix images of one micro-batch"
     if spec.model.drop_rate or spec.model.drop_path_rate:
         return "dropout draws micro-batch by micro-batch"
     return None

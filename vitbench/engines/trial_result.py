@@ -11,7 +11,7 @@ import torch
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.plan.run_table import predictions_sha256
+from vitbench.store.answers import predictions_sha256
 from vitbench.store.record import Result, Status
 from vitbench.train.checkpoint import pack, weights_sha256
 from vitbench.train.evaluate import Evaluation, probes
@@ -24,7 +24,7 @@ WEIGHTS = "checkpoints/final.safetensors"
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What a try came to: the deterministic part, the files beside it, and the time it took."""
+    """Result of one training attempt: metrics, files to save, duration."""
 
     result: Result
     status: Status
@@ -38,12 +38,12 @@ class TrialOutcome:
 
 def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
     """Test data are read here, once, for the last weights and for the best by validation."""
-    classifies = trainer.classifies
+    classifies = trainer.objective.predicts_classes
     last = trainer.test() if classifies else [None] * len(trained)
     best = None
     if classifies:
         flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
-        best = last if torch.equal(flat, trainer.stack.flat) else trainer.test(flat)
+        best = last if torch.equal(flat, trainer.evaluated) else trainer.test(flat)
     out = []
     for e, member in enumerate(trained):
         answer = last[e]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions
 from vitbench.inspection.catalogue import Analysis
@@ -17,9 +18,9 @@ from vitbench.inspection.network import Subject, of_trial
 from vitbench.inspection.pictures import choose_pictures
 from vitbench.inspection.results import Findings, Shown
 from vitbench.report.formats import to_csv, write
-from vitbench.report.pictures import record_picture
-from vitbench.report.plots.figures import save
+from vitbench.report.plots.arm_plots import save
 from vitbench.report.plots.style import plotting
+from vitbench.report.run_pictures import record_picture
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
 from vitbench.store.rows import AnalysisLine, add_analyses
 from vitbench.store.trials import Store
@@ -184,7 +185,7 @@ def _draw(name: str, wanted: Wanted, seen: Seen, folder: Path, words: str) -> No
     else:
         place = folder / PRIVATE if not seen.publishable else folder
         place.mkdir(exist_ok=True)
-        (place / f"{name}.png").write_bytes(png.getvalue())
+        replace_durably(place / f"{name}.png", png.getvalue())
         write(place / f"{name}.md", caption + "\n")
 
 

@@ -77,7 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PatchProjection(nn.Module):
-    """Patches `[B, C, G p, G p]` -> tokens `[B, G G, D]`: a convolution whose stride is its kernel.
+    """Images `[B, C, Y p, X p]` -> tokens `[B, Y X, D]`: a convolution whose stride is its kernel.
 
     It runs as the matrix product that it is: so it stacks (vmap) without a grouped convolution.
     """

@@ -6,7 +6,7 @@ vit_jax's backbone as in timm's vit_base_r50_s16 (TensorFlow's padding, norm bef
 Source: Kolesnikov et al. 2020 (BiT); Dosovitskiy et al. 2021, section 4.1.
 Differs: `root: small` (3x3, stride 1, no pooling) is ours, for images of at most 64 px; no BiT weights exist for it.
 
-Shapes: B batch, C channels, S side of the last feature map, F its width.
+Shapes: B batch, C channels, Y X rows and columns of the last feature map, F its width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitbench.model.layers import StochasticDepth, depth_rates, dropout
+from vitbench.model.layers import PatchProjection, StochasticDepth, depth_rates, dropout
 from vitbench.model.sizes import Backbone, Bottleneck, backbone, known, norm_groups
 from vitbench.spec.trial import ModelSpec
 
@@ -27,10 +27,11 @@ STANDARDIZE_EPS = 1e-8
 
 def same_pad(x: Tensor, kernel: int, stride: int) -> Tensor:
     """`x` padded by zeros as TensorFlow's SAME: to ceil(side / stride) outputs, the odd row and column at the end."""
-    side = x.shape[-1]
-    total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
-    before, after = total // 2, total - total // 2
-    return F.pad(x, (before, after, before, after))
+    around: list[int] = []
+    for side in (x.shape[-1], x.shape[-2]):  # F.pad takes the last axis first.
+        total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+        around += [total // 2, total - total // 2]
+    return F.pad(x, around)
 
 
 class Conv(nn.Conv2d):
@@ -128,7 +129,7 @@ class Root(nn.Module):
 
 
 class ResNetFeatures(nn.Module):
-    """Images `[B, C, H, W]` -> the last feature map `[B, F, S, S]`."""
+    """Images `[B, C, H, W]` -> the last feature map `[B, F, Y, X]`."""
 
     def __init__(self, model: ModelSpec) -> None:
         super().__init__()
@@ -144,7 +145,7 @@ class ResNetFeatures(nn.Module):
         self.norm = conv_norm(model, features.width) if model.preact else nn.Identity()
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The last feature map, activated: `[B, F, S, S]`."""
+        """The last feature map, activated: `[B, F, Y, X]`."""
         x = self.norm(self.stages(self.stem(images)))
         return F.relu(x) if self.model.preact else x
 
@@ -174,3 +175,15 @@ class ResNet(ResNetFeatures):
     def pre_logits(self, images: Tensor) -> Tensor:
         """Features `[B, F]` before the classifier."""
         return self.forward_head(self.forward_features(images), pre_logits=True)
+
+
+class HybridEmbed(PatchProjection):
+    """A hybrid's way from images `[B, C, H, W]` to tokens `[B, N, D]`: the feature map in patches of its cells."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        backbone = ResNetFeatures(model)
+        super().__init__(backbone.num_features, known(model.embed_dim), known(model.patch_size))
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.backbone(images))

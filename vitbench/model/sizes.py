@@ -1,14 +1,11 @@
-"""The sizes that a resolved ModelSpec implies: widths, sides, counts. No torch.
-
-A side is a number of cells (or pixels) along one edge; every image and every feature map is square.
-"""
+"""The sizes that a resolved ModelSpec implies: widths, grids, counts. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from vitbench.spec.trial import ModelSpec, ObjectiveSpec
+from vitbench.spec.trial import ModelSpec, sides, size_words
 
 T = TypeVar("T")
 
@@ -23,25 +20,66 @@ def known(value: T | None) -> T:
     return value
 
 
+class Grid(NamedTuple):
+    """Rows and columns of cells: of pixels, patches, or a feature map."""
+
+    rows: int
+    columns: int
+
+    @property
+    def area(self) -> int:
+        """The number of cells."""
+        return self.rows * self.columns
+
+    def divided(self, by: int) -> Grid:
+        """The grid of blocks of `by` x `by` cells."""
+        return Grid(self.rows // by, self.columns // by)
+
+    def halved(self) -> Grid:
+        """The grid after a padded layer of stride 2."""
+        return Grid(-(-self.rows // 2), -(-self.columns // 2))
+
+
+def pixel_grid(model: ModelSpec) -> Grid:
+    """Height and width of a resolved spec's images."""
+    assert model.img_size is not None, "the spec is not resolved"
+    return Grid(*sides(model.img_size))
+
+
+def pixel_words(model: ModelSpec) -> str:
+    """`28`, or `16 x 32` where the sides differ."""
+    cells = pixel_grid(model)
+    return str(cells.rows) if cells.rows == cells.columns else size_words(cells)
+
+
+def divisors(number: int, least: int = 1) -> str:
+    """`1, 2, 4`: the divisors of a number."""
+    return ", ".join(str(n) for n in range(least, number + 1) if number % n == 0)
+
+
 @dataclass(frozen=True)
 class Transformer:
-    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions."""
+    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions.
+
+    `num_heads` and `mlp_dim` are 0 if no part of the model reads them.
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
     mlp_dim: int
-    grid_side: int
+    grid: Grid
     class_token: bool
     class_position: bool
 
     @property
     def head_dim(self) -> int:
+        assert self.num_heads > 0, "no part of this model has heads"
         return self.embed_dim // self.num_heads
 
     @property
     def num_patches(self) -> int:
-        return self.grid_side**2
+        return self.grid.area
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +93,7 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """One residual block: 1x1, 3x3 (with the stride), 1x1; `side` is its output's."""
+    """One residual block: 1x1, 3x3 (with the stride), 1x1; `grid` is its output's."""
 
     stage: int
     index: int
@@ -63,16 +101,16 @@ class Bottleneck:
     mid_width: int
     out_width: int
     stride: int
-    side: int
+    grid: Grid
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet up to its last feature map; `root_side` is that of the root's convolution, before any pooling."""
+    """A ResNet up to its last feature map; `root_grid` is that of the root's convolution, before any pooling."""
 
     root: str
     root_width: int
-    root_side: int
+    root_grid: Grid
     blocks: tuple[Bottleneck, ...]
 
     @property
@@ -88,13 +126,8 @@ class Backbone:
         return self.blocks[-1].out_width
 
     @property
-    def side(self) -> int:
-        return self.blocks[-1].side
-
-
-def halved(side: int) -> int:
-    """The side after a padded layer of stride 2."""
-    return -(-side // 2)
+    def grid(self) -> Grid:
+        return self.blocks[-1].grid
 
 
 def scaled_width(width: int, factor: float) -> int:
@@ -106,9 +139,9 @@ def scaled_width(width: int, factor: float) -> int:
 
 def backbone(model: ModelSpec) -> Backbone:
     """The ResNet of a resolved `resnet` or `hybrid`."""
-    factor, root, side = known(model.width_factor), known(model.root), known(model.img_size)
-    root_side = halved(side) if root == "imagenet" else side
-    side = halved(root_side) if root == "imagenet" else side
+    factor, root, cells = known(model.width_factor), known(model.root), pixel_grid(model)
+    root_grid = cells.halved() if root == "imagenet" else cells
+    cells = root_grid.halved() if root == "imagenet" else cells
     in_width = root_width = scaled_width(ROOT_WIDTH, factor)
     blocks = []
     for stage, (num_blocks, base_width) in enumerate(zip(known(model.layers), STAGE_WIDTHS, strict=False)):
@@ -116,10 +149,10 @@ def backbone(model: ModelSpec) -> Backbone:
         mid_width = scaled_width(out_width, 0.25)
         for index in range(num_blocks):
             stride = 2 if stage > 0 and index == 0 else 1
-            side = halved(side) if stride == 2 else side
-            blocks.append(Bottleneck(stage, index, in_width, mid_width, out_width, stride, side))
+            cells = cells.halved() if stride == 2 else cells
+            blocks.append(Bottleneck(stage, index, in_width, mid_width, out_width, stride, cells))
             in_width = out_width
-    return Backbone(root, root_width, root_side, tuple(blocks))
+    return Backbone(root, root_width, root_grid, tuple(blocks))
 
 
 def total_stride(model: ModelSpec) -> int:
@@ -130,17 +163,17 @@ def total_stride(model: ModelSpec) -> int:
     return stride if model.family == "resnet" else stride * known(model.patch_size)
 
 
-def grid_side(model: ModelSpec) -> int:
-    """Cells along one edge of the token grid (of a ResNet: of the last feature map)."""
+def grid(model: ModelSpec) -> Grid:
+    """The token grid (of a ResNet: the last feature map)."""
     if model.family == "vit":
-        return known(model.img_size) // known(model.patch_size)
-    side = backbone(model).side
-    return side if model.family == "resnet" else side // known(model.patch_size)
+        return pixel_grid(model).divided(known(model.patch_size))
+    features = backbone(model).grid
+    return features if model.family == "resnet" else features.divided(known(model.patch_size))
 
 
 def num_tokens(model: ModelSpec) -> int:
     """Tokens that attend to each other, the class token included (of a ResNet: cells of the last feature map)."""
-    return grid_side(model) ** 2 + (model.family != "resnet" and known(model.class_token))
+    return grid(model).area + (model.family != "resnet" and known(model.class_token))
 
 
 def transformer(model: ModelSpec) -> Transformer:
@@ -149,9 +182,9 @@ def transformer(model: ModelSpec) -> Transformer:
     return Transformer(
         embed_dim=embed_dim,
         depth=known(model.depth),
-        num_heads=known(model.num_heads),
-        mlp_dim=int(embed_dim * known(model.mlp_ratio)),
-        grid_side=grid_side(model),
+        num_heads=model.num_heads or 0,
+        mlp_dim=int(embed_dim * (model.mlp_ratio or 0)),
+        grid=grid(model),
         class_token=known(model.class_token),
         class_position=known(model.class_token) and not model.no_embed_class,
     )
@@ -166,13 +199,6 @@ def conv_stem_widths(model: ModelSpec) -> tuple[int, ...]:
     return tuple(known(model.embed_dim) >> (layers - 1 - layer) for layer in range(layers))
 
 
-def relative_reach(model: ModelSpec) -> int:
-    """The largest offset that a relative table tells apart; the table has `2 * reach + 1` rows."""
-    shape = transformer(model)
-    reach = (shape.num_places if model.pos_embed == "relative_1d" else shape.grid_side) - 1
-    return reach if model.relative_clip is None else min(model.relative_clip, reach)
-
-
 def norm_groups(width: int) -> int:
     """Groups of a GroupNorm: 32, or fewer where that would leave less than 2 channels a group.
 
@@ -182,21 +208,3 @@ def norm_groups(width: int) -> int:
     while (width // 2) % groups:
         groups //= 2
     return groups
-
-
-def cells_side(model: ModelSpec) -> int:
-    """Cells along one edge of a masked patch's down-sampled target."""
-    return min(4, known(model.patch_size) // 2)
-
-
-def prediction_width(model: ModelSpec, objective: ObjectiveSpec) -> int:
-    """Outputs per patch of masked patch prediction: 3-bit colours as classes, or pixels.
-
-    Source: Dosovitskiy et al. 2021, App. B.1.2. Differs: with C channels there are 8**C colours (grey: 8).
-    """
-    colours = 1 << (3 * known(model.in_chans))
-    if objective.target == "mean_colour":
-        return colours
-    if objective.target == "downsampled":
-        return cells_side(model) ** 2 * colours
-    return known(model.patch_size) ** 2 * known(model.in_chans)

@@ -4,21 +4,24 @@ fields without effect set back to their defaults, the duration turned into steps
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.model import costs
+from vitbench.model.mechanisms import unread_fields
+from vitbench.model.objective import Objective, objective_of, spec_of
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
-    ABSOLUTE,
     DURATIONS,
     DataSpec,
     EvaluateSpec,
     ModelSpec,
-    ObjectiveSpec,
     TrainSpec,
     TrialSpec,
+    sides,
+    size_words,
 )
 
 MIN_STEPS = 50
@@ -26,8 +29,13 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
+    "channel_mixer",
 )  # fmt: skip
+COLUMNS = frozenset({"image", "label"})
+"""The columns that every data set has."""
+LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+"""Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
 
@@ -36,14 +44,15 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
 
     Raises InputError, one line per problem, where data and model clash or no duration is given.
     """
-    data = _data(spec.data, facts)
-    partition_sizes(facts.class_counts, data)  # Raises where a class would have no image, whatever the duration.
+    grey = spec.model.in_chans == 1 and spec.data.in_chans is None
+    data = _data(spec.data.model_copy(update={"in_chans": 1}) if grey else spec.data, facts)
+    partition_sizes(facts.counts, data)  # Raises where a class would have no image, whatever the duration.
     model = _model(spec.model, data, facts)
     problems = costs.check(model, spec.train.objective)
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    if train.objective.name == "classify":
+    if objective_of(train.objective).predicts_classes:
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -73,16 +82,22 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
         classes = tuple(sorted(set(classes)))
         classes = None if len(classes) == facts.num_classes else classes
     flip = facts.flip if data.flip is None else data.flip
-    return data.model_copy(update={"img_size": img_size, "classes": classes, "flip": flip})
+    in_chans = None if data.in_chans == facts.in_chans else data.in_chans
+    # How images are read is part of the name, and of the fingerprint that stands for it in a trial's identity.
+    reading = {"name": data.source, "scale": None, "split": "random"}
+    return data.model_copy(
+        update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
+    )
 
 
-def default_patch(img_size: int) -> int | None:
-    """The smallest p >= 2 that divides the side into at most 8 patches (14 above 64 px); None if there is none.
+def default_patch(img_size: int | tuple[int, int]) -> int | None:
+    """The smallest p >= 2 that divides both sides into at most 8 patches (14 above 64 px); None if there is none.
 
     So 8, 28, 32, 64 and 224 px get 2, 4, 4, 8 and 16, the last as in the paper's ViT-B/16.
     """
-    most = 8 if img_size <= 64 else 14
-    return next((p for p in range(2, img_size + 1) if img_size % p == 0 and img_size // p <= most), None)
+    common, longest = math.gcd(*sides(img_size)), max(sides(img_size))
+    most = 8 if longest <= 64 else 14
+    return next((p for p in range(2, common + 1) if common % p == 0 and longest // p <= most), None)
 
 
 def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
@@ -93,7 +108,7 @@ def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     assert data.img_size is not None
     own = {
         "img_size": data.img_size,
-        "in_chans": facts.in_chans,
+        "in_chans": data.in_chans or facts.in_chans,
         "num_classes": len(data.classes) if data.classes is not None else facts.num_classes,
     }
     for key, value in own.items():
@@ -103,13 +118,13 @@ def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     if family != "resnet":
         _fill_vit(fields, data.img_size)
     if family != "vit":
-        fields.setdefault("root", "small" if data.img_size <= 64 else "imagenet")
+        fields.setdefault("root", "small" if max(sides(data.img_size)) <= 64 else "imagenet")
         fields.setdefault("preact", family == "resnet")
         fields.setdefault("width_factor", 1.0)
     return _without_idle_fields(ModelSpec(**fields))
 
 
-def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
+def _fill_vit(fields: dict[str, Any], img_size: int | tuple[int, int]) -> None:
     """The transformer's derived fields, in place."""
     for key, value in variant("Mu").items():
         if key != "family":
@@ -117,7 +132,9 @@ def _fill_vit(fields: dict[str, Any], img_size: int) -> None:
     if fields.get("patch_size") is None:
         fields["patch_size"] = 1 if fields["family"] == "hybrid" else default_patch(img_size)
     if fields["patch_size"] is None:
-        raise InputError(f"no patch size divides {img_size}-pixel images into few enough a side; set model.patch_size")
+        raise InputError(
+            f"no patch size divides images of {size_words(img_size)} px into few enough patches; set model.patch_size"
+        )
     fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
 
 
@@ -128,14 +145,8 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += VIT_FIELDS
     elif model.family == "vit":
         idle += RESNET_FIELDS
-    if model.pos_embed not in ABSOLUTE:
-        idle += ["pos_placement"]
-    if model.pos_embed in ("none", "sincos_2d", "rope_2d") or not model.class_token:
-        idle += ["no_embed_class"]
-    if model.pos_embed not in ("relative_1d", "relative_2d"):
-        idle += ["relative_clip"]
-    if model.global_pool == "token" and model.final_norm == "after_pool":
-        idle += ["final_norm"]  # A LayerNorm acts on each token alone, so picking one commutes with it.
+    if model.family != "resnet":
+        idle += unread_fields(model)
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
@@ -148,16 +159,53 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     steps = num_steps(train, model, data, facts)
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
+    update |= _recipe(train, mixup, model)
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
-    if train.objective.name == "classify":
-        update["objective"] = ObjectiveSpec()
-    else:
-        update |= {"smoothing": 0.0, "mixup": 0.0}
-        if train.objective.target == "downsampled" and (model.patch_size or 0) < 4:
-            # One cell a patch: the mean colour itself, so that arms of the two targets are refused as equal.
-            update["objective"] = train.objective.model_copy(update={"target": "mean_colour"})
+    objective = objective_of(train.objective).resolved(model)
+    _check_objective(objective, facts)
+    update["objective"] = spec_of(objective)
+    update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
+    if "mixup" not in objective.reads:
+        update["mixup"] = 0.0
     return train.model_copy(update=update)
+
+
+def _check_objective(objective: Objective, facts: Facts) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if it needs another network."""
+    if missing := sorted(objective.columns - COLUMNS):
+        raise InputError(
+            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
+        )
+    if objective.networks:
+        roles = ", ".join(objective.networks)
+        raise InputError(
+            f"train.objective {objective.text()} needs another network ({roles}) from an earlier stage; "
+            "a stage can only start from the weights of the one before"
+        )
+
+
+def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
+    """Parts of the recipe that have no effect, back at their defaults. Raises InputError where one cannot be."""
+    weights, idle = train.class_weights, []
+    if isinstance(weights, tuple) and len(weights) != model.num_classes:
+        raise InputError(f"train.class_weights: {len(weights)} weights for {model.num_classes} classes")
+    if train.model_ema and model.family != "vit" and model.norm_layer == "batch":
+        raise InputError(
+            "train.model_ema: BatchNorm's running statistics belong to the current weights, not to their average; "
+            "set model.norm_layer: group"
+        )
+    if isinstance(weights, tuple) and len(set(weights)) == 1:
+        idle += ["class_weights"]
+    if not (mixup and train.cutmix):
+        idle += ["mixup_switch_prob"]
+    if not train.reprob:
+        idle += ["remode"]
+    if not train.model_ema:
+        idle += ["model_ema_decay", "model_ema_warmup"]
+    if train.layer_decay == 1.0:
+        idle += ["layer_decay"]
+    return {key: getattr(TrainSpec(), key) for key in idle}
 
 
 def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> int:
@@ -168,7 +216,7 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) 
     if train.images is not None:
         return max(1, round(train.images / batch))
     if train.epochs is not None:
-        num_train, _ = partition_sizes(facts.class_counts, data)
+        num_train, _ = partition_sizes(facts.counts, data)
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
     step_flops = costs.train_flops(model, train.objective, batch)

@@ -27,6 +27,9 @@ from vitbench.store.record import Record, Role
 TUNING_SEED = 1000
 """Tuning seeds are 1000, 1001, ...; reporting seeds 0, 1, ...: the two never meet."""
 
+MAX_NAMED_CLASSES = 100
+"""Rows carry class names up to this many classes."""
+
 FactsOf = Callable[[str], Facts]
 
 
@@ -55,6 +58,7 @@ class Trial:
     data_fingerprint: str
     parent: str | None = None
     stage: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Builder:
             where = f"{self.experiment.name}, arm {arm.name}" + (f", stage {stage.name}" if len(stages) > 1 else "")
             with _located(where):
                 written = validate_trial(self.experiment.base, stage, own)
-            facts = self.facts_of(written.data.name)
+            facts = self.facts_of(written.data.source)
             with _located(where):
                 spec = with_start(resolve(written, facts), [before for _, before, _ in out])
             out.append((stage.name, spec, facts.fingerprint))
@@ -158,8 +162,18 @@ class Builder:
             parent = out[-1].trial_id if out else None
             own_role: Role = role if position == len(stages) - 1 else "stage"
             identity = trial_id(spec, seed, fingerprint, parent, start_sha256(spec))
-            out.append(Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name))
+            names = named_classes(self.facts_of(spec.data.name))
+            out.append(
+                Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name, names)
+            )
         return out
+
+
+def named_classes(facts: Facts) -> tuple[str, ...]:
+    """The names of a data set's classes; empty if it has none but numbers, or too many to repeat in every row."""
+    names = facts.class_names
+    numbered = names == tuple(map(str, range(len(names))))
+    return () if numbered or len(names) > MAX_NAMED_CLASSES else names
 
 
 @contextmanager

@@ -1,79 +1,49 @@
-"""Side evidence from the stored answers to the test images: churn, calibration, classes. Never the verdict."""
+"""Secondary evidence from the stored answers to the test images: churn, calibration, classes. It decides no claim."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
-from vitbench.report.rows import arm_order, own_best
+from vitbench.report.row_values import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.images import Bools, calibration_error, churn, per_class_differences
+from vitbench.stats.images import calibration_error, churn, per_class_differences
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.answers import Answers
 
 HEADER = ("Arm", "n", "Churn (%)", "Calibration error", "Most gained", "Most lost")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answers to M test images: their `label` [M]; by trial id, was it `correct` [M], with which `confidence` [M]."""
-
-    label: npt.NDArray[Any]
-    correct: Mapping[str, Bools]
-    confidence: Mapping[str, npt.NDArray[Any]]
-
-
-def read_answers(folder: Path) -> Answers | None:
-    """The answers stored in a run's `predictions.npz`; None without one. Raises ResultsError where it is damaged."""
-    path = folder / "predictions.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            ids, label = stored["trial_id"].tolist(), stored["label"]
-            right = stored["predicted"] == label[None, :]
-            sure = stored["confidence"].astype(np.float64) / 100.0
-        return Answers(label, dict(zip(ids, right, strict=True)), dict(zip(ids, sure, strict=True)))
-    except Exception as error:  # numpy and zipfile raise what they like on damaged files
-        raise ResultsError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
-        ) from error
-
-
 def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
     """One row per arm at its own best setting; without stored answers no row, and a note that says so."""
-    title = f"{experiment.name}: side evidence"
-    trials = _by_seed(experiment, rows, answers)
+    title = f"{experiment.name}: secondary evidence"
+    trials = trials_by_seed(experiment, rows, answers)
     if answers is None or not any(trials.values()):
-        return Table(title, HEADER, (), notes=("Nothing to show: the answers to the test images were not stored.",))
+        return Table(title, HEADER, (), notes=("The run has no stored answers to the test images.",))
     baseline = next(iter(trials))
-    names = _class_names(rows)
+    names = class_labels(rows)
     lines = tuple(
-        (arm, str(len(found)), *_alone(answers, found), *_classes(answers, found, trials[baseline], names))
+        (arm, str(len(by_seed)), *_alone(answers, by_seed), *_classes(answers, by_seed, trials[baseline], names))
         if arm != baseline
-        else (arm, str(len(found)), *_alone(answers, found), "-", "-")
-        for arm, found in trials.items()
+        else (arm, str(len(by_seed)), *_alone(answers, by_seed), "-", "-")
+        for arm, by_seed in trials.items()
     )
     return Table(title, HEADER, lines, notes=_notes(answers, baseline, own_best(rows)))
 
 
-def _by_seed(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> dict[str, dict[int, str]]:
+def trials_by_seed(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> dict[str, dict[int, str]]:
     """{arm: {seed: trial id}} of the reporting trials whose answers are stored."""
     stored = answers.correct if answers else {}
-    found: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
+    trials: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
     for row in sorted(own_best(rows), key=lambda row: int(row["seed"])):
         if row["trial_id"] in stored:
-            found[row["arm"]][int(row["seed"])] = row["trial_id"]
-    return found
+            trials[row["arm"]][int(row["seed"])] = row["trial_id"]
+    return trials
 
 
 def _alone(answers: Answers, trials: Mapping[int, str]) -> tuple[str, str]:
@@ -87,7 +57,7 @@ def _alone(answers: Answers, trials: Mapping[int, str]) -> tuple[str, str]:
 
 
 def _classes(
-    answers: Answers, trials: Mapping[int, str], baseline: Mapping[int, str], names: Mapping[int, int]
+    answers: Answers, trials: Mapping[int, str], baseline: Mapping[int, str], names: Mapping[int, str]
 ) -> tuple[str, str]:
     """The classes with the largest gain and the largest loss against the baseline, over the seeds that both have."""
     seeds = sorted(trials.keys() & baseline.keys())
@@ -96,14 +66,22 @@ def _classes(
     first, second = (np.stack([answers.correct[side[seed]] for seed in seeds]) for side in (trials, baseline))
     gaps = per_class_differences(first, second, answers.label)
     most, least = max(gaps, key=lambda k: gaps[k]), min(gaps, key=lambda k: gaps[k])
-    said = {k: f"class {names.get(k, k)}: {gaps[k]:+.1f}" for k in (most, least)}
-    return said[most] if gaps[most] > 0 else "-", said[least] if gaps[least] < 0 else "-"
+    texts = {k: f"{names.get(k, f'class {k}')}: {gaps[k]:+.1f}" for k in (most, least)}
+    return texts[most] if gaps[most] > 0 else "-", texts[least] if gaps[least] < 0 else "-"
 
 
-def _class_names(rows: Sequence[Row]) -> dict[int, int]:
-    """{label: the data set's number of the class}: with `data.classes` labels count the classes that are used."""
-    used = next((row["spec"].get("data", {}).get("classes") for row in own_best(rows)), None)
-    return dict(enumerate(sorted(used or ())))
+def has_class_names(rows: Sequence[Row]) -> bool:
+    """True if the rows hold the names of the classes; rows of earlier versions hold numbers only."""
+    return any(row.get("class_names") for row in own_best(rows))
+
+
+def class_labels(rows: Sequence[Row]) -> dict[int, str]:
+    """{label: the class's name}; `class 3` if the rows hold no names. With `data.classes` labels count used classes."""
+    row = next(iter(own_best(rows)), {})
+    used = (row.get("spec") or {}).get("data", {}).get("classes")
+    names = row.get("class_names") or ()
+    indices = sorted(used) if used else range(int(row.get("num_classes") or len(names)))
+    return {label: names[k] if k < len(names) else f"class {k}" for label, k in enumerate(indices)}
 
 
 def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[str, ...]:
@@ -111,12 +89,12 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
     trials = {row["trial_id"] for row in reporting}
     num_without = len(trials - answers.correct.keys())
     notes = [
-        f"On {num_images} test images; each arm at its own best setting. It decides no claim.",
-        "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
+        f"On {num_images} test images, each arm at its own best setting. This table decides no claim.",
+        "Churn: share of images that one seed of an arm classifies correctly and another does not, mean over pairs.",
         "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
-        f"{100 * LEVEL:.0f}% interval; few images push it up.",
-        f"Classes: points above and below {baseline} on the same seeds, the extremes of {num_classes} classes of about "
-        f"{num_images / num_classes:.0f} images, so partly chance.",
+        f"{100 * LEVEL:.0f}% interval; few images increase it.",
+        f"Classes: the largest gain and loss against {baseline} on the same seeds, in points. They are the extremes of "
+        f"{num_classes} classes of about {num_images / num_classes:.0f} images, so they are partly chance.",
     ]
-    left_out = [f"Left out: {num_without} of {len(trials)} trials, without answers to these images."]
+    left_out = [f"Left out: {num_without} of {len(trials)} trials, which have no stored answers to these images."]
     return (*notes, *(left_out if num_without else ()))

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitbench.report.rows import Setting, arm_order, dot_links, own_best, scores_by_seed, setting_of, size_key, tuning
+from vitbench.report.row_values import (
+    Setting,
+    arm_order,
+    dot_links,
+    own_best,
+    scores_by_seed,
+    setting_of,
+    size_key,
+    tuning,
+)
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import Metric, metric_named
 from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.compare import compare_to_baseline
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
@@ -37,7 +47,7 @@ class ArmSummary:
 
 def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmSummary]:
     """One summary per arm, each at its own chosen setting, the baseline first; differences carry the tuning's noise."""
-    compared = {one.arm: one for one in compare_to_baseline(experiment, rows)}
+    compared = {comparison.arm: comparison for comparison in compare_to_baseline(experiment, rows)}
     return [
         replace(arm, versus_baseline=compared[arm.arm].interval, p_holm=compared[arm.arm].p_holm)
         if arm.arm in compared
@@ -51,7 +61,7 @@ def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setti
     at = [row for row in rows if row["role"] == "reporting" and setting_of(row) == setting]
     metric = experiment.report.metric
     scores = {arm: scores_by_seed((r for r in at if r["arm"] == arm), metric) for arm in arm_order(experiment, rows)}
-    return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at)))
+    return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at), metric))
 
 
 def _summaries(experiment: Experiment, rows: Sequence[Row], at: Sequence[Row], pairs: Pairs) -> list[ArmSummary]:
@@ -101,6 +111,7 @@ class Pairs:
     scores: Mapping[str, Mapping[int, float]]
     noise: Mapping[str, float]
     num_images: int | None
+    metric: str = "test_top1_percent"
 
     def by_seed(self, a: str, b: str) -> dict[int, float]:
         """{seed: a minus b} over the seeds that both have."""
@@ -113,17 +124,27 @@ class Pairs:
         return contrast_interval(list(self.by_seed(a, b).values()), level, counting_floor(self.num_images), extra)
 
     def ranks(self) -> dict[str, str]:
-        """`best`, `tied` or an empty string per arm: nothing is best that cannot be told from every other."""
+        """`best`, `tied` or an empty string per arm: `best` only if its interval against every other arm excludes 0.
+
+        A metric without a better direction ranks no arm.
+        """
+        metric = metric_named(self.metric)
         means = {arm: sum(values.values()) / len(values) for arm, values in self.scores.items() if values}
         ranks = dict.fromkeys(self.scores, "")
-        if len(means) < 2:
+        if len(means) < 2 or metric.better is None:
             return ranks
-        top = max(means, key=lambda arm: means[arm])
+        top = max(means, key=lambda arm: metric.sign * means[arm])
         against = {arm: self.difference(top, arm) for arm in means if arm != top}
-        if any(found.refused for found in against.values()):
+        if any(interval.refused for interval in against.values()):
             return ranks
-        tied = [arm for arm, found in against.items() if found.low is not None and found.low <= 0]
+        tied = [arm for arm, interval in against.items() if _touches_zero(interval, metric)]
         return ranks | dict.fromkeys(tied, "tied") | {top: "tied" if tied else "best"}
+
+
+def _touches_zero(interval: Interval, metric: Metric) -> bool:
+    """True if the interval of best minus other does not lie wholly on the better side of 0."""
+    near = interval.high if metric.better == "lower" else interval.low
+    return near is not None and metric.sign * near <= 0
 
 
 def own_best_pairs(experiment: Experiment, rows: Sequence[Row]) -> Pairs:
@@ -132,7 +153,7 @@ def own_best_pairs(experiment: Experiment, rows: Sequence[Row]) -> Pairs:
     order = arm_order(experiment, rows)
     scores = {arm: scores_by_seed((row for row in best if row["arm"] == arm), metric) for arm in order}
     noise = {arm: tuning_variance(table, arm, metric) or 0.0 for arm in order}
-    return Pairs(scores, noise, counted_images(metric, best))
+    return Pairs(scores, noise, counted_images(metric, best), metric)
 
 
 @dataclass(frozen=True)
@@ -161,15 +182,15 @@ class TunedPoint:
 
 def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint]:
     """The tuning grid as run, arm by arm, each by ascending setting, with the choice of the reporting rows marked."""
-    tried = tuning(rows)
-    settings = sorted({setting_of(row) for row in tried}, key=lambda s: [size_key(value) for _, value in s])
+    tuning_rows = tuning(rows)
+    settings = sorted({setting_of(row) for row in tuning_rows}, key=lambda s: [size_key(value) for _, value in s])
     chosen = {row["arm"]: setting_of(row) for row in own_best(rows)}
     searches = tabulate(rows).tuning
     edges = {arm for arm, search in searches.items() if search.choice is not None and search.choice.at_edge}
     cells: dict[tuple[str, Setting], list[Row]] = {
-        (arm, setting): [] for arm in arm_order(experiment, tried) for setting in settings
+        (arm, setting): [] for arm in arm_order(experiment, tuning_rows) for setting in settings
     }
-    for row in tried:
+    for row in tuning_rows:
         cells[row["arm"], setting_of(row)].append(row)
     return [
         _tuned_point(arm, setting, cell, chosen.get(arm) == setting, arm in edges)

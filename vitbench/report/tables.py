@@ -1,4 +1,4 @@
-"""The tables of a report: what each says, as text cells; how they are written stands in `formats`."""
+"""The tables of a report as text cells; `formats` writes them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vitbench.report.formats import Table
-from vitbench.report.rows import Behind, Setting, metric_label, quantity, setting_label, shared_settings
+from vitbench.report.row_values import Behind, Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.source_numbers import paper_effects, paper_scores
 from vitbench.report.summaries import ArmSummary, TunedPoint, own_best_summaries, shared_summaries, tuned_points
 from vitbench.spec.arms import level_name
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import Interval
 from vitbench.stats.table import Row
 
@@ -33,13 +34,13 @@ class Column(NamedTuple):
 
 def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
     """The tables that the rows give, in the order of a report: results, shared settings, tuning."""
-    found = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
-    return [table for table in found if table is not None and table.rows]
+    tables = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
+    return [table for table in tables if table is not None and table.rows]
 
 
 def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     """One row per arm at its own best setting: mean, interval, paired difference to the baseline, cost."""
-    arms = own_best_summaries(experiment, rows)
+    arms, metric = own_best_summaries(experiment, rows), experiment.report.metric
     baseline = arms[0].arm if arms else "baseline"
     tuned = any(arm.setting for arm in arms)
     lost = any(lost_label(arm) for arm in arms)
@@ -49,9 +50,9 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         Column("Arm", [arm.arm for arm in arms]),
         Column("Setting", [setting_label(arm.setting) for arm in arms]),
         Column("n", [str(arm.mean.n) for arm in arms], behind),
-        Column(metric_label(experiment.report.metric), [mean_cell(arm) for arm in arms], behind),
+        Column(metric_label(experiment.report.metric), [mean_cell(arm, metric) for arm in arms], behind),
         Column(PAPER_SCORE, [f"{printed[arm.arm]:.2f}" if arm.arm in printed else "-" for arm in arms]),
-        Column(minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms], behind),
+        Column(minus(baseline), [difference_cell(arm.versus_baseline, metric) for arm in arms], behind),
         Column(PAPER, [f"{paper[arm.arm]:+.2f}" if arm.arm in paper else "-" for arm in arms]),
         Column("p (Holm)", [p_cell(arm.p_holm) for arm in arms]),
         Column("Lost", [lost_label(arm) or "-" for arm in arms]),
@@ -66,9 +67,9 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     title = f"{experiment.name}: each arm at its own best setting" if tuned else experiment.name
     mean_column = [column.head for column in kept].index(metric_label(experiment.report.metric))
     bold = frozenset((i, k) for i, arm in enumerate(arms) if arm.rank == "best" for k in (0, mean_column))
-    notes = _result_notes(arms, baseline, tuned, lost)
+    notes = _result_notes(arms, metric, tuned)
     if paper:
-        notes.append("Paper: what the claims' sources found, at their scale, on their images and in their metric.")
+        notes.append("Paper: the number of the claims' sources, at their scale, on their images and in their metric.")
     return _table(title, kept, notes, bold)
 
 
@@ -81,19 +82,21 @@ def _table(
     return Table(title, header, body, bold, tuple(notes), OPTIONAL, behind)
 
 
-def _result_notes(arms: Sequence[ArmSummary], baseline: str, tuned: bool, lost: bool) -> list[str]:
+def _result_notes(arms: Sequence[ArmSummary], metric: str, tuned: bool) -> list[str]:
+    baseline, named = arms[0].arm if arms else "baseline", metric_named(metric)
     notes = [
-        "± is the half-width of the 95% t interval over seeds; "
-        f"the difference to {baseline} is paired by seed, in points; p is Holm's over the table."
+        "± is the half-width of the 95% t interval over seeds. Differences to "
+        f"{baseline} are paired by seed, in {named.points}. p is adjusted by Holm's method over the table."
     ]
     if tuned:
-        notes.append("The intervals of the differences carry the noise of choosing the settings.")
-        notes.append("Settings were chosen on validation data, with seeds of their own; test data was read once.")
+        notes.append("The intervals of the differences include the uncertainty of choosing the settings.")
+        notes.append("Settings were chosen on validation data. Test data was read once.")
     if any(arm.rank == "best" for arm in arms):
-        notes.append("Bold: above every other arm by the paired 95% interval.")
+        side = "below" if named.better == "lower" else "above"
+        notes.append(f"Bold: {side} every other arm by the paired 95% interval.")
     if any(arm.rank == "tied" for arm in arms):
-        notes.append(f"{TIE} not told apart from the best mean by the paired 95% interval; so none is bold.")
-    if lost:
+        notes.append(f"{TIE} The paired 95% interval does not separate this arm from the best mean, so no arm is bold.")
+    if any(lost_label(arm) for arm in arms):
         notes.append("Lost trials (diverged, failed, missing) are counted and never averaged.")
     return notes
 
@@ -104,24 +107,25 @@ def shared_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     best = own_best_summaries(experiment, rows)
     if not settings or not best:
         return None
-    baseline = best[0].arm
-    columns = [Column("Arm", [arm.arm for arm in best]), *_reading("At own best", best, baseline)]
+    baseline, metric = best[0].arm, experiment.report.metric
+    columns = [Column("Arm", [arm.arm for arm in best]), *_reading("At own best", best, metric)]
     for setting in settings:
         chosen_by = [arm.arm for arm in best if arm.setting == setting]
         more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
         label = setting_label(setting) + (f" (best of {chosen_by[0]}{more})" if chosen_by else "")
-        columns += _reading(f"At {label}", shared_summaries(experiment, rows, setting), baseline)
-    notes = ["The same seeds in every column; a difference that only the shared setting shows is one of tuning."]
+        columns += _reading(f"At {label}", shared_summaries(experiment, rows, setting), metric)
+    notes = ["Every column has the same seeds. A difference that appears only at the shared setting comes from tuning."]
     if minus(baseline) != f"minus {baseline}":
         notes.append(f"The baseline is {baseline}.")
     return _table(f"{experiment.name}: own best beside a shared setting", columns, notes)
 
 
-def _reading(head: str, arms: Sequence[ArmSummary], baseline: str) -> list[Column]:
+def _reading(head: str, arms: Sequence[ArmSummary], metric: str) -> list[Column]:
+    baseline = arms[0].arm
     behind = [(arm.arm, "reporting", arm.setting) for arm in arms]
     return [
-        Column(head, [mean_cell(arm) for arm in arms], behind),
-        Column(minus(baseline), [difference_cell(arm.versus_baseline) for arm in arms], behind),
+        Column(head, [mean_cell(arm, metric) for arm in arms], behind),
+        Column(minus(baseline), [difference_cell(arm.versus_baseline, metric) for arm in arms], behind),
     ]
 
 
@@ -144,9 +148,12 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     ]
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
-    notes = [f"Mean validation top-1 (%) {over}; [chosen]. Optimistic: never a result."]
+    notes = [
+        f"Mean validation top-1 (%) {over}, in brackets at the chosen setting. "
+        "These means are optimistic; they are not results."
+    ]
     if any(point.at_edge for point in points):
-        notes.append("! chosen at the edge of the grid: the best setting may lie outside it.")
+        notes.append("!: chosen at the edge of the grid. The best setting may lie outside it.")
     return _table(f"{experiment.name}: how the arms were tuned", [Column("Arm", arms), *columns], notes)
 
 
@@ -157,31 +164,32 @@ def _tuning_cell(point: TunedPoint) -> str:
     return f"[{text}]" + ("!" if point.at_edge else "") if point.chosen else text
 
 
-def mean_cell(arm: ArmSummary) -> str:
-    """`91.28 ± 0.88`, marked where tied with the best; where there is no interval, the reason."""
-    return interval_cell(arm.mean) + (f" {TIE}" if arm.rank == "tied" else "")
+def mean_cell(arm: ArmSummary, metric: str) -> str:
+    """`91.28 ± 0.88`, marked if tied with the best; a reason replaces a missing interval."""
+    return interval_cell(arm.mean, "", metric_named(metric).decimals) + (f" {TIE}" if arm.rank == "tied" else "")
 
 
-def difference_cell(interval: Interval | None) -> str:
+def difference_cell(interval: Interval | None, metric: str) -> str:
     """`+0.42 ± 0.88`; `-` for the baseline."""
-    return "-" if interval is None else interval_cell(interval, "+")
+    return "-" if interval is None else interval_cell(interval, "+", metric_named(metric).decimals)
 
 
-def interval_cell(interval: Interval, sign: str = "") -> str:
-    """Mean and half-width, or both ends where the interval is lopsided, or the mean with n where there is none."""
+def interval_cell(interval: Interval, sign: str = "", decimals: int = 2) -> str:
+    """Mean and half-width, or both ends of a lopsided interval, or the mean with n without an interval."""
     if interval.mean is None:
         return "no score"
-    mean = f"{interval.mean:{sign}.2f}"
+    form = f"{sign}.{decimals}f"
+    mean = f"{interval.mean:{form}}"
     if interval.low is None or interval.high is None:
         return f"{mean} (n = {interval.n}, no interval)"
     below, above = interval.mean - interval.low, interval.high - interval.mean
-    if abs(above - below) < 0.005:
-        return f"{mean} ± {above:.2f}"
-    return f"{mean} ({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
+    if abs(above - below) < 0.5 * 10.0**-decimals:
+        return f"{mean} ± {above:.{decimals}f}"
+    return f"{mean} ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def p_cell(p: float | None) -> str:
-    """`0.012`; `-` where there is none."""
+    """`0.012`; `-` for None."""
     return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

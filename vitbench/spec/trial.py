@@ -7,9 +7,12 @@ spec has none left. `trial_id` hashes the resolved spec, so every field here is 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from vitbench.spec.mechanism import NAME_OR_FIELDS, canonical, mechanism, registered
 
 T = TypeVar("T")
 
@@ -26,13 +29,42 @@ def _as_tuple(value: Any) -> Any:
 
 Items = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+def _as_img_size(value: Any) -> Any:
+    """A pair of equal sides is one number, so that equal sizes have equal ids."""
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"needs a whole number above 0 or [height, width], not {value!r}")
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+ImgSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_as_img_size)]
+"""Pixels: one side of a square, or [height, width]."""
+
+
+def sides(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (img_size, img_size) if isinstance(img_size, int) else img_size
+
+
+def size_words(img_size: int | tuple[int, int]) -> str:
+    """`28 x 28`, height first."""
+    return " x ".join(map(str, sides(img_size)))
+
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Scale = Literal["minmax", "bits", "none"]
+DrawnBy = Literal["random", "blocks"]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 Family = Literal["vit", "resnet", "hybrid"]
-Pool = Literal["token", "avg", "map"]
-PosEmbed = Literal["none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d"]
-ABSOLUTE = ("learned_1d", "learned_2d", "sincos_2d")
+PatchEmbedName = Annotated[str, BeforeValidator(partial(canonical, "patch_embed")), NAME_OR_FIELDS]
+PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), NAME_OR_FIELDS]
+TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
+ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
+ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
+ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective"))]
 
 
 class ModelSpec(Frozen):
@@ -40,7 +72,7 @@ class ModelSpec(Frozen):
 
     name: str | None = Field(None, description="Shorthand: 'Mu/2', 'ViT-Ti/4', 'R26x1', 'R26x1+ViT-Ti/16'")
     family: Family | None = None
-    img_size: PositiveInt | None = Field(None, description="Pixels a side; follows the data")
+    img_size: ImgSize | None = Field(None, description="Pixels per side, or [height, width]; follows the data")
     in_chans: PositiveInt | None = Field(None, description="Channels; follows the data")
     num_classes: PositiveInt | None = Field(None, description="Follows the data")
     # The transformer (also the hybrid's). For a hybrid `patch_size` counts cells of the feature map (the paper: 1).
@@ -50,19 +82,21 @@ class ModelSpec(Frozen):
     num_heads: PositiveInt | None = None
     mlp_ratio: PositiveFloat | None = None
     qkv_bias: bool = True
-    global_pool: Pool = "token"
+    global_pool: ReadoutName = "token"
     class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
     head: Literal["linear", "mlp_tanh"] = "linear"
-    pos_embed: PosEmbed = "learned_1d"
+    pos_embed: PositionName = "learned_1d"
+    token_mixer: TokenMixerName = Field("attention", description="How tokens mix in a block")
+    channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
     no_embed_class: bool = Field(False, description="True: the class token gets no position (big_vision)")
     relative_clip: PositiveInt | None = Field(None, description="Largest offset told apart by relative_*; None: all")
-    stem: Literal["patchify", "conv"] = Field("patchify", description="conv: 3x3 stride-2 convolutions, Xiao et al.")
+    stem: PatchEmbedName = Field("patchify", description="conv: 3x3 stride-2 convolutions, Xiao et al.")
     drop_rate: Fraction = 0.0
     drop_path_rate: Fraction = 0.0
     weight_init: Literal["jax", "timm"] = "jax"
@@ -80,19 +114,49 @@ class DataSpec(Frozen):
     """Which images, split how. `name` is not part of a trial's identity; the images' fingerprint is."""
 
     name: str = "digits"
-    img_size: PositiveInt | None = Field(None, description="Resize to this many pixels a side; None: as they are")
+    in_chans: Literal[1] | None = Field(
+        None, description="1: colour as grey, 0.299 red + 0.587 green + 0.114 blue; None: as it is"
+    )
+    img_size: ImgSize | None = Field(
+        None, description="Resize to this many pixels per side, or to [height, width]; None: as they are"
+    )
     val_fraction: Fraction = Field(0.15, description="Share of the training images held out, stratified")
     train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
     classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
     flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
+    scale: Scale | None = Field(
+        None, description="How 16-bit grey and float images become 8 bits; None: such images are refused"
+    )
+    split: DrawnBy = Field(
+        "random", description="How splits that the data lack are drawn; blocks: neighbours in file order stay together"
+    )
+
+    @property
+    def source(self) -> str:
+        """`name` with `scale` and `split`, as `vitbench.data` takes it."""
+        fields = {"scale": self.scale, "split": None if self.split == "random" else self.split}
+        query = "&".join(f"{key}={value}" for key, value in fields.items() if value)
+        return f"{self.name}{'&' if '?' in self.name else '?'}{query}" if query else self.name
 
 
 class ObjectiveSpec(Frozen):
-    """What training minimises."""
+    """What training minimises. Fields that only one objective has stand beside `name` and become part of its text."""
 
-    name: Literal["classify", "masked_patch"] = "classify"
+    name: ObjectiveName = "classify"
     target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"
     mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_into_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return value
+        name, _, inside = value["name"].partition("(")
+        if inside and name in registered("objective"):  # Fields in a text move beside it, so that none is said twice.
+            value = {**mechanism("objective", value["name"]).model_dump(mode="json"), **value, "name": name}
+        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
+        kept = {key: item for key, item in value.items() if key in cls.model_fields}
+        return {**kept, "name": {"name": value["name"], **extra}} if extra else value
 
 
 class TrainSpec(Frozen):
@@ -109,6 +173,9 @@ class TrainSpec(Frozen):
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
     momentum: Fraction = 0.9
+    layer_decay: Share | None = Field(
+        None, description="Each layer's rate is this share of the next layer's, the head's is lr; None: off"
+    )
     sched: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.05
     clip_grad: PositiveFloat | None = 1.0
@@ -116,6 +183,20 @@ class TrainSpec(Frozen):
     mixup: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="Alpha of MixUp's Beta distribution; 0: off. Derived: 0.2 with augment medium, else 0"
     )
+    cutmix: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Alpha of CutMix's Beta distribution; 0: off")
+    mixup_switch_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Share of images that get CutMix where MixUp is on too"
+    )
+    reprob: Share | Literal[0] = Field(0, description="Share of images of which a rectangle is erased; 0: off")
+    remode: Literal["pixel", "rand", "const"] = Field(
+        "pixel", description="Fill of the rectangle: noise per pixel, one random colour, or the mean colour"
+    )
+    class_weights: Literal["balanced"] | Items[PositiveFloat] | None = Field(
+        None, description="Weight of each class in the loss, in class order; balanced: by inverse frequency"
+    )
+    model_ema: bool = Field(False, description="Evaluate and keep a moving average of the weights")
+    model_ema_decay: Fraction = 0.9998
+    model_ema_warmup: bool = Field(True, description="Shorter averages early on, as short trainings need them")
     augment: Literal["none", "light", "medium"] = Field(
         "light", description="light: crop with padding, flip; medium: also RandAugment and MixUp"
     )
@@ -134,7 +215,7 @@ class EvaluateSpec(Frozen):
 
 
 class TrialSpec(Frozen):
-    """Everything that one stage of a trial computes, but for its seed and its images."""
+    """Everything that one stage of a trial computes, except for its seed and its images."""
 
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()

@@ -10,6 +10,7 @@ import numpy as np
 from vitbench.base.seeding import derive_seed
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.contrasts import Cell, Question
 from vitbench.stats.decision import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
 from vitbench.stats.design import Design, design
@@ -21,8 +22,6 @@ from vitbench.stats.verdict_types import State
 
 LEAST_SEEDS = 3
 MOST_DIVERGED = 0.2
-ACCURACIES = ("test_top1", "val_top1", "few_shot", "linear_probe", "knn", "robust_")
-"""How the names of accuracies begin."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
 
 
 def is_accuracy(metric: str) -> bool:
-    """Is the metric a share of test images that were classified right?"""
-    return metric.endswith("_percent") and metric.startswith(ACCURACIES)
+    """True if the metric is a share of images that are classified right."""
+    return metric_named(metric).guess
 
 
 def claim_problem(claim: Claim, num_images: int | None) -> str | None:

@@ -17,6 +17,7 @@ from vitbench.base.errors import InputError
 from vitbench.spec.arms import find_arms, level_name
 from vitbench.spec.claims import ArmRef, Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.curves import axis_value
 from vitbench.stats.decision import Region
 from vitbench.stats.table import TrialTable, canonical
@@ -140,8 +141,20 @@ def question(claim: Claim, resolver: Resolver) -> Question:
             label = f"{sub.id}: {part.label}" if claim.parts else part.label
             if not part.weights:
                 raise Untested(f"{label}: the same trials on both sides")
-            named.append(replace(part, label=label, unit=sub.unit, paper_effect=sub.paper.effect_points))
+            named.append(
+                replace(part, label=label, unit=unit_of(sub, part, resolver), paper_effect=sub.paper.effect_points)
+            )
     return Question(tuple(named), next((asked.curve for _, asked in found if asked.curve), None))
+
+
+def unit_of(claim: Claim, part: Part, resolver: Resolver) -> str:
+    """The unit that the claim states, else that of the metric its contrast reads."""
+    if "unit" in claim.model_fields_set:
+        return claim.unit
+    metrics = {cell.metric for cell in part.weights}
+    metric = metrics.pop() if len(metrics) == 1 else resolver.experiment.report.metric
+    named = metric_named(metric)
+    return named.points if named.source in ("training", "test") else claim.unit
 
 
 def ref_name(ref: ArmRef) -> str:

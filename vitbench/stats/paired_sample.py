@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.contrasts import Cell, Part, Untested, Weights
 from vitbench.stats.decision import Noise
 from vitbench.stats.distributions import Floats
@@ -16,8 +17,6 @@ from vitbench.stats.scores import cell_status, check_metric
 from vitbench.stats.table import Row, TrialTable, metric_value
 
 Bools = npt.NDArray[np.bool_]
-ACCURACIES = ("test_top1", "val_top1", "few_shot", "linear_probe", "knn")
-COUNTED_ON_TEST = ("test_top1", "few_shot", "linear_probe", "knn")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,8 @@ def _name(cell: Cell, seed: int, table: TrialTable) -> str:
 
 def _chance(cell: Cell, table: TrialTable) -> float:
     """The score of guessing. Raises Untested for a metric that has none: nothing can stand for a diverged trial."""
-    if not cell.metric.startswith(ACCURACIES):
+    metric = metric_named(cell.metric)
+    if not metric.guess or metric.source == "analysis":
         raise Untested(f"{cell.arm} diverged, and a diverged trial has no {cell.metric}")
     return 100.0 / next(int(row["num_classes"]) for row in _trials(cell, table).values())
 
@@ -154,7 +154,7 @@ def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
 
 def counted_images(metric: str, rows: Iterable[Row]) -> int | None:
     """The least number of test images on which the ok rows' metric is counted; None where it is no such count."""
-    if not metric.startswith(COUNTED_ON_TEST):
+    if not metric_named(metric).counted:
         return None
     counts = [int(row["result"].get("num_test_images") or 0) for row in rows if row["status"] == "ok"]
     return min(counts) if counts and min(counts) > 0 else None

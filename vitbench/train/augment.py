@@ -1,6 +1,6 @@
-"""Crop, flip, RandAugment and MixUp, every draw handed in, so that any device and any process gives the same images.
+"""Crop, flip, RandAugment and mixing, every draw handed in: any device and any process gives the same images.
 
-B batch (of all stacked trials), C channels, H = W image side, p padding, L lanes of draws in [0, 1).
+B batch (of all stacked trials), C channels, H height, W width, p and q their padding, L lanes of draws in [0, 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitbench.spec.trial import TrialSpec
+from vitbench.spec.trial import TrialSpec, sides
+from vitbench.train.erasing import ERASE_LANES, erase, inside_boxes
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
 """RandAugment(2, 10), as in Beyer et al. 2022 for ViT-S/16 on ImageNet."""
@@ -21,31 +22,55 @@ COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize", "au
 GEOMETRIC_OPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
 OPS = COLOUR_OPS + GEOMETRIC_OPS
 RESIZED_ABOVE = 64
-"""Above so many pixels a side a crop has a random size and shape, as in the paper; up to it, a small image is padded
+"""Above so many pixels per side a crop has a random size and shape, as in the paper; up to it, a small image is padded
 and shifted, since a crop of a twentieth of its area would show next to nothing."""
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
+CUTMIX_LANES = 4
+"""Share, row and column of the box, and the switch between CutMix and MixUp."""
 
 
-def padding(img_size: int) -> int:
-    """Pixels of zero padding on each side before the random crop: an eighth of the side, at least 1."""
-    return max(1, img_size // 8)
+def padding(side: int) -> int:
+    """Pixels of zero padding before and after an image's `side`: an eighth of it, at least 1."""
+    return max(1, side // 8)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Which draws one augmentation level takes, lane by lane."""
+    """A trial's augmentation, and which draws it takes, lane by lane; `size` is (height, width) in pixels."""
 
     level: str
     flip: bool
     mixup: float
     resized: bool = False
+    size: tuple[int, int] = (1, 1)
+    cutmix: float = 0.0
+    switch: float = 0.5
+    reprob: float = 0.0
+    remode: str = "pixel"
 
     @classmethod
     def of(cls, spec: TrialSpec) -> Augment:
         """The augmentation of a resolved spec."""
         assert spec.data.img_size is not None
-        resized = spec.train.augment != "none" and spec.data.img_size > RESIZED_ABOVE
-        return cls(spec.train.augment, bool(spec.data.flip), spec.train.mixup or 0.0, resized)
+        height, width = sides(spec.data.img_size)
+        resized = spec.train.augment != "none" and max(height, width) > RESIZED_ABOVE
+        train = spec.train
+        return cls(
+            level=train.augment,
+            flip=bool(spec.data.flip),
+            mixup=train.mixup or 0.0,
+            resized=resized,
+            size=(height, width),
+            cutmix=train.cutmix,
+            switch=train.mixup_switch_prob,
+            reprob=train.reprob,
+            remode=train.remode,
+        )
+
+    @property
+    def aspect(self) -> float:
+        """Width of the images over their height."""
+        return self.size[1] / self.size[0]
 
     @property
     def crop_lanes(self) -> int:
@@ -55,18 +80,35 @@ class Augment:
     @property
     def lanes(self) -> int:
         """Draws an image: those of the crop; two a RandAugment operation; one for MixUp."""
-        return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium") + (self.mixup > 0)
+        return self.mixup_lane + (self.mixup > 0)
+
+    @property
+    def mixup_lane(self) -> int:
+        """MixUp's draw, the last of its stream."""
+        return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium")
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Draws per image from each random stream; a batch's columns stand in this order.
+
+        CutMix and erasing have streams of their own, so that switching one on changes no other draw.
+        """
+        return {
+            "augment": self.lanes,
+            "cutmix": CUTMIX_LANES * (self.cutmix > 0),
+            "erase": ERASE_LANES * (self.reprob > 0),
+        }
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images `[B, C, H, H]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, H + 2p]` (unpadded at level none)."""
+        """Images `[B, C, H, W]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, W + 2q]` (unpadded at level none)."""
         return self.after_crop(self.crop(images, draws), draws)
 
     def crop(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Cropped and mirrored `uint8 [B, C, H, H]` of padded images."""
+        """Cropped and mirrored `uint8 [B, C, H, W]` of padded images."""
         return images if self.level == "none" else _crop_flip(images, draws, self.flip)
 
     def after_crop(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images in [0, 1] from crops `uint8 [B, C, H, H]`, with RandAugment where the level has it."""
+        """Images in [0, 1] from crops `uint8 [B, C, H, W]`, with RandAugment where the level has it."""
         out = images.float() / 255
         if self.level == "medium":
             for k in range(self.crop_lanes, self.crop_lanes + 2 * NUM_OPS, 2):
@@ -77,24 +119,78 @@ class Augment:
         """Do the draws `[L]` of one image mirror it?"""
         return self.flip and bool(draws[2] < 0.5)
 
-    def mix_weights(self, draws: np.ndarray) -> np.ndarray | None:
-        """Share `[B]` of the image itself against its partner, from its last lane; None without MixUp."""
-        if self.mixup == 0:
+    def mixture(self, draws: np.ndarray) -> Mixture | None:
+        """How images are mixed with their partners, by draws `[B, L]`; None without MixUp and CutMix."""
+        if not (self.mixup or self.cutmix):
             return None
-        from scipy.special import betaincinv  # Late: a training without MixUp needs no scipy.
+        shares = np.ones(len(draws))
+        boxes = np.zeros((len(draws), 4), dtype=np.int64)
+        if self.mixup:
+            share = _beta(self.mixup, draws[:, self.mixup_lane])
+            shares = np.maximum(share, 1 - share)
+        if self.cutmix:
+            share, row, column, switch = draws[:, self.lanes : self.lanes + CUTMIX_LANES].T
+            cut = switch < self.switch if self.mixup else np.full(len(draws), True)
+            boxes = np.where(cut[:, None], cutmix_boxes(_beta(self.cutmix, share), row, column, self.size), boxes)
+            top, bottom, left, right = boxes.T
+            kept = 1 - (bottom - top) * (right - left) / math.prod(self.size)
+            shares = np.where(cut, kept, shares)
+        return Mixture(shares, boxes)
 
-        share: np.ndarray = betaincinv(self.mixup, self.mixup, draws[..., -1])
-        mixed: np.ndarray = np.maximum(share, 1 - share)
-        return mixed
+    def erase(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Standardised images `[B, C, H, W]`, a rectangle of some of them filled, by draws `[B, L]`."""
+        if self.reprob == 0:
+            return pixels
+        start = self.lanes + self.streams["cutmix"]
+        return erase(pixels, draws[:, start : start + ERASE_LANES], self.reprob, self.remode)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Share `[B]` of an image's own label, and the box `[B, 4]` (top, bottom, left, right; empty: MixUp) cut out of it.
+
+    The partner is the image before it in the batch: MixUp blends the two, CutMix shows the partner inside the box.
+    """
+
+    share: np.ndarray
+    box: np.ndarray
+
+
+def _beta(alpha: float, draws: np.ndarray) -> np.ndarray:
+    """Values of a Beta(alpha, alpha) distribution by their quantiles."""
+    from scipy.special import betaincinv  # Late: a training without mixing needs no scipy.
+
+    values: np.ndarray = betaincinv(alpha, alpha, draws)
+    return values
+
+
+def cutmix_boxes(share: np.ndarray, row: np.ndarray, column: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes `[B, 4]` (top, bottom, left, right) of the image's shape and area 1 - share around any pixel, clipped.
+
+    Source: Yun et al. 2019, Algorithm 1, with timm's rounding; the label's share follows the clipped area.
+    """
+    ends = []
+    for length, draw in zip(size, (row, column), strict=True):
+        cut, centre = (length * np.sqrt(1 - share)).astype(np.int64), (length * draw).astype(np.int64)
+        ends += [np.clip(centre - cut // 2, 0, length), np.clip(centre + (cut + 1) // 2, 0, length)]
+    return np.stack(ends, axis=1)
+
+
+def mixed(images: Tensor, share: Tensor, box: Tensor | None) -> Tensor:
+    """Images `[E, B, C, H, W]` mixed with the ones before them, by `share [E, B]` and `box [E, B, 4]`."""
+    partner = images.roll(1, dims=1)
+    if box is None:
+        weight = share[:, :, None, None, None]
+        return weight * images + (1 - weight) * partner
+    inside = inside_boxes(box, images.shape[-2], images.shape[-1])
+    weight = torch.where(box[..., 1] > box[..., 0], 1.0, share)[:, :, None, None, None]
+    return torch.where(inside.unsqueeze(2), partner, weight * images + (1 - weight) * partner)
 
 
 def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
-    """Random crops `[B, C, H, H]` of padded images, mirrored where the third lane is under a half."""
-    batch, channels, padded = images.shape[:3]
-    size = _unpadded(padded)
-    offsets = (draws[:, :2] * (padded - size + 1)).long()
-    steps = torch.arange(size, device=images.device)
-    rows, cols = offsets[:, :1] + steps, offsets[:, 1:2] + steps
+    """Random crops `[B, C, H, W]` of padded images, mirrored where the third lane is under a half."""
+    batch, channels = images.shape[:2]
+    rows, cols = (_cropped(images.shape[2 + axis], draws[:, axis : axis + 1]) for axis in (0, 1))
     if flip:
         cols = torch.where(draws[:, 2:3] < 0.5, cols.flip(1), cols)
     where = torch.arange(batch, device=images.device)[:, None, None, None]
@@ -102,23 +198,32 @@ def _crop_flip(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
     return images[where, channel, rows[:, None, :, None], cols[:, None, None, :]]
 
 
-def resized_box(height: int, width: int, draws: np.ndarray) -> tuple[float, float, float, float]:
+def _cropped(padded: int, draws: Tensor) -> Tensor:
+    """Which rows (or columns) of a padded image its crop shows, `[B, side]`, by draws `[B, 1]`."""
+    side = _unpadded(padded)
+    offsets = (draws * (padded - side + 1)).long()
+    return offsets + torch.arange(side, device=draws.device)
+
+
+def resized_box(
+    height: int, width: int, draws: np.ndarray, target_aspect: float = 1.0
+) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of a crop, in pixels, of an area uniform from 5% to all of the image's and an aspect
-    log-uniform from 3:4 to 4:3, by the five draws of one image.
+    log-uniform from 3:4 to 4:3 of the target's (width / height), by the five draws of one image.
 
     Source: Szegedy et al. 2015, s6, with the least area of the paper's published code. Differs: a crop that is too long
     is shortened to the image's side, where the original draws again.
     """
     down, right, _, share, shape = map(float, draws[:5])
     area = (MIN_AREA + (1 - MIN_AREA) * share) * height * width
-    aspect = MAX_ASPECT ** (2 * shape - 1)
+    aspect = target_aspect * MAX_ASPECT ** (2 * shape - 1)
     rows, cols = min(height, math.sqrt(area / aspect)), min(width, math.sqrt(area * aspect))
     top, left = down * (height - rows), right * (width - cols)
     return left, top, left + cols, top + rows
 
 
 def _unpadded(padded: int) -> int:
-    """The side whose padded side is `padded`."""
+    """The side whose padded length is `padded`."""
     size = next(s for s in range(padded, 0, -1) if s + 2 * padding(s) <= padded)
     assert size + 2 * padding(size) == padded
     return size
@@ -126,7 +231,10 @@ def _unpadded(padded: int) -> int:
 
 def pad(images: Tensor, level: str) -> Tensor:
     """uint8 images zero-padded as the level's crop needs; padded once, not every batch."""
-    return images if level == "none" else F.pad(images, (padding(images.shape[-1]),) * 4)
+    if level == "none":
+        return images
+    across, down = padding(images.shape[-1]), padding(images.shape[-2])
+    return F.pad(images, (across, across, down, down))
 
 
 def randaugment_op(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What training and evaluation ask for images, wherever these lie, and which of them a trial uses.
 
-n images, E stacked trials, M images asked for, b images of one piece, C channels, H side.
+n images, E stacked trials, M images asked for, b images of one piece, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import partition
+from vitbench.data import Split, partition
 from vitbench.spec.trial import DataSpec
 from vitbench.train.augment import Augment
 from vitbench.train.sampling import Batch, Order
@@ -23,7 +23,7 @@ Part = Literal["train", "test"]
 Raw = tuple[list[Batch], Tensor, Tensor]
 """One micro-batch: a batch for each stacked trial; on the device pixels `uint8 [E b, C, ...]` and draws `[E b, L]`."""
 Micro = tuple[list[Batch], Tensor]
-"""The same with augmented images in [0, 1], `[E, b, C, H, H]`."""
+"""The same with augmented images in [0, 1], `[E, b, C, H, W]`."""
 
 
 class Feed(ABC):
@@ -35,7 +35,7 @@ class Feed(ABC):
 
     @abstractmethod
     def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Augmented images in [0, 1], `[E b, C, H, H]`."""
+        """Augmented images in [0, 1], `[E b, C, H, W]`."""
 
     def __call__(self, step: int) -> Iterator[Micro]:
         """The micro-batches of a step, augmented."""
@@ -50,9 +50,16 @@ class Feed(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource(ABC):
-    """Labels on the CPU, as the data set numbers them; pixels on the device, when they are asked for."""
+    """Labels on the CPU, as the data set numbers them; pixels on the device, when they are needed.
+
+    `train_groups` (equal for equal images), `train_val` (the user's own validation images) and `train_rank` (the place
+    in file order) are those of a `Split`.
+    """
 
     train_labels: np.ndarray
+    train_groups: np.ndarray | None = None
+    train_val: np.ndarray | None = None
+    train_rank: np.ndarray | None = None
     test_labels: np.ndarray
     mean: Tensor
     std: Tensor
@@ -60,12 +67,12 @@ class ImageSource(ABC):
     fingerprint: str
 
     def standardise(self, unit: Tensor) -> Tensor:
-        """Images in [0, 1] `[..., C, H, H]` to zero mean and unit deviation, as measured on the training images."""
+        """Images in [0, 1] `[..., C, H, W]` to zero mean and unit deviation, as measured on the training images."""
         return (unit - self.mean) / self.std
 
     @abstractmethod
     def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
-        """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, H]` of `batch`; the last is partial."""
+        """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, W]` of `batch`; the last is partial."""
 
     @abstractmethod
     def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
@@ -84,7 +91,8 @@ class Members:
 
 def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     """The images of one trial: train and validation by seed, and the test images of the trained classes."""
-    part = partition(images.train_labels, seed, spec)
+    labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val, rank=images.train_rank)
+    part = partition(labelled, seed, spec)
     classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
     return Members(part.train, part.val, test, classes)

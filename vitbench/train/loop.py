@@ -104,7 +104,7 @@ class Course:
         num_images, num_val = self.num_steps * trainer.train.batch_size, len(trainer.used[0].val)
         self.readings = reading_steps(self.num_steps, num_images, num_val)
         self.members = [Trained(used, {}, {}) for used in trainer.used]
-        self.best = trainer.stack.flat.clone()
+        self.best = trainer.evaluated.clone()
         self.step = self.last_read = 0
         for e, start in enumerate(starts):
             if start is not None:
@@ -148,14 +148,15 @@ class Course:
             member.curve.append(point)
             if top1 is not None and top1 > member.best_val:
                 member.best_val = top1
-                self.best[e] = trainer.stack.flat[e]
+                self.best[e] = trainer.evaluated[e]
         return losses[0]
 
     def finish(self) -> list[Trained]:
         """The members, with their weights and their share of the time."""
         for e, (member, seconds) in enumerate(zip(self.members, self._seconds(), strict=True)):
             stack = self.trainer.stack
-            member.state, member.best_state, member.seconds = stack.state(e), stack.state(e, self.best), seconds
+            member.state = stack.state(e, self.trainer.evaluated)
+            member.best_state, member.seconds = stack.state(e, self.best), seconds
         return self.members
 
     def _seconds(self) -> list[float]:
@@ -199,5 +200,6 @@ class Course:
             "loss_sum": trainer.loss_sum,
             "bad_step": trainer.bad_step,
             **{name: tensor for name, tensor in moments.items() if tensor.numel()},
+            **({} if trainer.average is None else {"average": trainer.average}),
             **{f"buffer.{name}": tensor for name, tensor in trainer.stack.buffers.items()},
         }

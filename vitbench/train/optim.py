@@ -1,13 +1,16 @@
-"""Clipping, AdamW and SGD over a stack's flat weights, every member with its own rate and decay.
+"""Rates, clipping, AdamW, SGD and the moving average over a stack's flat weights, every member with its own rate.
 
 E stacked trials, P parameters of one model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,13 +25,84 @@ def bias_corrections(num_steps: int) -> Tensor:
     return torch.tensor(np.stack([1 - BETA_1**count, 1 - BETA_2**count], axis=1), dtype=torch.float32)
 
 
+def layer_of(name: str) -> tuple[float, ...]:
+    """Where a tensor stands between input and output, as a key that sorts: stem, each block, the rest.
+
+    The final norm belongs to the last block, as in timm.
+    """
+    if name.startswith(("cls_token", "pos_embed", "patch_embed", "mask_token", "stem.")):
+        return (0,)
+    block = re.match(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.", name)
+    if block:
+        return (1, float(block[1] or 0), float(block[2]))
+    return (1, math.inf, math.inf) if name.startswith("norm.") else (2,)
+
+
+def rate_scale(layer_decay: float | None, shapes: Mapping[str, torch.Size]) -> Tensor | None:
+    """Each weight's share of the learning rate, `[P]`: `layer_decay` to the power of the layers after its own.
+
+    Source: Clark et al. 2020 (ELECTRA); Bao et al. 2022 (BEiT). Layers are timm's.
+    """
+    if layer_decay is None:
+        return None
+    keys = {name: layer_of(name) for name in shapes}
+    blocks = sorted({key for key in keys.values() if key[0] == 1 and key[1] != math.inf})
+    layers = {key: 1 + number for number, key in enumerate(blocks)} | {(0,): 0, (2,): 1 + len(blocks)}
+    layers[(1, math.inf, math.inf)] = len(blocks)
+    pieces = [
+        torch.full((shape.numel(),), layer_decay ** (1 + len(blocks) - layers[keys[name]]))
+        for name, shape in shapes.items()
+    ]
+    return torch.cat(pieces)
+
+
+def average_shares(train: TrainSpec) -> npt.NDArray[np.float64]:
+    """The newest weights' share in the moving average, per step `[num_steps]`: 1 - decay; the first step copies.
+
+    Source: timm's ModelEmaV3, with its warm-up `1 - (1 + step) ** (-2 / 3)` where `model_ema_warmup` is set.
+    """
+    step = np.arange(known_steps(train), dtype=np.float64)
+    decay = np.full(len(step), train.model_ema_decay)
+    if train.model_ema_warmup:
+        decay = np.minimum(decay, 1 - (1 + step) ** (-2 / 3))
+    return np.where(step == 0, 1.0, 1 - decay)
+
+
+def known_steps(train: TrainSpec) -> int:
+    """The number of steps of a resolved spec."""
+    assert train.steps is not None, "resolved specs say their length in steps"
+    return train.steps
+
+
+def learning_rates(train: TrainSpec) -> npt.NDArray[np.float64]:
+    """Rates `[num_steps]`: linear warm-up over `warmup_fraction` of the steps, then cosine or linear to 0, or constant.
+
+    The first step of a warm-up of w steps has lr / w; the last step of all is one step short of 0.
+    Source: Dosovitskiy et al. 2021, App. B.1, Table 3 (linear decay at scale, cosine on ImageNet).
+    """
+    num_steps = known_steps(train)
+    warmup = round(train.warmup_fraction * num_steps)
+    step = np.arange(num_steps, dtype=np.float64)
+    progress = np.clip((step - warmup) / max(1, num_steps - warmup), 0.0, 1.0)
+    shape = {
+        "cosine": 0.5 * (1.0 + np.cos(np.pi * progress)),
+        "linear": 1.0 - progress,
+        "constant": np.ones(num_steps),
+    }[train.sched]
+    return train.lr * np.where(step < warmup, (step + 1) / max(1, warmup), shape)
+
+
 class Optimizer:
     """AdamW (decoupled decay, scaled by the rate, as in torch) or SGD with momentum, on `flat [E, P]`.
 
     Source: Dosovitskiy et al. 2021, App. B.1: Adam with beta 0.9, 0.999, clipping at global norm 1.
     """
 
-    def __init__(self, specs: Sequence[TrainSpec], flat: Tensor, decay_mask: Tensor) -> None:
+    def __init__(
+        self, specs: Sequence[TrainSpec], flat: Tensor, decay_mask: Tensor, rate_scale: Tensor | None = None
+    ) -> None:
+        """`decay_mask [P]` is 1 where weights decay; `rate_scale [P]` scales the rate (None: 1 everywhere)."""
+        self.rate_scale = rate_scale
         self.opt = specs[0].opt
         self.clip_grad = specs[0].clip_grad
         self.momentum = specs[0].momentum
@@ -48,7 +122,7 @@ class Optimizer:
         if self.clip_grad is not None:
             norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
             grad.mul_((self.clip_grad / (norm + 1e-6)).clamp(max=1.0))
-        lr = lr * active
+        lr = lr * active if self.rate_scale is None else lr * active * self.rate_scale
         if self.opt == "sgd":
             self.first.mul_(self.momentum).add_(grad.add_(self.decay * flat))
             flat.sub_(lr * self.first)

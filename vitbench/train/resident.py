@@ -1,6 +1,6 @@
 """The images of one spec: resident on the training device as uint8, or streamed where that cannot be.
 
-n images, E stacked trials, M images asked for, b images of one piece, C channels, H side.
+n images, E stacked trials, M images asked for, b images of one piece, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitbench.train.streamed import open_stream, per_channel
 
 @dataclass(frozen=True, kw_only=True)
 class Images(ImageSource):
-    """Images that live on the device, `uint8 [n, C, H, H]`."""
+    """Images that live on the device, `uint8 [n, C, H, W]`."""
 
     train: Tensor
     test: Tensor
@@ -75,10 +75,11 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
     it is changes no number.
     """
     assert spec.img_size is not None
-    key = (spec.name, spec.img_size, str(device), options.stream or originals, options.num_workers)
+    key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
     if key not in _cache:
         _cache.clear()
         data = open_images(spec.name, options)
+        data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
         if options.stream or originals or not _fits(data.facts, spec.img_size, device):
             _cache[key] = open_stream(data, spec.img_size, options, device)
         else:
@@ -86,7 +87,7 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
     return _cache[key]
 
 
-def _fits(facts: Facts, img_size: int, device: torch.device) -> bool:
+def _fits(facts: Facts, img_size: int | tuple[int, int], device: torch.device) -> bool:
     """Do the images fit in the memory of this machine and of the device?"""
     if not fits_in_memory(facts, img_size):
         return False
@@ -94,7 +95,7 @@ def _fits(facts: Facts, img_size: int, device: torch.device) -> bool:
     return not on_gpu or fits_in_memory(facts, img_size, torch.cuda.get_device_properties(device).total_memory)
 
 
-def _to_device(data: ImageData, img_size: int, device: torch.device) -> Images:
+def _to_device(data: ImageData, img_size: int | tuple[int, int], device: torch.device) -> Images:
     def pixels(images: np.ndarray) -> Tensor:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
 
@@ -104,6 +105,9 @@ def _to_device(data: ImageData, img_size: int, device: torch.device) -> Images:
         train=pixels(train),
         test=pixels(resident(data.test, img_size)),
         train_labels=data.train.labels,
+        train_groups=data.train.groups,
+        train_val=data.train.val,
+        train_rank=data.train.rank,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),

@@ -6,7 +6,7 @@ B batch, n training images of a trial, L lanes (independent draws of one image).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,19 +34,21 @@ class Batch:
 
 
 class Order:
-    """The endless training order of one trial; `batch(step)` depends on the step alone, so resuming needs no state."""
+    """The endless training order of one trial; `batch(step)` depends on the step alone, so resuming needs no state.
 
-    def __init__(self, seed: int, members: Ints, batch_size: int, lanes: int) -> None:
-        self.seed, self.members, self.batch_size, self.lanes = seed, members, batch_size, lanes
+    `streams` gives the number of draws per image from each random stream, in the order of a batch's columns.
+    """
+
+    def __init__(self, seed: int, members: Ints, batch_size: int, streams: Mapping[str, int]) -> None:
+        self.seed, self.members, self.batch_size, self.streams = seed, members, batch_size, streams
         self._epochs: dict[int, tuple[Ints, Floats]] = {}
 
     def _epoch(self, epoch: int) -> tuple[Ints, Floats]:
         """Order `[n]` and draws `[n, L]` of one epoch; the last two are kept."""
         if epoch not in self._epochs:
             order = permutation(self.seed, "order", epoch, self.members)
-            draws = (
-                uniforms(self.seed, "augment", epoch, order, self.lanes) if self.lanes else np.zeros((len(order), 0))
-            )
+            columns = [uniforms(self.seed, stream, epoch, order, n) for stream, n in self.streams.items() if n]
+            draws = np.concatenate(columns, axis=1) if columns else np.zeros((len(order), 0))
             self._epochs = {**{e: v for e, v in self._epochs.items() if e == epoch - 1}, epoch: (order, draws)}
         return self._epochs[epoch]
 

@@ -5,7 +5,7 @@ E stacked trials, P parameters of one model (flat), B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Stack:
     """
 
     def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
+        _refuse_foreign(module, states)
         self.module = module
         self.num_members = len(states)
         convolves = any(isinstance(part, nn.Conv2d) and part.kernel_size != part.stride for part in module.modules())
@@ -33,8 +34,9 @@ class Stack:
         self.grad = torch.zeros_like(self.flat)
         self.params = {name: view.detach().requires_grad_() for name, view in self._leaves(self.flat).items()}
         self.buffers = {
-            name: torch.stack([state.get(name, buffer).to(device) for state in states])
-            for name, buffer in module.named_buffers()
+            name: torch.stack([state[name].to(device) for state in states])
+            for name, _ in module.named_buffers()
+            if name in module.state_dict()
         }
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -55,9 +57,9 @@ class Stack:
         grads = torch.autograd.grad(loss.sum(), list(self.params.values()), allow_unused=True, materialize_grads=True)
         self.grad += torch.cat([grad.reshape(self.num_members, -1) for grad in grads], dim=1)
 
-    def decay_mask(self) -> Tensor:
-        """`[P]`, 1 where weight decay applies: parameters of 2 or more dimensions that are no embeddings or tokens."""
-        pieces = [torch.full((shape.numel(),), float(decays(name, shape))) for name, shape in self.shapes.items()]
+    def decay_mask(self, decaying: Collection[str]) -> Tensor:
+        """`[P]`, 1 in the parameters named in `decaying`."""
+        pieces = [torch.full((shape.numel(),), float(name in decaying)) for name, shape in self.shapes.items()]
         return torch.cat(pieces).to(self.flat.device)
 
     def forward(self, *inputs: Tensor, flat: Tensor | None = None, train: bool = False) -> Tensor:
@@ -83,9 +85,17 @@ class Stack:
         return {name: tensor[member].detach().cpu().clone() for name, tensor in tensors.items()}
 
 
-def decays(name: str, shape: torch.Size) -> bool:
-    """Does weight decay apply? To weights of 2 or more dimensions, but not to tokens and position tables."""
-    return len(shape) >= 2 and not any(part in name for part in ("pos_embed", "cls_token", "mask_token", "rel_"))
+def _refuse_foreign(module: nn.Module, states: Sequence[dict[str, Tensor]]) -> None:
+    """Raise ValueError if a member's state has a tensor that the module lacks, or lacks one that the module has.
+
+    One module serves all members: an entry that it does not know would be dropped, and the member would train another
+    function than its trial says.
+    """
+    expected = module.state_dict().keys()
+    for member, state in enumerate(states):
+        if differing := sorted(expected ^ state.keys()):
+            which = "lacks" if differing[0] in state else "has"
+            raise ValueError(f"stack member {member}: {differing[0]} is a tensor that the stack's module {which}")
 
 
 def _flatten(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> Tensor:

@@ -3,7 +3,7 @@
 Every image is a pure function of its file and its draws, and pieces come back in the order in which they were asked
 for; so neither streaming nor the number of processes changes a bit. RandAugment and MixUp follow on the device.
 
-n images, E stacked trials, b images of one piece, C channels, H side, L lanes of draws.
+n images, E stacked trials, b images of one piece, C channels, H height, W width, L lanes of draws.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitbench.base.errors import InputError
-from vitbench.data import DataOptions, ImageData, cut, histogram, moments, square
-from vitbench.data.cache import cache_folder, write_aside
+from vitbench.data import DataOptions, ImageData, centre_crop, cut, histogram, moments
+from vitbench.data.catalog import cache_folder, write_aside
 from vitbench.data.types import Floats, Ints, Pixels
 from vitbench.train.augment import Augment, pad, resized_box
 from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
@@ -56,12 +56,12 @@ class Request:
 class Reader(Dataset[Tensor | InputError]):
     """Answers requests; in a loader process, an image that cannot be read is handed back as its error."""
 
-    def __init__(self, data: ImageData, img_size: int, augment: Augment | None) -> None:
+    def __init__(self, data: ImageData, img_size: int | tuple[int, int], augment: Augment | None) -> None:
         self.splits = {"train": data.train, "test": data.test}
         self.img_size, self.augment = img_size, augment
 
     def __getitem__(self, request: Request) -> Tensor | InputError:
-        """Pixels `uint8 [n, C, H, H]`."""
+        """Pixels `uint8 [n, C, H, W]`."""
         try:
             images = [self._image(request, k) for k in range(len(request.index))]
         except InputError as error:
@@ -72,12 +72,12 @@ class Reader(Dataset[Tensor | InputError]):
         return self.augment.crop(pad(pixels, self.augment.level), torch.from_numpy(request.draws))
 
     def _image(self, request: Request, k: int) -> Pixels:
-        """One image `[H, H, C]`: its central square, or (of augmentations with crops of many sizes) its crop."""
+        """One image `[H, W, C]`: its central square, or (of augmentations with crops of many sizes) its crop."""
         image = self.splits[request.part].read(int(request.index[k]))
         if self.augment is None or request.draws is None or not self.augment.resized:
-            return square(image, self.img_size)
+            return centre_crop(image, self.img_size)
         own = request.draws[k]
-        out = cut(image, resized_box(image.shape[0], image.shape[1], own), self.img_size)
+        out = cut(image, resized_box(image.shape[0], image.shape[1], own, self.augment.aspect), self.img_size)
         return out[:, ::-1] if self.augment.mirrors(own) else out
 
 
@@ -110,12 +110,12 @@ class Loader:
     """Reads requests ahead, in `num_workers` processes (0: in this one)."""
 
     data: ImageData
-    img_size: int
+    img_size: int | tuple[int, int]
     num_workers: int
     device: torch.device
 
     def load(self, requests: Iterable[Request], augment: Augment | None = None) -> Iterator[Tensor]:
-        """The pixels `uint8 [n, C, H, H]` of every request, on the device, in order. Raises InputError."""
+        """The pixels `uint8 [n, C, H, W]` of every request, on the device, in order. Raises InputError."""
         lengths: deque[int] = deque()
 
         def pieces() -> Iterator[Request]:
@@ -204,7 +204,9 @@ def _raw(loader: Loader, wanted: Iterator[list[Batch]], augment: Augment) -> Gen
         yield batches, pixels, on_device(all_draws(batches), pixels.device)
 
 
-def open_stream(data: ImageData, img_size: int, options: DataOptions, device: torch.device) -> StreamedImages:
+def open_stream(
+    data: ImageData, img_size: int | tuple[int, int], options: DataOptions, device: torch.device
+) -> StreamedImages:
     """The images of a data set, read when needed, standardised by their exact statistics.
 
     These take one pass over the training images (of ImageNet some ten minutes on 16 cores), kept in the cache folder.
@@ -214,6 +216,9 @@ def open_stream(data: ImageData, img_size: int, options: DataOptions, device: to
     return StreamedImages(
         loader=loader,
         train_labels=data.train.labels,
+        train_groups=data.train.groups,
+        train_val=data.train.val,
+        train_rank=data.train.rank,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),
@@ -229,8 +234,9 @@ def per_channel(values: Floats, device: torch.device) -> Tensor:
 
 def _counts(loader: Loader, options: DataOptions) -> Ints:
     """How often each level occurs in the training images' central squares, `[C, 256]`; from the cache if it has it."""
-    data = loader.data
-    path = cache_folder(options) / "levels" / f"{data.facts.fingerprint[:32]}-{loader.img_size}.json"
+    data, img_size = loader.data, loader.img_size
+    size = str(img_size) if isinstance(img_size, int) else "x".join(map(str, img_size))
+    path = cache_folder(options) / "levels" / f"{data.facts.fingerprint[:32]}-{size}.json"
     with suppress(OSError, ValueError):
         known = np.array(json.loads(path.read_text()), dtype=np.int64)
         if known.shape == (data.facts.in_chans, 256):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.base.errors import InputError
+from vitbench.base.contained import exists
+from vitbench.base.errors import InputError, is_plain
 from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
 from vitbench.plan.trials import FactsOf
@@ -46,12 +47,12 @@ def prepare(asked: Asked) -> list[Prepared]:
     Raises InputError.
     """
     path = load.find(asked.name)
-    loaded = load.load(path)
+    loaded = load.load(path, run_code=True)
     if not isinstance(loaded, Suite):
         return [_prepared(loaded, asked, prefix="")]
     experiments = []
     for name in loaded.suite:
-        member = load.load(load.find(name, beside=path.parent))
+        member = load.load(load.find(name, beside=path.parent), run_code=True)
         if isinstance(member, Suite):
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))
@@ -122,10 +123,10 @@ def experiment_yaml(experiment: Experiment, command: str) -> str:
 
 def read_run(folder: Path) -> Experiment:
     """The experiment of a run folder. Raises InputError; also where the folder's name would move a cursor."""
-    if not folder.name.isprintable():
+    if not is_plain(folder.name):
         raise InputError(f"{folder}: control characters in the name of a run's folder; rename it")
     path = folder / "experiment.yaml"
-    if not path.is_file():
+    if not exists(path):
         raise InputError(f"{folder}: no experiment.yaml, so no run of vitbench")
     loaded = load.load(path)
     if isinstance(loaded, Suite):

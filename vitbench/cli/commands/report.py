@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitbench.base.errors import InputError, nearest
+from vitbench.base.errors import InputError, nearest, printable
 from vitbench.cli.commands.prepare import read_run, runs_named
 from vitbench.engines.options import num_cores
 from vitbench.plan.arm_diff import flatten
 from vitbench.plan.run_table import Row
+from vitbench.plan.sources import cautions, checked_rows
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 from vitbench.stats.verdict_types import Verdict
-from vitbench.store.rows import read_records, read_rows
+from vitbench.store.rows import read_records
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.pages.page import Reported
+    from vitbench.report.pages.page import RunReport
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -67,7 +69,7 @@ def _begun(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _each(
     folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
-) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+) -> Iterator[tuple[Path, Experiment, RunReport | None, str]]:
     """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
     from vitbench.report.scoreboard import board  # noqa: F401  # loaded once, before the processes part
 
@@ -79,16 +81,17 @@ def _each(
         yield from pool.map(_write, jobs)
 
 
-def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
+def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, RunReport | None, str]:
     """One run's report, written; None for a run without trials."""
     from vitbench.report.pages.page import report as write_report
-    from vitbench.report.pictures import add_samples
+    from vitbench.report.run_pictures import add_samples
 
     folder, formats, wanted = job
-    experiment, found = read_run(folder), read_rows(folder)
+    experiment, found = read_run(folder), checked_rows(folder)
     if not found:
         return folder, experiment, None, ""
     note = add_samples(folder, found, wanted.data, wanted.images) if "html" in formats else ""
+    note = "\n".join(filter(None, (note, *(f"caution: {line}" for line in cautions(found)))))
     return folder, experiment, write_report(experiment, found, folder, formats), note
 
 
@@ -131,7 +134,7 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             fresh = Path(scratch) / folder.name
             shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
-            write_report(read_run(folder), read_rows(folder), fresh, ("md", "csv", "tex"))
+            write_report(read_run(folder), checked_rows(folder), fresh, ("md", "csv", "tex"))
             stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, fresh / name)]
     for line in stale:
         console.print(f"[red]not what the records give:[/] {line}", soft_wrap=True)
@@ -146,7 +149,7 @@ def _equal(a: Path, b: Path) -> bool:
 
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of
+    from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, found, facts_of(found, folder))
@@ -158,8 +161,10 @@ def verdict(claim: str | None, root: Path, names: Sequence[str], console: Consol
 
     out: list[tuple[str, Verdict]] = []
     for folder in _begun(root, names):
-        found = read_rows(folder)
-        out += [(folder.name, v) for v in judged(read_run(folder), found, folder)]
+        experiment, found = read_run(folder), checked_rows(folder)
+        for line in cautions(found):
+            print(f"caution: {folder.name}: {printable(line)}", file=sys.stderr)
+        out += [(folder.name, v) for v in judged(experiment, found, folder)]
     if claim is not None:
         known = [v.claim for _, v in out]
         out = [(run, v) for run, v in out if v.claim == claim or v.claim.startswith(claim)]
@@ -186,6 +191,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Console) -> int:
     """Print A minus B, paired by seed; each is RUN:ARM, or a records file with an arm as FILE:ARM."""
+    from vitbench.spec.metrics import metric_named
     from vitbench.stats.compare import compare_arms, single_run_note
 
     (first, second) = (_side(text, root) for text in (a, b))
@@ -194,16 +200,16 @@ def compare(a: str, b: str, root: Path, metric: str, mixed: bool, console: Conso
     if mixture and not mixed:
         raise InputError(f"{a} and {b} differ in {' and '.join(mixture)}; --mixed compares them all the same")
     found = compare_arms(first, second, metric)
-    interval = found.interval
+    interval, unit = found.interval, metric_named(metric).points
     console.print(f"{a} minus {b}, {metric}, paired by seed", highlight=False)
     if interval.refused:
         console.print(f"  no interval: {interval.reason}")
         if interval.n == 1 and interval.mean is not None:
-            console.print(f"  {interval.mean:+.2f} points, {single_run_note(interval.mean)}", highlight=False)
+            console.print(f"  {interval.mean:+.2f} {unit}, {single_run_note(interval.mean)}", highlight=False)
     else:
         p = "none" if found.p is None else f"{found.p:.3g}"
         console.print(
-            f"  {interval.mean:+.2f} points, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
+            f"  {interval.mean:+.2f} {unit}, 95% from {interval.low:+.2f} to {interval.high:+.2f}, "
             f"n = {interval.n}, p {p}",
             highlight=False,
         )

@@ -1,24 +1,39 @@
-"""Images on disk, one folder a class: `folder:PATH`, Imagenette and ImageNet.
+"""Images on disk, one folder per class: `folder:PATH`, Imagenette and ImageNet.
 
-PATH holds class folders, or split folders that hold them: train (training), and test or else val (validation, valid,
-eval). With a test folder beside it, a val folder is not read: validation images are drawn from train, by seed.
+PATH holds class folders, or split folders (named by `split_names`) that hold class folders. Without a test folder the
+validation folder is the test split; without both, a test split is drawn.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from vitbench.base.errors import InputError
+from vitbench.data.class_names import sort_class_names
+from vitbench.data.description import listed
+from vitbench.data.file_tree import IMAGE_SUFFIXES, FileTree, files_below, subfolders
+from vitbench.data.readers.class_layout import EXPECTED, Placed, place
 from vitbench.data.source import Download, Files, Raw, Source, not_found
-from vitbench.data.types import DataOptions, Encoded, Split
+from vitbench.data.split_names import SplitName, describe_splits, splits_in
+from vitbench.data.types import DataOptions, Encoded, Ints, Split
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "validation", "valid", "eval")
+KINDS = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".gz": "tar",
+    ".tgz": "tar",
+    ".xz": "tar",
+    ".bz2": "tar",
+    ".parquet": "parquet",
+    ".npz": "npz",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+"""The kind of data set that a file is read as, by its suffix."""
 IMAGENETTE_FOLDERS = ("imagenette2-320", "imagenette2-160", "imagenette2")
 IMAGENETTE_CLASSES = (
     "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump",
@@ -50,76 +65,114 @@ class DiskImages:
             raise InputError(f"{self.paths[row]}: cannot be read ({error.strerror})") from error
 
 
-def _subfolders(folder: Path) -> dict[str, Path]:
-    return {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")}
-
-
-def _split_folders(root: Path) -> tuple[Path, Path | None]:
-    """The folders of the training and of the test images; (root, None) where PATH is not split."""
-    below = {name.lower(): path for name, path in _subfolders(root).items()}
-    train = next((below[name] for name in TRAIN if name in below), None)
-    test = next((below[name] for name in TEST if name in below), None)
-    if train is None and test is not None:
-        raise InputError(f"{root}: has a folder {test.name}, but none named {' or '.join(TRAIN)}")
-    return (root, None) if train is None else (train, test)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found = [
-        Path(parent) / file
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-    ]
-    return sorted(found)
-
-
-def _class_images(folder: Path) -> Files:
-    """All images of a folder of class folders; InputError where a class, or everything, is empty."""
-    classes = {name: _images_below(path) for name, path in _subfolders(folder).items()}
-    if not any(classes.values()):
-        loose = any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
-        problem = "images, but in no class folder, so without labels" if loose else "no images"
-        raise InputError(f"{folder}: {problem}; one folder a class is needed, with {', '.join(EXTENSIONS[:3])}, ...")
-    empty = [name for name, paths in classes.items() if not paths]
-    if empty:
-        raise InputError(f"{folder}: class folder {empty[0]} has no images")
-    return tuple(path for paths in classes.values() for path in paths)
-
-
 def locate(argument: str, options: DataOptions) -> Files:
-    """Every image below the folder `argument`, training images first."""
-    root = Path(argument).expanduser()
-    if not argument or not root.is_dir():
-        raise InputError(f"folder:{argument}: there is no such folder")
-    return tuple(path for folder in _split_folders(root) if folder is not None for path in _class_images(folder))
-
-
-def _split(root: Path, folder: Path, files: Files, class_names: tuple[str, ...]) -> Split:
-    paths = tuple(path for path in files if path.is_relative_to(folder))
-    names = [path.relative_to(folder).parts[0] for path in paths]
-    unknown = sorted(set(names) - set(class_names))
-    if unknown:
-        raise InputError(f"{folder / unknown[0]}: this class has no training images")
-    number = {name: i for i, name in enumerate(class_names)}
-    labels = np.array([number[name] for name in names], dtype=np.int64)
-    return Split(labels, encoded=Encoded(DiskImages(root, paths), np.arange(len(paths))))
+    """Every image below the folder `argument`. Raises InputError."""
+    return _tree(_root(argument)).files
 
 
 def load(argument: str, files: Files) -> Raw:
-    """The images of a folder, classes in the order of their names."""
+    """The images of a folder, split and labelled by the folders that they are in."""
+    root = _root(argument)
+    tree = _tree(root)
+    _check_levels(root, tree)
+    folders = [PurePosixPath(path.relative_to(root).as_posix()) for path in tree.files]
+    in_folders, num_loose = _without_loose(folders, root)
+    splits = place([folders[row] for row in in_folders], str(root))
+    names = sort_class_names(splits["train"].class_names)
+    paths = tuple(tree.files[row] for row in in_folders)
+    parts = {split: _split(root, paths, placed, names, split) for split, placed in splits.items()}
+    test = parts.get("test", parts.get("val"))
+    _check_empty(root, splits, [folders[row] for row in in_folders])
+    notes = list(_notes(splits, [folders[row] for row in in_folders]))
+    if num_loose:
+        notes.append(f"left out: {num_loose} images that are in no class folder")
+    if note := tree.left_out.note():
+        notes.append(note)
+    return Raw(parts["train"], test, names, parts.get("val") if "test" in parts else None, tuple(notes))
+
+
+def _root(argument: str) -> Path:
     root = Path(argument).expanduser()
-    train, test = _split_folders(root)
-    class_names = tuple(sorted({path.relative_to(train).parts[0] for path in files if path.is_relative_to(train)}))
-    return Raw(
-        _split(root, train, files, class_names),
-        None if test is None else _split(root, test, files, class_names),
-        class_names,
+    if argument and root.is_file():
+        kind = KINDS.get(root.suffix.lower())
+        advice = f"use {kind}:{argument}" if kind else "a folder is needed"
+        raise InputError(f"folder:{argument}: is a file; {advice}")
+    if not argument or not root.is_dir():
+        raise InputError(f"folder:{argument}: there is no such folder")
+    return root
+
+
+def _tree(root: Path) -> FileTree:
+    tree = files_below(root, IMAGE_SUFFIXES)
+    if not tree.files:
+        left_out = tree.left_out.note()
+        raise InputError(f"{root}: no images{f' ({left_out})' if left_out else ''}; {EXPECTED}")
+    return tree
+
+
+def _check_levels(root: Path, tree: FileTree) -> None:
+    """Nothing; InputError if everything is one folder too deep, which would give one class only."""
+    relative = [path.relative_to(root).parts for path in tree.files]
+    tops = {parts[0] for parts in relative}
+    if len(tops) > 1 or min(map(len, relative)) < 3:
+        return
+    (top,) = tops
+    if len(splits_in(top)) == 1:
+        return
+    inner = sorted({parts[1] for parts in relative})
+    raise InputError(f"{root}: holds one folder, {top}, which holds {listed(inner)}; use folder:{root / top}")
+
+
+def _without_loose(folders: list[PurePosixPath], root: Path) -> tuple[list[int], int]:
+    """Positions of the images that are in some folder, and how many are not; InputError if no image is."""
+    rows = [row for row, path in enumerate(folders) if len(path.parts) > 1]
+    if not rows:
+        raise InputError(f"{root}: images, but in no class folder, so without labels; {EXPECTED}")
+    return rows, len(folders) - len(rows)
+
+
+def _split(root: Path, paths: Files, placed: Placed, names: tuple[str, ...], split: SplitName) -> Split:
+    unknown = sorted(set(placed.class_names) - set(names))
+    if unknown:
+        raise InputError(
+            f"{root}: class {unknown[0]} of the {split} split has no training images; "
+            f"training classes: {listed(names, 10)}; {split} classes: {listed(sorted(set(placed.class_names)), 10)}"
+        )
+    number = {name: i for i, name in enumerate(names)}
+    labels: Ints = np.array([number[name] for name in placed.class_names], dtype=np.int64)
+    store = DiskImages(root, tuple(paths[row] for row in placed.rows))
+    return Split(labels, encoded=Encoded(store, np.arange(len(labels))))
+
+
+def _check_empty(root: Path, splits: dict[SplitName, Placed], folders: list[PurePosixPath]) -> None:
+    """Nothing; InputError if a folder beside the class folders of the training split has no images."""
+    placed = splits["train"]
+    parents = Counter(
+        _class_parent(folders[row], name) for row, name in zip(placed.rows, placed.class_names, strict=True)
     )
+    for parent in parents:
+        empty = [name for name in subfolders(root / parent) if name not in set(placed.class_names)]
+        if empty and len(splits) == 1 and parent == PurePosixPath("."):
+            raise InputError(f"{root}: class folder {empty[0]} has no images that can be read")
+        if empty and parent != PurePosixPath("."):
+            raise InputError(f"{root / parent}: class folder {empty[0]} has no images that can be read")
+
+
+def _class_parent(path: PurePosixPath, class_name: str) -> PurePosixPath:
+    """The folder that holds the class folder of an image."""
+    return next(parent for parent in path.parents if parent.name == class_name).parent
+
+
+def _notes(splits: dict[SplitName, Placed], folders: list[PurePosixPath]) -> list[str]:
+    if len(splits) == 1 and not splits_in(folders[0].parts[0]):
+        return []
+    tops = {split: sorted({folders[row].parts[0] + "/" for row in placed.rows}) for split, placed in splits.items()}
+    return [describe_splits(tops)]
 
 
 def _imagenette_root(options: DataOptions) -> Path | None:
-    return next((p for name in IMAGENETTE_FOLDERS if (p := options.folder / name).is_dir()), None)
+    folders = (options.folder / name for name in IMAGENETTE_FOLDERS)
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _locate_imagenette(name: str, options: DataOptions) -> Files:
@@ -137,7 +190,9 @@ def _locate_imagenet(name: str, options: DataOptions) -> Files:
     folders = (options.folder / "imagenet", options.folder)
     root = next((folder for folder in folders if (folder / "train" / "n01440764").is_dir()), None)
     if root is None:
-        raise not_found(name, folders, "its licence forbids a download here; train/ and val/ with a folder per synset")
+        raise not_found(
+            name, folders, "its licence forbids a download; put it there as train/ and val/ with a folder per synset"
+        )
     return locate(str(root), options)
 
 
@@ -148,7 +203,9 @@ def _load_synsets(name: str, files: Files) -> Raw:
     if name != "imagenette":
         return raw
     if len(raw.class_names) != len(IMAGENETTE_CLASSES):
-        raise InputError(f"{root}: imagenette needs {len(IMAGENETTE_CLASSES)} classes, found {len(raw.class_names)}")
+        raise InputError(
+            f"{root}: imagenette needs {len(IMAGENETTE_CLASSES)} classes, and there are {len(raw.class_names)}"
+        )
     return replace(raw, class_names=IMAGENETTE_CLASSES)
 
 

@@ -11,32 +11,34 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
-from vitbench.model.weights.start import READOUT, Shapes, has_class_row, misfit, stretched
+from vitbench.model.tensors import Tensor as StateTensor
+from vitbench.model.weights.start import Shapes, Tensors, carries, class_rows_of, misfit, stretched
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensors) -> None:
     """Load `state` into an initialised `module` in place: all but the head, positions interpolated to its grid.
+
+    `tensors` are the module's.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new zero head, interpolated positions); vit_jax (bilinear, corners
     on corners, the class token's row apart). Raises InputError where the rest does not fit tensor by tensor.
     """
-    own: dict[str, Tensor] = module.state_dict()
-    problem = misfit(_shapes(state), _shapes(own))
+    problem = misfit(_shapes(state), tensors)
     if problem:
         raise InputError(problem)
-    given = {name: tensor for name, tensor in state.items() if not name.startswith(READOUT)}
-    module.load_state_dict({name: _fitted(name, given[name], own[name]) for name in given}, strict=False)
+    given = {name: tensor for name, tensor in state.items() if carries(name, tensors)}
+    module.load_state_dict({name: _fitted(tensors[name], given[name]) for name in given}, strict=False)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _fitted(name: str, tensor: Tensor, target: Tensor) -> Tensor:
+def _fitted(target: StateTensor, tensor: Tensor) -> Tensor:
     """`tensor` in the shape of `target`, into which it fits."""
-    if tensor.shape == target.shape:
+    if tuple(tensor.shape) == target.shape:
         return tensor
-    if stretched(name, tuple(tensor.shape), tuple(target.shape)) == "axis":
+    if stretched(tuple(tensor.shape), target) == "axis":
         return interpolate_axis(tensor, target.shape[-2])
     return interpolate_grid(tensor, target.shape[1])
 
@@ -51,7 +53,7 @@ def interpolate_axis(table: Tensor, length: int) -> Tensor:
 
 def interpolate_grid(table: Tensor, num_rows: int) -> Tensor:
     """Positions `[1, T, D]` stretched bilinearly to `num_rows` rows, corners on corners; a class row stays as it is."""
-    prefix = int(has_class_row(table.shape[1]))
+    prefix = class_rows_of(table.shape[1]) or 0
     own, patches = table[:, :prefix], table[:, prefix:]
     grid = rearrange(patches, "one (y x) d -> one d y x", y=math.isqrt(patches.shape[1]))
     side = math.isqrt(num_rows - prefix)

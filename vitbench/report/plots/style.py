@@ -16,7 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Transform, offset_copy
 
 from vitbench.report.formats import folded
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import Interval
 
 # Told apart with red-green and blue-yellow blindness (markers help), and at least 3:1 against white and the dark page.
@@ -56,7 +57,7 @@ RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """A colour and a marker; `dash` tells lines of one colour apart."""
 
     colour: str
@@ -64,25 +65,25 @@ class Look:
     dash: Any = "-"
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
+def looks(names: Sequence[str]) -> dict[str, LineStyle]:
     """One look per name, by its place in the file; colours come again after seven, with other markers and dashes."""
     return {name: _look(i) for i, name in enumerate(dict.fromkeys(names))}
 
 
-def _look(i: int) -> Look:
+def _look(i: int) -> LineStyle:
     turn = i // len(COLOURS)
-    return Look(COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+    return LineStyle(COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
 
 
-def arm_looks(series: Mapping[str, str]) -> dict[str, Look]:
+def arm_looks(series: Mapping[str, str]) -> dict[str, LineStyle]:
     """{arm: look} from {arm: series}: the arms of a series share its colour and differ in dash."""
     by_series, members = looks(list(series.values())), Counter[str]()
-    found = {}
+    look_of = {}
     for arm, name in series.items():
         alone = list(series.values()).count(name) == 1
-        found[arm] = by_series[name] if alone else replace(by_series[name], dash=DASHES[members[name] % len(DASHES)])
+        look_of[arm] = by_series[name] if alone else replace(by_series[name], dash=DASHES[members[name] % len(DASHES)])
         members[name] += 1
-    return found
+    return look_of
 
 
 @contextmanager
@@ -96,12 +97,12 @@ def plotting() -> Iterator[None]:
 
 def figure(height_inches: float) -> tuple[Figure, Axes]:
     """An empty figure of the house width with one pair of axes; never shown, so no backend is chosen."""
-    made = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-    return made, made.subplots()
+    fig = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    return fig, fig.subplots()
 
 
 def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float = 2.2) -> None:
-    """Draws a horizontal interval with its mean at height y; the mean alone where there is no interval."""
+    """Draws a horizontal interval with its mean at height y; only the mean without an interval."""
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     if x.mean is not None:
@@ -111,7 +112,7 @@ def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float =
         )  # fmt: skip
 
 
-def marked(look: Look) -> dict[str, Any]:
+def marked(look: LineStyle) -> dict[str, Any]:
     """Keywords for a line in this look, with small markers edged in white."""
     return {
         "color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 5.5,
@@ -119,8 +120,8 @@ def marked(look: Look) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def interval_bar(axes: Axes, x: float, y: Interval, look: Look, place: Transform) -> None:
-    """Draws a vertical interval at x in the coordinates `place`; nothing where there is none."""
+def interval_bar(axes: Axes, x: float, y: Interval, look: LineStyle, place: Transform) -> None:
+    """Draws a vertical interval at x in the coordinates `place`; nothing without an interval."""
     if y.low is not None and y.high is not None:
         axes.update_datalim([(x, y.low), (x, y.high)])
         axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=1.6, solid_capstyle="butt", transform=place)
@@ -156,7 +157,7 @@ def log_axis(axes: Axes, values: Sequence[float], side: str = "x") -> None:
 
 def within_percent(axes: Axes, metric: str, side: str) -> None:
     """Keeps an axis of percentages inside 0 to 100, where the interval of two or three seeds would run out of it."""
-    if metric.endswith("_percent"):
+    if metric_named(metric).unit == "%":
         low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
         (axes.set_xlim if side == "x" else axes.set_ylim)(max(low, 0.0), min(high, 100.0))
 
@@ -177,22 +178,22 @@ def _tick(value: float, _position: Any = None) -> str:
     return quantity(value) if value >= 1000 else f"{value:.3g}"
 
 
-def legend_below(made: Figure, axes: Axes) -> None:
+def legend_below(fig: Figure, axes: Axes) -> None:
     """The legend under the axes, in as many columns as fit; the figure grows by it. None for a single series."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) < 2:
         return
-    width, height = made.get_size_inches()
+    width, height = fig.get_size_inches()
     for columns in (3, 2, 1):
-        legend = made.legend(
+        legend = fig.legend(
             handles, [folded(name, 46) for name in names], loc="outside lower left", ncols=columns, fontsize=9,
             columnspacing=1.4, labelspacing=0.35,
         )  # fmt: skip
         box = legend.get_window_extent()
-        if columns == 1 or box.width <= made.bbox.width:
+        if columns == 1 or box.width <= fig.bbox.width:
             break
         legend.remove()
-    made.set_size_inches(width, height + box.height / made.dpi)
+    fig.set_size_inches(width, height + box.height / fig.dpi)
 
 
 def lanes(names: Sequence[str], whole_points: float = 44.0) -> dict[str, float]:

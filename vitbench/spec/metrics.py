@@ -1,0 +1,129 @@
+"""Metrics: what each number is called, its unit, which direction is better, what guessing scores, where it is read.
+
+Tables, plots, tuning and claims ask this module; none of them recognises a metric by a part of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from vitbench.base.errors import InputError, nearest
+from vitbench.spec.trial import TrialSpec
+
+Better = Literal["higher", "lower"]
+Source = Literal["training", "test", "cost", "answers", "analysis"]
+
+DEFAULT_TUNING = "val_top1_percent"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a trial.
+
+    `better` is None where no direction is better: costs and descriptions of a network are never ranked.
+    `source` says when it exists: after training (`training`, `test`, `cost`), from stored answers, or only after
+    `vitbench inspect` (`analysis`). `label` is what an axis or a column says. `guess`: a guess scores 100 / classes.
+    """
+
+    name: str
+    label: str
+    unit: str
+    better: Better | None
+    source: Source
+    guess: bool = False
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference: `points` for a percentage, else the unit itself."""
+        return "points" if self.unit == "%" else self.unit
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point in a table: 2 for percentages, 4 for losses, 0 for counts."""
+        return {"%": 2, "nats": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
+
+    @property
+    def counted(self) -> bool:
+        """True if the score counts test images, so that its step is 100 / images."""
+        return self.guess and self.source == "test"
+
+    @property
+    def sign(self) -> float:
+        """1 if higher is better or nothing is, -1 if lower is better: `sign * value` ranks like a score."""
+        return -1.0 if self.better == "lower" else 1.0
+
+    def chance(self, num_classes: int) -> float | None:
+        """The score of guessing among `num_classes` equally frequent classes; None where guessing has no score."""
+        return 100.0 / num_classes if self.guess else None
+
+
+def _accuracy(name: str, label: str, source: Source = "test") -> Metric:
+    return Metric(name, label, "%", "higher", source, guess=True)
+
+
+_NAMED = {
+    metric.name: metric
+    for metric in (
+        _accuracy("test_top1_percent", "Test top-1 (%)"),
+        _accuracy("test_top1_best_val_percent", "Test top-1, best by validation (%)"),
+        _accuracy("val_top1_percent", "Validation top-1 (%)", "training"),
+        Metric("val_loss", "Validation loss", "nats", "lower", "training"),
+        Metric("test_loss", "Test loss", "nats", "lower", "test"),
+        _accuracy("linear_probe_percent", "Linear probe (%)"),
+        _accuracy("knn_percent", "Knn (%)"),
+        Metric("num_params", "Num params", "parameters", None, "cost"),
+        Metric("forward_flops", "Forward flops", "FLOPs", None, "cost"),
+        Metric("train_flops", "Train flops", "FLOPs", None, "cost"),
+        Metric("num_images", "Num images", "images", None, "cost"),
+        Metric("num_steps", "Num steps", "steps", None, "cost"),
+        Metric("num_train_images", "Num train images", "images", None, "cost"),
+        Metric("num_test_images", "Num test images", "images", None, "cost"),
+        Metric("train_seconds", "Train seconds", "s", None, "cost"),
+    )
+}
+TUNABLE = ("val_top1_percent", "val_loss")
+"""Metrics of validation data, which alone may choose a setting."""
+_ANALYSES = ("attention_", "box_", "filter_", "last_layer_", "layer_", "pos_", "reconstruction_", "robust_", "rollout_")
+"""The first words of what `vitbench inspect` measures."""
+_ANALYSIS_ACCURACIES = ("robust_",)
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of this name; one that is not in the table has the unit of its ending and no better direction."""
+    if name in _NAMED:
+        return _NAMED[name]
+    words = name.removesuffix("_percent").replace("_", " ").capitalize()
+    percent = name.endswith("_percent")
+    label = words + (" (%)" if percent else "")
+    if name.startswith("few_shot_") and percent:
+        return _accuracy(name, label)
+    accuracy = percent and name.startswith(_ANALYSIS_ACCURACIES)
+    return Metric(name, label, "%" if percent else "", "higher" if accuracy else None, "analysis", guess=accuracy)
+
+
+def is_analysis(name: str) -> bool:
+    """True if `vitbench inspect` may add this metric after training."""
+    return name.startswith(_ANALYSES)
+
+
+def measured(spec: TrialSpec, classifies: bool) -> tuple[str, ...]:
+    """The metrics that training this resolved spec records; without classes, only its costs."""
+    costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
+    if not classifies:
+        return costs
+    evaluate = spec.evaluate
+    probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
+    probes += ["linear_probe_percent"] if evaluate.linear_probe else []
+    probes += ["knn_percent"] if evaluate.knn else []
+    validation = ("val_top1_percent",) if spec.data.val_fraction else ()
+    return ("test_top1_percent", "test_top1_best_val_percent", "test_loss", *validation, *probes, *costs)
+
+
+def refuse_unmeasured(where: str, metric: str, available: Iterable[str]) -> None:
+    """Raise InputError if no arm will measure `metric`, with the names that are measured."""
+    names = list(dict.fromkeys(available))
+    if metric not in names:
+        near = nearest(metric, names)
+        raise InputError(f"{where}: no arm measures {metric!r}.{near} Measured: {', '.join(names)}")

@@ -1,0 +1,116 @@
+"""Losses: cross entropy of labels, and masked patch prediction with its corruptions and targets.
+
+E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+from vitbench.base.seeding import uniforms
+
+if TYPE_CHECKING:
+    from vitbench.train.objectives.masked_patch import MaskedPatch
+
+INTACT, MASKED, REPLACED, UNCHANGED = 0, 1, 2, 3
+"""What happens to a patch's embedding; all but INTACT are corrupted and predicted."""
+LEVELS = 8
+"""Colour levels a channel: the paper's "3-bit" is per channel, so 512 classes of RGB, 8 of grey."""
+TIE = 1e-5
+"""A mean of bytes can lie exactly between two levels; this puts it into the upper one whatever a device rounds."""
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float, mix: Tensor | None, class_weights: Tensor | None = None
+) -> Tensor:
+    """Loss per member `[E]` of logits `[E, B, K]`, labels `[E, B]`; `mix [E, B]` weighs the label against the label of
+    its partner, the image before it in the batch; `class_weights [E, K]` weigh the classes, as torch does."""
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    if class_weights is not None:
+        log_p = log_p * class_weights.unsqueeze(1)
+
+    def loss(target: Tensor) -> Tensor:
+        own = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        return (1 - smoothing) * own - smoothing * log_p.mean(-1)
+
+    each = loss(labels) if mix is None else mix * loss(labels) + (1 - mix) * loss(labels.roll(1, dims=-1))
+    return each.mean(-1)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What happens to each patch `[..., N]`, and whose embedding replaces it."""
+
+    action: np.ndarray
+    source: np.ndarray
+
+
+def corrupt(objective: MaskedPatch, num_patches: int, seed: int, epoch: np.ndarray, index: np.ndarray) -> Corruption:
+    """The corruption of images `index [B]` in epochs `epoch [B]`: exactly round(mask_ratio N) patches each, of which in
+    expectation 80% become the mask embedding, 10% another patch's embedding, and 10% stay.
+
+    Source: Dosovitskiy et al. 2021, App. B.1.2. Differs: the replacing patch comes from the same image (the paper
+    does not say which).
+    """
+    draws = np.zeros((len(index), 3 * num_patches))
+    for e in np.unique(epoch):
+        draws[epoch == e] = uniforms(seed, "mask", int(e), index[epoch == e], 3 * num_patches)
+    order, kind, other = np.split(draws, 3, axis=-1)
+    count = max(1, round(objective.mask_ratio * num_patches))
+    chosen = np.argsort(np.argsort(order, axis=-1), axis=-1) < count
+    action = np.where(kind < 0.8, MASKED, np.where(kind < 0.9, REPLACED, UNCHANGED))
+    step = 1 + (other * (num_patches - 1)).astype(np.int64) if num_patches > 1 else np.zeros_like(other, np.int64)
+    source = (np.arange(num_patches) + step) % num_patches
+    return Corruption(np.where(chosen, action, INTACT), source)
+
+
+def cells(patch_size: int) -> int:
+    """Cells per side of the down-sampled target: 4, or half the patch where that is smaller."""
+    return max(1, min(4, patch_size // 2))
+
+
+def colour_bins(mean: Tensor) -> Tensor:
+    """Class of a mean colour `[..., C]` in [0, 1]: its 3-bit levels as digits in base 8, first channel highest."""
+    level = (mean * LEVELS + TIE).long().clamp(0, LEVELS - 1)
+    weight = LEVELS ** torch.arange(mean.shape[-1] - 1, -1, -1, device=mean.device)
+    return (level * weight).sum(-1)
+
+
+def patch_targets(objective: MaskedPatch, images: Tensor, patch_size: int) -> Tensor:
+    """Targets of images `[B, C, H, W]`: classes `[B, N, 1 or g g]` of images in [0, 1], or the pixels `[B, N, P P C]`
+    of standardised images."""
+    patches = rearrange(images, "b c (h p) (w q) -> b (h w) p q c", p=patch_size, q=patch_size)
+    if objective.target == "pixels":
+        return rearrange(patches, "b n p q c -> b n (p q c)")
+    if objective.target == "mean_colour":
+        return colour_bins(reduce(patches, "b n p q c -> b n 1 c", "mean"))
+    side = cells(patch_size)
+    trimmed = patches[:, :, : patch_size // side * side, : patch_size // side * side]
+    return colour_bins(reduce(trimmed, "b n (g p) (h q) c -> b n (g h) c", "mean", g=side, h=side))
+
+
+def masked_patch_loss(objective: MaskedPatch, predicted: Tensor, targets: Tensor, action: Tensor) -> Tensor:
+    """Loss per member `[E]`, over corrupted patches only; predicted `[E, B, N, out]`, targets `[E, B, N, T]`,
+    action `[E, B, N]`."""
+    if objective.target == "pixels":
+        each = (predicted.float() - targets).square().mean(-1)
+    else:
+        logits = rearrange(predicted.float(), "e b n (t k) -> e b n t k", t=targets.shape[-1])
+        each = -F.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1).mean(-1)
+    corrupted = (action != INTACT).float()
+    return (each * corrupted).sum((1, 2)) / corrupted.sum((1, 2))
+
+
+def masked_patch_hits(predicted: Tensor, targets: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """How many corrupted patches were classified right, and how many there are, per member: `[E]`, `[E]`."""
+    logits = rearrange(predicted, "e b n (t k) -> e b n t k", t=targets.shape[-1])
+    right = (logits.argmax(-1) == targets).float().mean(-1)
+    corrupted = (action != INTACT).float()
+    return (right * corrupted).sum((1, 2)), corrupted.sum((1, 2))
