@@ -117,7 +117,9 @@ def class_labels(rows: Sequence[Row]) -> dict[int, str]:
 
 
 def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[str, ...]:
-    num_images, num_classes = len(answers.label), len(np.unique(answers.label))
+    num_images, (present, counts) = len(answers.label), np.unique(answers.label, return_counts=True)
+    even = counts.max() <= 2 * counts.min()
+    sizes = f"about {num_images / len(present):.0f}" if even else f"{counts.min()} to {counts.max()}"
     trials = {row["trial_id"] for row in reporting}
     num_without = len(trials - answers.correct.keys())
     notes = [
@@ -125,8 +127,8 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
         "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
         "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
         f"{100 * LEVEL:.0f}% interval; few images push it up.",
-        f"Classes: points above and below {baseline} on the same seeds, the extremes of {num_classes} classes of about "
-        f"{num_images / num_classes:.0f} images, so partly chance.",
+        f"Classes: points above and below {baseline} on the same seeds, the extremes of {len(present)} classes of "
+        f"{sizes} images, so partly chance.",
     ]
     left_out = [f"Left out: {num_without} of {len(trials)} trials, without answers to these images."]
     return (*notes, *(left_out if num_without else ()))
