@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, no cache of the user's, and the command line called in this process."""
+"""Shared by all tests: one thread per process, a cache of their own, and the command line called in this process."""
 
 from __future__ import annotations
 
@@ -25,10 +25,21 @@ class Answer:
 
 
 Cli = Callable[..., Answer]
+MOST_PROCESSES = 4
+"""Each process of pytest-xdist imports torch, so more of them soon cost more than they save."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Number of test processes for `-n auto`: one per core for the whole suite, none beside pytest for named files."""
+    from vitbench.engines.options import num_cores
+
+    names_files = any(".py" in argument for argument in config.invocation_params.args)
+    return 0 if names_files else min(MOST_PROCESSES, num_cores())
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache_of_this_process(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITBENCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("VITBENCH_DATA_DIR", raising=False)
 

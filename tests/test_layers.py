@@ -50,7 +50,7 @@ ROOM = {room.name: room for room in ROOMS}
 TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"} | {
     "model.sizes", "model.tensors", "model.costs", "model.weights.start",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
-    "engines.processes", "bench.pages", "bench.processes", "bench.suite", "bench.trials",
+    "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_FILE, MAX_FUNCTION, MEDIAN_FUNCTION, MAX_PARAMETERS = 350, 60, 12, 6
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 350, 60, 6
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -66,22 +65,13 @@ def test_lengths() -> None:
     assert not found, "\n".join(found)
 
 
-def test_functions_are_short() -> None:
-    lengths = [num_lines(f) for _, source in sources("vitbench") for f in functions(source)]
-    assert median(lengths) < MEDIAN_FUNCTION
-
-
 def test_parameters_are_few() -> None:
-    commands = {"vitbench/cli.py", "vitbench/commands/tools.py", "vitbench/commands/bench.py"}
+    commands = {"vitbench/cli/main.py", "vitbench/cli/commands/tools.py", "vitbench/cli/commands/bench.py"}
     found = [
         line for name, source in sources("vitbench") if name not in commands
         for line in too_many_parameters(name, source)
     ]  # fmt: skip
     assert not found, "\n".join(found)
-
-
-def test_names_say_something() -> None:
-    assert not [name for name, _ in sources("vitbench", "tests") if vague(name)]
 
 
 def test_nothing_is_left_to_do() -> None:

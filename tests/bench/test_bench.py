@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from vitbench.base.errors import InputError, VitbenchError
-from vitbench.bench import pages, scaling, trials
-from vitbench.bench.plain import Plain, forward_flops, made, train
-from vitbench.bench.processes import measure
+from vitbench.bench import finished_trials, pages, scaling
+from vitbench.bench.plain import Plain, build_model, forward_flops, train
 from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.bench.suite import Rules, Size, contestants, experiment_text, ratios, trials_of, write_images
+from vitbench.bench.timed_command import measure
 from vitbench.cli.main import app
 from vitbench.data import DataOptions
 from vitbench.model.costs import forward_flops as closed_form
@@ -52,7 +52,7 @@ def test_both_sides_see_as_many_images_and_spend_as_many_flops(suite: str, folde
     assert num_images == 4 * SIZE.batch_size
     default = next(t for t in found if t.spec.model.pos_embed == "learned_1d").spec.model
     assert forward_flops(plain(folder)) == closed_form(default, found[0].spec.train.objective)
-    assert sum(p.numel() for p in made(plain(folder)).parameters()) > 0
+    assert sum(p.numel() for p in build_model(plain(folder)).parameters()) > 0
 
 
 def test_an_unknown_suite_is_one_clear_line() -> None:
@@ -107,7 +107,7 @@ def test_steps_can_be_taken_on_drawn_images() -> None:
 
 
 def test_finished_trials_are_skipped_and_none_is_run() -> None:
-    assert trials.measure(20, choose).keys() == {"plan", "skip"}
+    assert finished_trials.measure(20, choose).keys() == {"plan", "skip"}
 
 
 SUITE = {

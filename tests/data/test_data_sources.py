@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from made_sets import picture, png, write_folder, write_mnist, write_parquet
 from PIL import Image
-from scipy.io import savemat
-from sklearn.datasets import load_digits
 
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, ImageData, Split, channel_stats, facts, fits_in_memory, open_images, resident
@@ -36,6 +34,8 @@ def expected(keys: dict[int, int], **size: int) -> list[tuple[int, bytes]]:
 
 
 def test_digits_are_scikit_learns(options: DataOptions) -> None:
+    from sklearn.datasets import load_digits
+
     data, reference = open_images("digits", options), load_digits()
     pixels = np.round(reference.images * 255 / 16).astype(np.uint8)
     there = sorted((int(label), image.tobytes()) for label, image in zip(reference.target, pixels, strict=True))
@@ -79,6 +79,8 @@ def test_cifar10_in_torchvisions_layout(options: DataOptions) -> None:
 
 
 def test_svhn_calls_digit_zero_class_zero(options: DataOptions) -> None:
+    from scipy.io import savemat
+
     options.folder.mkdir()
     for name, labels in {"train": [10, 1, 9], "test": [2]}.items():
         images = np.stack([picture(key, 32, 32) for key in range(len(labels))], axis=-1)

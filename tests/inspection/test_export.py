@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from conftest import Cli
 from PIL import Image
@@ -103,6 +102,8 @@ def committed(store: Store, spec: TrialSpec, module: Any, trial_id: str = "01234
 
 
 def loaded(folder: Path) -> Any:
+    import timm
+
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
@@ -166,6 +167,8 @@ def test_untrained_attention_pooling_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["average, norm after", "BatchNorm ResNet", "hybrid"])
 def test_configuration_is_what_timm_would_write(name: str, tmp_path: Path) -> None:
+    import timm
+
     spec = resolved(*EXPORTED[name])
     store = Store(tmp_path)
     export(committed(store, spec, module_of(spec)), store, tmp_path / "out", FAKE)
@@ -180,6 +183,8 @@ def test_configuration_is_what_timm_would_write(name: str, tmp_path: Path) -> No
 
 
 def test_another_head_can_be_asked_for(tmp_path: Path) -> None:
+    import timm
+
     spec = resolved(VIT)
     store = Store(tmp_path)
     export(committed(store, spec, module_of(spec)), store, tmp_path / "out", FAKE)

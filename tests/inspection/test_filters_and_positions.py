@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, spearmanr
-from sklearn.decomposition import PCA
 
 from vitbench.inspection.measures import filters, position_similarity
 
@@ -29,6 +27,8 @@ def crosses(side: int = SIDE) -> np.ndarray:
 
 
 def test_components_are_scikit_learns() -> None:
+    from sklearn.decomposition import PCA
+
     weight = np.random.default_rng(0).normal(size=(40, 3, 4, 4)) * np.linspace(0.1, 3, 48).reshape(3, 4, 4)
     components, shares = filters.principal_filters(weight)
     model = PCA().fit(weight.reshape(40, -1))
@@ -54,6 +54,8 @@ def test_white_filters_have_the_share_of_the_disc() -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_spearman_is_scipys(ties: bool) -> None:
+    from scipy.stats import spearmanr
+
     rng = np.random.default_rng(1)
     x = rng.integers(0, 6, size=80).astype(float) if ties else rng.normal(size=80)
     y = x + rng.normal(size=80)
@@ -77,6 +79,8 @@ def test_a_function_of_distance_alone_has_no_row_effect() -> None:
 
 def test_permutation_null_is_calibrated() -> None:
     """Of embeddings that know nothing of the grid, p is uniform; of local ones it is the least there can be."""
+    from scipy.stats import kstest
+
     rng = np.random.default_rng(2)
     p_values = []
     for _ in range(120):

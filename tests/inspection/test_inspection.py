@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from conftest import Cli
 from PIL import Image
@@ -78,6 +77,8 @@ def subject_of(root: Path, fields: dict[str, Any], objective: ObjectiveSpec | No
 
 
 def timm_vit(**arguments: Any) -> nn.Module:
+    import timm
+
     torch.manual_seed(0)
     made: nn.Module = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=4, **arguments

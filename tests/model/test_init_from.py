@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from conftest import Answer, Cli
 from safetensors.torch import load_file, save_file
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitbench.base.errors import InputError
@@ -170,6 +167,10 @@ def test_masked_patches_can_be_predicted_from_a_classifier(cli: Cli, tmp_path: P
 @pytest.fixture
 def zoo(tmp_path: Path) -> Iterator[dict[str, Tensor]]:
     """A model in timm's registry whose pre-trained weights are a file, as downloaded ones would be."""
+    import timm
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
     torch.manual_seed(0)
     made = VisionTransformer(img_size=8, in_chans=1, num_classes=7, **SIZES)
     save_file(made.state_dict(), tmp_path / "zoo.safetensors")
@@ -286,10 +287,13 @@ def test_the_check_without_torch_is_the_one_with_torch(tmp_path: Path) -> None:
 def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))
-    script = "import sys; from vitbench.cli.commands.prepare import *; "
-    script += "from vitbench.cli.commands.run import check_all; "
-    script += (
-        "check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False))); print('torch' in sys.modules)"
-    )
+    script = """
+import sys
+from vitbench.cli.commands.checks import check_all
+from vitbench.cli.commands.prepare import Asked, data_options, facts_source, prepare
+
+check_all(prepare(Asked(sys.argv[1])), facts_source(data_options(None, False)))
+print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr

@@ -1,4 +1,4 @@
-"""E models stacked by vmap are the E models one by one: logits, gradients, running statistics."""
+"""Every mechanism under vmap: logits, gradients and running statistics of E stacked models are those of each model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def stacked(modules: list[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return params, buffers
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_a_stack_is_its_members(name: str) -> None:
+def test_gradients_of_a_stack_are_its_members(name: str) -> None:
+    """torch warns of a missing batching rule, and then runs the stack one by one."""
     model = resolved(MECHANISMS[name])
     modules = [made(model, seed=seed, noise=0.1).train() for seed in SEEDS]
     x = torch.stack([images(model, 4, seed) for seed in SEEDS])
@@ -43,19 +45,6 @@ def test_a_stack_is_its_members(name: str) -> None:
             torch.testing.assert_close(params[key].grad[e], parameter.grad, rtol=1e-3, atol=1e-3)  # type: ignore[index]
         for key, buffer in module.named_buffers():
             torch.testing.assert_close(buffers[key][e], buffer, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["learned_1d", "relative_1d", "relative_2d", "rope_2d", "map", "hybrid"])
-def test_no_operation_falls_back_to_a_loop(name: str) -> None:
-    """torch warns of a missing batching rule, and then runs the stack one by one."""
-    model = resolved(MECHANISMS[name])
-    module = made(model)
-    params, buffers = stacked([module, module])
-    x = torch.stack([images(model)] * 2)
-    out = torch.vmap(lambda p, b, i: functional_call(module, (p, b), (i,)))(params, buffers, x)
-    out.sum().backward()
-    assert all(torch.equal(tensor.grad[0], tensor.grad[1]) for tensor in params.values() if tensor.grad is not None)
 
 
 def test_masked_patches_stack() -> None:

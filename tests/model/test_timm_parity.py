@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from model_specs import CLASSIFY, images, named
 
@@ -56,6 +55,8 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_timms(case: str) -> None:
+    import timm
+
     name, changes, model, tolerance = CASES[case]
     size = {} if model.family == "resnet" else {"img_size": model.img_size}
     theirs = timm.create_model(name, num_classes=10, **size, **changes).eval()
@@ -75,6 +76,8 @@ def test_logits_equal_timms(case: str) -> None:
 
 
 def test_parity_fails_on_another_weight() -> None:
+    import timm
+
     model = CASES["class token"][2]
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=64, depth=3).eval()
     ours = build(model, CLASSIFY).eval()

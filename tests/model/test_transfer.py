@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from model_specs import MECHANISMS, OBJECTIVES, TINY, images, made, resolved
-from scipy.ndimage import zoom
 
 from vitbench.base.errors import InputError
 from vitbench.model.build import load_weights
@@ -34,6 +33,8 @@ def test_all_but_the_head_is_carried_over(name: str) -> None:
 @pytest.mark.parametrize("class_rows", [0, 1])
 @pytest.mark.parametrize("side", [2, 7, 12])
 def test_positions_are_stretched_as_in_vit_jax(side: int, class_rows: int) -> None:
+    from scipy.ndimage import zoom
+
     table = torch.randn(1, class_rows + 16, 6, generator=torch.Generator().manual_seed(0))
     out = interpolate_grid(table, class_rows + side**2)
     grid = table[0, class_rows:].reshape(4, 4, 6).numpy()

@@ -14,9 +14,9 @@ import pytest
 from golden_report import rebuild
 from sample_rows import class_token_experiment, class_token_rows, position_experiment, position_rows, row, store_run
 
-from vitbench.report.claims import facts_of, glyph, region_text
 from vitbench.report.pages.page import report
 from vitbench.report.scoreboard.board import scoreboard
+from vitbench.report.verdict_text import facts_of, glyph, region_text
 from vitbench.spec.experiment import Experiment
 from vitbench.stats import judge_all
 

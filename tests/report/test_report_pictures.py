@@ -14,7 +14,7 @@ from sample_rows import class_token_experiment, class_token_rows, row, store_run
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, open_images
 from vitbench.report.pages.page import report
-from vitbench.report.pictures import add_samples, pictures_of, record_picture, sample_sheet
+from vitbench.report.run_pictures import add_samples, pictures_of, record_picture, sample_sheet
 
 EVIL = '<script>alert(1)</script>" onerror="alert(2)'
 

@@ -21,10 +21,10 @@ from sample_rows import (
 )
 
 from vitbench.report.formats import folded
-from vitbench.report.plots.figures import CAPTIONS, caption, plots_for, save, svg
+from vitbench.report.plots.arm_plots import CAPTIONS, caption, plots_for, save, svg
 from vitbench.report.plots.scale import by_family, compute_unit, crossings, frontier, knob_of, points_by
 from vitbench.report.plots.style import COLOURS, arm_looks, lanes, looks, spread_out
-from vitbench.report.rows import quantity, series_of
+from vitbench.report.row_values import quantity, series_of
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.tables import result_table
 from vitbench.spec.experiment import Experiment
@@ -50,7 +50,7 @@ def test_rows_choose_the_plots_that_apply(case: str) -> None:
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
 from sample_rows import class_token_experiment, class_token_rows
-from vitbench.report.plots import plots_for, save
+from vitbench.report.plots.arm_plots import plots_for, save
 from pathlib import Path
 save(plots_for(class_token_experiment(), class_token_rows()), Path(sys.argv[2]))
 """

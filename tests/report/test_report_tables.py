@@ -11,11 +11,10 @@ import pytest
 from golden_report import GOLDEN, PINNED, rebuild
 from rich.console import Console
 from sample_rows import class_token_experiment, class_token_rows, lost, position_experiment, position_rows, row
-from scipy import stats
 
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import Table, escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_rich
-from vitbench.report.rows import quantity, setting_of
+from vitbench.report.row_values import quantity, setting_of
 from vitbench.report.summaries import own_best_summaries, shared_summaries, tuned_points
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.spec.experiment import Experiment, ReportSpec
@@ -45,6 +44,8 @@ def test_committed_records_give_committed_bytes(rebuilt: Path, name: str) -> Non
 
 
 def test_mean_and_paired_difference_agree_with_scipy() -> None:
+    from scipy import stats
+
     a, b = [90.0, 91.0, 92.5, 91.5, 93.0], [88.0, 90.5, 90.0, 91.0, 91.0]
     one, two = own_best_summaries(arms_of("b", "a"), rows_of(a=a, b=b))
     scores_a = np.array([round(v * 3.6) / 3.6 for v in a])
@@ -102,6 +103,8 @@ def test_no_nan_in_any_table(scores: list[float]) -> None:
 
 
 def test_tuned_arms_carry_the_noise_of_their_choice_and_shared_settings_do_not() -> None:
+    from scipy import stats
+
     rows = class_token_rows()
     for entry in rows:
         if entry["role"] == "tuning":  # noisy seeds, close settings: the choice is a toss-up that can cost a point

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 from stats_rows import an_experiment, made_rows, the_claim
-from statsmodels.stats.anova import AnovaRM
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.weightstats import ttost_paired
 
 from vitbench.stats import compare_arms, judge, mean_interval, paired_interval
 from vitbench.stats.decision import Noise, Region, estimate, part_p_values
@@ -25,6 +20,8 @@ EXACT = {"abs": 1e-10, "rel": 0.0}
 
 @pytest.mark.parametrize("level", [0.90, 0.95])
 def test_paired_and_mean_intervals(level: float) -> None:
+    from scipy import stats
+
     oracle = stats.ttest_rel(A, B).confidence_interval(level)
     found = paired_interval(A, B, level)
     assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), **EXACT)
@@ -34,6 +31,8 @@ def test_paired_and_mean_intervals(level: float) -> None:
 
 
 def test_p_of_a_comparison_is_the_paired_t_test() -> None:
+    from scipy import stats
+
     experiment = an_experiment({"form": "descriptive"})
     rows = [made_rows(experiment, {arm: list(scores)}) for arm, scores in (("avg", A), ("token", B))]
     assert compare_arms(*rows).p == pytest.approx(stats.ttest_rel(A, B).pvalue, **EXACT)
@@ -41,12 +40,16 @@ def test_p_of_a_comparison_is_the_paired_t_test() -> None:
 
 @pytest.mark.parametrize("margin", [0.5, 1.0, 2.5])
 def test_equivalence_p_is_tost(margin: float) -> None:
+    from statsmodels.stats.weightstats import ttost_paired
+
     data = (A - B)[:, None]
     p_false, _ = part_p_values(estimate(data, data, Noise.none(1)), [Region(-margin, margin, 0.90)])
     assert p_false[0] == pytest.approx(ttost_paired(A, B, -margin, margin)[0], **EXACT)
 
 
 def test_difference_p_is_one_sided_t() -> None:
+    from scipy import stats
+
     data = (A - B)[:, None]
     p_false, p_true = part_p_values(estimate(data, data, Noise.none(1)), [Region(low=0.3)])
     assert p_false[0] == pytest.approx(stats.ttest_1samp(A - B, 0.3, alternative="greater").pvalue, **EXACT)
@@ -55,6 +58,7 @@ def test_difference_p_is_one_sided_t() -> None:
 
 def test_interaction_is_the_f_test_of_a_two_by_two_anova() -> None:
     import pandas as pd
+    from statsmodels.stats.anova import AnovaRM
 
     rng = np.random.default_rng(7)
     scores = {name: list(90.0 + rng.normal(0.0, 1.0, 6)) for name in ("token+1", "token+2", "avg+1", "avg+2")}
@@ -78,6 +82,8 @@ def test_interaction_is_the_f_test_of_a_two_by_two_anova() -> None:
 
 
 def test_slope_is_the_mean_of_per_seed_regressions() -> None:
+    from scipy import stats
+
     rng = np.random.default_rng(8)
     depths = [1, 2, 4, 8]
     scores = {str(depth): list(80.0 + depth + rng.normal(0.0, 1.0, 5)) for depth in depths}
@@ -93,6 +99,9 @@ def test_slope_is_the_mean_of_per_seed_regressions() -> None:
 
 
 def test_holm_and_benjamini_hochberg() -> None:
+    from scipy import stats
+    from statsmodels.stats.multitest import multipletests
+
     p = [*np.random.default_rng(3).uniform(0.0, 0.2, 15), 0.04, 0.04, 1.0]
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], **EXACT)
     assert benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p), **EXACT)
@@ -101,6 +110,8 @@ def test_holm_and_benjamini_hochberg() -> None:
 
 @pytest.mark.parametrize("n", [3, 5, 10, 20])
 def test_power_of_a_difference(n: int) -> None:
+    from statsmodels.stats.power import TTestPower
+
     oracle = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8)
     assert smallest_difference(n, fixed(n).c95[0]) == pytest.approx(oracle, abs=1e-6)
 
@@ -117,6 +128,8 @@ def test_range_of_the_true_spread_is_the_tabled_one() -> None:
 
 @pytest.mark.parametrize("n", [6, 10])
 def test_sign_flip(n: int) -> None:
+    from scipy import stats
+
     d = np.random.default_rng(n).normal(0.4, 1.0, n)
     oracle = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
     assert sign_flip_p(d) == pytest.approx(oracle, **EXACT)
@@ -130,6 +143,8 @@ def test_sign_flip_and_bootstrap_refuse_what_they_cannot_say() -> None:
 
 
 def test_bootstrap_t_is_near_t_for_normal_data() -> None:
+    from scipy import stats
+
     d = np.random.default_rng(5).normal(0.0, 1.0, 20)
     low, high = bootstrap_t(d, 0.95, np.random.default_rng(0))
     oracle = stats.ttest_1samp(d, 0.0).confidence_interval(0.95)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import studentized_range
 from stats_rows import an_experiment, made_rows
 
 from vitbench.spec.experiment import Experiment, ReportSpec, Seeds, Suite
@@ -232,6 +231,8 @@ def test_findings_shows_these_tables_and_numbers() -> None:
 
 
 def test_findings_states_the_yardsticks_that_follow() -> None:
+    from scipy.stats import studentized_range
+
     page = " ".join(FINDINGS.read_text().split())
     cells = [value for arm in ("learned_1d", "learned_2d", "relative_1d") for value in TABLE_8[arm]]
     spread = max(cells) - min(cells)

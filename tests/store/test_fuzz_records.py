@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitbench.base.errors import ResultsError, VitbenchError
-from vitbench.report.claims import facts_of
 from vitbench.report.formats import to_csv, to_latex, to_markdown
 from vitbench.report.tables import result_frame, tables_for
+from vitbench.report.verdict_text import facts_of
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from vitbench import load_records
@@ -66,6 +65,8 @@ def test_a_row_is_a_trial_as_the_file_has_it() -> None:
 
 
 def test_a_root_a_run_and_a_file_are_read_alike() -> None:
+    import pandas as pd
+
     run = DIGITS / "position_encoding"
     whole, part = load_records(DIGITS), load_records(run)
     pd.testing.assert_frame_equal(part, load_records(run / "records.jsonl"))
@@ -87,6 +88,8 @@ def rows(path: Path, **changes: Any) -> Path:
 
 
 def test_what_a_diverged_trial_does_not_have_is_missing(tmp_path: Path) -> None:
+    import pandas as pd
+
     none = {"curve": [], "metrics": {}, "test_top1_percent": None, "train_flops": 1.0}
     path = rows(tmp_path / "records.jsonl", status="diverged", result=none)
     (row,) = load_records(path).to_dict("records")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.neighbors import KNeighborsClassifier
 
 from vitbench.train import few_shot
 
@@ -26,6 +24,8 @@ def features(num: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("num", [20, 200])
 def test_ridge_is_scikit_learns(num: int, l2: float) -> None:
     """More features than images (the dual form), and fewer; with the same scaling and bias feature."""
+    from sklearn.linear_model import Ridge
+
     (train, labels), (test, _) = features(num, 40), features(300, 40, seed=1)
     mean, std = train.mean(0), train.std(0) + 1e-5
     scaled = [np.hstack([(x - mean) / std, np.full((len(x), 1), few_shot.BIAS_FEATURE)]) for x in (train, test)]
@@ -37,6 +37,8 @@ def test_ridge_is_scikit_learns(num: int, l2: float) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_neighbours_are_scikit_learns(k: int) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
     (train, labels), (test, _) = features(150, 12), features(200, 12, seed=1)
     model = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(train, labels)
     assert np.array_equal(few_shot.nearest_neighbours(train, labels, test, k), model.predict(test))
@@ -48,6 +50,8 @@ def test_more_neighbours_than_images_is_the_commonest_class() -> None:
 
 
 def test_linear_probe_is_logistic_regression() -> None:
+    from sklearn.linear_model import LogisticRegression
+
     (train, labels), (test, _) = features(100, 6), features(50, 6, seed=1)
     scaled = [(x - train.mean(0)) / (train.std(0) + 1e-5) for x in (train, test)]
     expected = LogisticRegression(max_iter=2000).fit(scaled[0], labels).predict(scaled[1])

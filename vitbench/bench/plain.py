@@ -42,7 +42,7 @@ class Plain:
     device: str = "cpu"
 
 
-def made(plain: Plain) -> nn.Module:
+def build_model(plain: Plain) -> nn.Module:
     """The library's ViT with its own default positions, of the stated size."""
     if plain.library == "vit-pytorch":
         from vit_pytorch import ViT
@@ -152,7 +152,7 @@ def train(plain: Plain, lr: float, seed: int) -> tuple[float, int]:
     """Test top-1 in percent and images seen of one training: AdamW, warm-up, cosine, clipping; validated each epoch."""
     torch.manual_seed(seed)
     data = Resident(plain, seed) if plain.loaders is None else Loaded(plain, seed)
-    model = made(plain).to(plain.device)
+    model = build_model(plain).to(plain.device)
     forward = torch.compile(model) if plain.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     num_images, num_steps = 0, plain.epochs * len(data)
@@ -184,14 +184,14 @@ def forward_flops(plain: Plain) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        made(plain)(torch.zeros(1, 1, plain.img_size, plain.img_size))
+        build_model(plain)(torch.zeros(1, 1, plain.img_size, plain.img_size))
     return int(counter.get_total_flops())
 
 
 def main(text: str) -> None:
     """Train everything that the JSON object asks for and print what came of it."""
-    given = json.loads(text)
-    plain = Plain(**{**given, "rates": tuple(given["rates"]), "seeds": tuple(given["seeds"])})
+    settings = json.loads(text)
+    plain = Plain(**{**settings, "rates": tuple(settings["rates"]), "seeds": tuple(settings["seeds"])})
     done = [train(plain, lr, seed) for lr in plain.rates for seed in plain.seeds]
     out = {
         "test_top1_percent": [percent for percent, _ in done],

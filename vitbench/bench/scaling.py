@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitbench.bench import trials
+from vitbench.bench import finished_trials
 from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.plan.trials import Chooser
 from vitbench.spec.trial import ModelSpec, TrainSpec
@@ -46,15 +46,15 @@ def measure(device: str, threads: int, choose: Chooser, say: Callable[[str], Non
     torch.set_num_threads(threads)
     out: dict[str, Any] = {"device": device, "threads": threads, "axes": {}}
     for axis, values in AXES.items():
-        found = [step_seconds(axis, value, device) for value in values]
-        out["axes"][axis] = _axis(values, found)
+        measured = [step_seconds(axis, value, device) for value in values]
+        out["axes"][axis] = _axis(values, measured)
         say(f"{axis}: slope {out['axes'][axis]['slope']:.2f}")
-    many: list[Mapping[str, float]] = [trials.measure(count, choose) for count in TRIALS]
+    many: list[Mapping[str, float]] = [finished_trials.measure(count, choose) for count in TRIALS]
     for name in many[0]:
-        out["axes"][f"trials: {name}"] = _axis(TRIALS, [found[name] for found in many])
+        out["axes"][f"trials: {name}"] = _axis(TRIALS, [seconds[name] for seconds in many])
         say(f"trials: {name}: {many[-1][name]:.2f} s for {TRIALS[-1]:,}")
     return out
 
 
-def _axis(values: Sequence[int], found: Sequence[float]) -> dict[str, Any]:
-    return {"values": list(values), "seconds": list(found), "slope": slope(values, found)}
+def _axis(values: Sequence[int], costs: Sequence[float]) -> dict[str, Any]:
+    return {"values": list(values), "seconds": list(costs), "slope": slope(values, costs)}

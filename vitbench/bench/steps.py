@@ -25,11 +25,11 @@ def spec_of(model: ModelSpec, img_size: int, num_classes: int, train: TrainSpec)
     counts = (NUM_IMAGES // num_classes + 1,) * num_classes
     names = tuple(map(str, range(num_classes)))
     in_chans = 3 if model.in_chans is None else model.in_chans
-    known = Facts(
+    drawn = Facts(
         "drawn", img_size, in_chans, num_classes, names, counts, sum(counts), num_classes, False, "drawn", "", True
     )
     data = DataSpec(name="drawn", img_size=img_size, val_fraction=0.0)
-    return resolve(TrialSpec(model=model, data=data, train=train), known)
+    return resolve(TrialSpec(model=model, data=data, train=train), drawn)
 
 
 def trainer_of(spec: TrialSpec, num_members: int, device: str, program: str = "auto") -> Trainer:
@@ -73,14 +73,14 @@ def seconds(step: Callable[[], None], device: str, warm_up: int = 3, repeats: in
 
     for _ in range(warm_up):
         step()
-    found = []
+    times = []
     for _ in range(repeats):
         wait()
         started = time.perf_counter()
         step()
         wait()
-        found.append(time.perf_counter() - started)
-    return found
+        times.append(time.perf_counter() - started)
+    return times
 
 
 def matmul_peak(device: str, precision: str) -> float:

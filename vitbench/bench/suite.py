@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.bench.processes import Took, measure
+from vitbench.bench.timed_command import CommandCost, measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
 from vitbench.model.costs import trial_flops
@@ -26,7 +26,6 @@ SEEDS = 4
 POSITIONS = ("learned_1d", "none", "learned_2d", "sincos_2d", "relative_1d")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 Say = Callable[[str], None]
-MAIN = "from vitbench.cli.main import main; main()"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules)
     """Everybody, in the order in which they run."""
     yaml = folder / f"{suite}.yaml"
     yaml.write_text(experiment_text(suite, size))
-    run = (sys.executable, "-c", MAIN, "run", str(yaml), "--data-dir", str(folder), "--device", device, "-q")
+    run = (sys.executable, "-m", "vitbench", "run", str(yaml), "--data-dir", str(folder), "--device", device, "-q")
     yield Contestant("vitbench", run, {}, True)
     if suite == "rates":
         yield Contestant("vitbench, fused", (*run, "--engine", "fused"), {}, True)
@@ -133,8 +132,8 @@ def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules)
     }
     if not rules.compiled:
         del ways["timm, compiled"]
-    for name, own in ways.items():
-        command = (sys.executable, "-m", "vitbench.bench.plain", json.dumps({**common, **own}))
+    for name, settings in ways.items():
+        command = (sys.executable, "-m", "vitbench.bench.plain", json.dumps({**common, **settings}))
         yield Contestant(name, command, {}, False)
 
 
@@ -143,18 +142,18 @@ def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, size)
-        everybody = list(contestants(suite, size, folder, device, rules))
-        took: dict[str, list[Took]] = {c.name: [] for c in everybody}
+        all_contestants = list(contestants(suite, size, folder, device, rules))
+        costs: dict[str, list[CommandCost]] = {c.name: [] for c in all_contestants}
         top1: dict[str, float] = {}
         for repeat in range(rules.repeats):
-            for contestant in everybody:
+            for contestant in all_contestants:
                 results = folder / f"results-{repeat}-{contestant.name.replace(' ', '')}"
                 command = (*contestant.command, "--results", str(results)) if contestant.ours else contestant.command
-                took[contestant.name].append(measure(command, contestant.environment))
-                say(f"{contestant.name}: {took[contestant.name][-1].seconds:.1f} s")
-                top1[contestant.name] = _top1(contestant, took[contestant.name][-1], results)
+                costs[contestant.name].append(measure(command, contestant.environment))
+                say(f"{contestant.name}: {costs[contestant.name][-1].seconds:.1f} s")
+                top1[contestant.name] = _top1(contestant, costs[contestant.name][-1], results)
         trials = trials_of(experiment_text(suite, size), DataOptions(data_dir=folder), choose)
-        plain = json.loads(took["timm"][-1].output.splitlines()[-1])
+        plain = json.loads(costs["timm"][-1].output.splitlines()[-1])
         num_images = sum((t.spec.train.steps or 0) * t.spec.train.batch_size for t in trials)
         assert num_images == plain["images"], "both sides see as many images"
         ours = sum(trial_flops(trial.spec) for trial in trials)
@@ -168,19 +167,19 @@ def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say:
             "cores": num_cores(),
             "plain_threads": plain["threads"],
             "loaders": rules.loaders,
-            "seconds": {name: [t.seconds for t in found] for name, found in took.items()},
-            "cpu_seconds": {name: [t.cpu_seconds for t in found] for name, found in took.items()},
-            "peak_mib": {name: max(t.peak_mib for t in found) for name, found in took.items()},
+            "seconds": {name: [t.seconds for t in runs] for name, runs in costs.items()},
+            "cpu_seconds": {name: [t.cpu_seconds for t in runs] for name, runs in costs.items()},
+            "peak_mib": {name: max(t.peak_mib for t in runs) for name, runs in costs.items()},
             "test_top1_percent": top1,
         }
 
 
-def _top1(contestant: Contestant, took: Took, results: Path) -> float:
+def _top1(contestant: Contestant, cost: CommandCost, results: Path) -> float:
     """Mean test top-1 of the trainings, in percent: that both sides have learned the same task."""
     if not contestant.ours:
-        return float(np.mean(json.loads(took.output.splitlines()[-1])["test_top1_percent"]))
-    found = [json.loads(path.read_text())["result"] for path in sorted(results.glob("trials/*/record.json"))]
-    return float(np.mean([result["test_top1_percent"] for result in found]))
+        return float(np.mean(json.loads(cost.output.splitlines()[-1])["test_top1_percent"]))
+    records = [json.loads(path.read_text())["result"] for path in sorted(results.glob("trials/*/record.json"))]
+    return float(np.mean([result["test_top1_percent"] for result in records]))
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], ours: str) -> dict[str, dict[str, float]]:

@@ -17,9 +17,9 @@ from vitbench.inspection.network import Subject, of_trial
 from vitbench.inspection.pictures import choose_pictures
 from vitbench.inspection.results import Findings, Shown
 from vitbench.report.formats import to_csv, write
-from vitbench.report.pictures import record_picture
-from vitbench.report.plots.figures import save
+from vitbench.report.plots.arm_plots import save
 from vitbench.report.plots.style import plotting
+from vitbench.report.run_pictures import record_picture
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
 from vitbench.store.rows import AnalysisLine, add_analyses
 from vitbench.store.trials import Store

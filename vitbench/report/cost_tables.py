@@ -7,7 +7,7 @@ from typing import Any
 
 from vitbench.report.formats import Table
 from vitbench.report.live.progress import duration
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.stats.table import Row
 
 ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"}
@@ -30,10 +30,10 @@ def root_cost_table(runs: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def _unique(rows: Sequence[Row]) -> list[Row]:
-    found: dict[str, Row] = {}
+    unique: dict[str, Row] = {}
     for row in rows:
-        found.setdefault(row["trial_id"], row)
-    return list(found.values())
+        unique.setdefault(row["trial_id"], row)
+    return list(unique.values())
 
 
 def _costs(what: str, parts: Mapping[str, Sequence[Row]]) -> Table:

@@ -16,7 +16,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from vitbench.base.errors import printable
-from vitbench.report.rows import Behind
+from vitbench.report.row_values import Behind
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

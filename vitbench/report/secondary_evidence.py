@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
-from vitbench.report.rows import arm_order, own_best
+from vitbench.report.row_values import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
@@ -42,9 +42,9 @@ def read_answers(folder: Path) -> Answers | None:
         with np.load(path, allow_pickle=False) as stored:
             ids, label = stored["trial_id"].tolist(), stored["label"]
             classes = stored["predicted"]
-            sure = stored["confidence"].astype(np.float64) / 100.0
-        right = classes == label[None, :]
-        return Answers(label, *(dict(zip(ids, part, strict=True)) for part in (right, sure, classes)))
+            confidence = stored["confidence"].astype(np.float64) / 100.0
+        correct = classes == label[None, :]
+        return Answers(label, *(dict(zip(ids, part, strict=True)) for part in (correct, confidence, classes)))
     except Exception as error:  # numpy and zipfile raise what they like on damaged files
         raise ResultsError(
             f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
@@ -60,10 +60,10 @@ def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | N
     baseline = next(iter(trials))
     names = class_labels(rows)
     lines = tuple(
-        (arm, str(len(found)), *_alone(answers, found), *_classes(answers, found, trials[baseline], names))
+        (arm, str(len(by_seed)), *_alone(answers, by_seed), *_classes(answers, by_seed, trials[baseline], names))
         if arm != baseline
-        else (arm, str(len(found)), *_alone(answers, found), "-", "-")
-        for arm, found in trials.items()
+        else (arm, str(len(by_seed)), *_alone(answers, by_seed), "-", "-")
+        for arm, by_seed in trials.items()
     )
     return Table(title, HEADER, lines, notes=_notes(answers, baseline, own_best(rows)))
 
@@ -71,11 +71,11 @@ def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | N
 def trials_by_seed(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> dict[str, dict[int, str]]:
     """{arm: {seed: trial id}} of the reporting trials whose answers are stored."""
     stored = answers.correct if answers else {}
-    found: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
+    trials: dict[str, dict[int, str]] = {arm: {} for arm in arm_order(experiment, rows)}
     for row in sorted(own_best(rows), key=lambda row: int(row["seed"])):
         if row["trial_id"] in stored:
-            found[row["arm"]][int(row["seed"])] = row["trial_id"]
-    return found
+            trials[row["arm"]][int(row["seed"])] = row["trial_id"]
+    return trials
 
 
 def _alone(answers: Answers, trials: Mapping[int, str]) -> tuple[str, str]:
@@ -98,8 +98,8 @@ def _classes(
     first, second = (np.stack([answers.correct[side[seed]] for seed in seeds]) for side in (trials, baseline))
     gaps = per_class_differences(first, second, answers.label)
     most, least = max(gaps, key=lambda k: gaps[k]), min(gaps, key=lambda k: gaps[k])
-    said = {k: f"{names.get(k, f'class {k}')}: {gaps[k]:+.1f}" for k in (most, least)}
-    return said[most] if gaps[most] > 0 else "-", said[least] if gaps[least] < 0 else "-"
+    texts = {k: f"{names.get(k, f'class {k}')}: {gaps[k]:+.1f}" for k in (most, least)}
+    return texts[most] if gaps[most] > 0 else "-", texts[least] if gaps[least] < 0 else "-"
 
 
 def has_class_names(rows: Sequence[Row]) -> bool:

@@ -20,12 +20,12 @@ def equivalence_margin(experiment: Experiment) -> float | None:
 def paper_scores(experiment: Experiment) -> dict[str, float]:
     """{arm: the score that a claim's source printed for it, in percent}, from `paper.values` of the claims."""
     names = {arm.name for arm in arms(experiment)}
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for claim in experiment.claims:
         for arm, value in claim.paper.values.items():
             if arm in names and isinstance(value, (int, float)):
-                found.setdefault(arm, float(value))
-    return found
+                scores.setdefault(arm, float(value))
+    return scores
 
 
 def paper_effects(experiment: Experiment, baseline: str) -> dict[str, float]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitbench.report.rows import Setting, arm_order, dot_links, own_best, scores_by_seed, setting_of, size_key, tuning
+from vitbench.report.row_values import (
+    Setting,
+    arm_order,
+    dot_links,
+    own_best,
+    scores_by_seed,
+    setting_of,
+    size_key,
+    tuning,
+)
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import Metric, metric_named
 from vitbench.stats.claim_data import tuning_variance
@@ -38,7 +47,7 @@ class ArmSummary:
 
 def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmSummary]:
     """One summary per arm, each at its own chosen setting, the baseline first; differences carry the tuning's noise."""
-    compared = {one.arm: one for one in compare_to_baseline(experiment, rows)}
+    compared = {comparison.arm: comparison for comparison in compare_to_baseline(experiment, rows)}
     return [
         replace(arm, versus_baseline=compared[arm.arm].interval, p_holm=compared[arm.arm].p_holm)
         if arm.arm in compared
@@ -181,15 +190,15 @@ class TunedPoint:
 
 def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint]:
     """The tuning grid as run, arm by arm, each by ascending setting, with the choice of the reporting rows marked."""
-    tried = tuning(rows)
-    settings = sorted({setting_of(row) for row in tried}, key=lambda s: [size_key(value) for _, value in s])
+    tuning_rows = tuning(rows)
+    settings = sorted({setting_of(row) for row in tuning_rows}, key=lambda s: [size_key(value) for _, value in s])
     chosen = {row["arm"]: setting_of(row) for row in own_best(rows)}
     searches = tabulate(rows).tuning
     edges = {arm for arm, search in searches.items() if search.choice is not None and search.choice.at_edge}
     cells: dict[tuple[str, Setting], list[Row]] = {
-        (arm, setting): [] for arm in arm_order(experiment, tried) for setting in settings
+        (arm, setting): [] for arm in arm_order(experiment, tuning_rows) for setting in settings
     }
-    for row in tried:
+    for row in tuning_rows:
         cells[row["arm"], setting_of(row)].append(row)
     return [
         _tuned_point(arm, setting, cell, chosen.get(arm) == setting, arm in edges)

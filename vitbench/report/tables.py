@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vitbench.report.formats import Table
-from vitbench.report.rows import Behind, Setting, metric_label, quantity, setting_label, shared_settings
+from vitbench.report.row_values import Behind, Setting, metric_label, quantity, setting_label, shared_settings
 from vitbench.report.source_numbers import paper_effects, paper_scores
 from vitbench.report.summaries import ArmSummary, TunedPoint, own_best_summaries, shared_summaries, tuned_points
 from vitbench.spec.arms import level_name
@@ -35,8 +35,8 @@ class Column(NamedTuple):
 
 def tables_for(experiment: Experiment, rows: Sequence[Row]) -> list[Table]:
     """The tables that the rows give, in the order of a report: results, shared settings, tuning."""
-    found = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
-    return [table for table in found if table is not None and table.rows]
+    tables = [result_table(experiment, rows), shared_table(experiment, rows), tuning_table(experiment, rows)]
+    return [table for table in tables if table is not None and table.rows]
 
 
 def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:

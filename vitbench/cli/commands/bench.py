@@ -55,10 +55,10 @@ def model(
     to: To = RESULTS,
 ) -> None:
     """Images a second, share of the measured peak, and memory of one model's training, against timm's same model."""
-    from vitbench.bench import model, pages
+    from vitbench.bench import model_speed, pages
     from vitbench.cli.commands.device import choose_device
 
-    found = model.measure(name, (img_size, batch), precision, choose_device(device), threads)
+    found = model_speed.measure(name, (img_size, batch), precision, choose_device(device), threads)
     table = pages.model_table(found)
     slug = "".join(c if c.isalnum() else "_" for c in name).lower()
     pages.write(to, f"model_{slug}_{precision}", found, table, None)

@@ -29,7 +29,7 @@ from vitbench.store.rows import read_records, read_rows
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
     from vitbench.report.formats import Format
-    from vitbench.report.pages.page import Reported
+    from vitbench.report.pages.page import RunReport
 
 CHECKED = ("table.md", "table.csv", "table.tex")
 """What `report --check` holds against the records; plots and pages depend on the versions of their libraries."""
@@ -67,7 +67,7 @@ def _begun(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _each(
     folders: Sequence[Path], formats: Sequence[Format], wanted: Wanted
-) -> Iterator[tuple[Path, Experiment, Reported | None, str]]:
+) -> Iterator[tuple[Path, Experiment, RunReport | None, str]]:
     """(run, experiment, what its report says, a note), in order; the runs are written side by side, a core each."""
     from vitbench.report.scoreboard import board  # noqa: F401  # loaded once, before the processes part
 
@@ -79,10 +79,10 @@ def _each(
         yield from pool.map(_write, jobs)
 
 
-def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, Reported | None, str]:
+def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experiment, RunReport | None, str]:
     """One run's report, written; None for a run without trials."""
     from vitbench.report.pages.page import report as write_report
-    from vitbench.report.pictures import add_samples
+    from vitbench.report.run_pictures import add_samples
 
     folder, formats, wanted = job
     experiment, found = read_run(folder), read_rows(folder)
@@ -146,7 +146,7 @@ def _equal(a: Path, b: Path) -> bool:
 
 def judged(experiment: Experiment, found: Sequence[Row], folder: Path) -> list[Verdict]:
     """The verdicts on an experiment's claims from its rows."""
-    from vitbench.report.claims import facts_of
+    from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
     return judge_all(experiment, found, facts_of(found, folder))

@@ -30,7 +30,7 @@ def counted(work: Iterable[Work]) -> Counter[Kind]:
 
 
 @dataclass
-class Seen:
+class Durations:
     """Durations by kind: how many, and their sum in seconds."""
 
     by_kind: dict[Kind, tuple[int, float]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._earlier, self._session = Seen(), Seen()
+        self._earlier, self._session = Durations(), Durations()
         self._done: Counter[Kind] = Counter()
         self._began: float | None = None
         self._num_slots = 1
@@ -100,8 +100,8 @@ class Pace:
     def _speed(self) -> float:
         """This session's seconds for one of earlier sessions, over the kinds that both have seen."""
         both = [(part, self._earlier.mean(kind)) for kind, part in self._session.by_kind.items()]
-        known = [(num, total, before) for (num, total), before in both if before is not None]
-        return sum(total for _, total, _ in known) / sum(num * before for num, _, before in known) if known else 1.0
+        pairs = [(num, total, before) for (num, total), before in both if before is not None]
+        return sum(total for _, total, _ in pairs) / sum(num * before for num, _, before in pairs) if pairs else 1.0
 
     def total(self, work: Mapping[Kind, float]) -> float:
         """What so many trials (or shares of one) of each kind cost together."""

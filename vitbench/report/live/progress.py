@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vitbench.report.live.pace import Kind, Pace, counted
-from vitbench.report.rows import Setting, arm_order, score, setting_key, setting_of
+from vitbench.report.row_values import Setting, arm_order, score, setting_key, setting_of
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
 from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned

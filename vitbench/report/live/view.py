@@ -18,7 +18,7 @@ from rich.text import Text
 from vitbench.base.errors import printable
 from vitbench.report.formats import to_rich
 from vitbench.report.live.progress import RunState, Tally, duration
-from vitbench.report.rows import metric_label, setting_key, setting_label
+from vitbench.report.row_values import metric_label, setting_key, setting_label
 from vitbench.report.tables import interval_cell, result_table, shared_table
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.intervals import mean_interval

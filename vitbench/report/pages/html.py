@@ -1,4 +1,4 @@
-"""Templates made into pages: everything escaped, one style sheet under a strict content policy, no script."""
+"""Templates environment into pages: everything escaped, one style sheet under a strict content policy, no script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from vitbench.report.rows import setting_label
+from vitbench.report.row_values import setting_label
 from vitbench.report.tables import p_cell
 
 LONGEST_WORD = 16
@@ -28,7 +28,7 @@ def render(template: str, **content: Any) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("vitbench.report.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -36,14 +36,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "minus": true_minus,
         "p_value": p_cell,
         "breakable": breakable,
         "setting": setting_label,
         "after_name": after_name,
     }
-    return made
+    return environment
 
 
 def true_minus(text: object) -> str:

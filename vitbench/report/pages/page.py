@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.report.claims import facts_of, said, scale_of, verdict_table
 from vitbench.report.class_evidence import class_table, confusion_frame
 from vitbench.report.cost_tables import commits, cost_table, environment_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.pages.html import render
 from vitbench.report.pages.inline_svg import inline_svg
-from vitbench.report.pictures import pictures_of
-from vitbench.report.plots.figures import caption, plots_for, save
-from vitbench.report.rows import metric_label
+from vitbench.report.plots.arm_plots import caption, plots_for, save
+from vitbench.report.row_values import metric_label
+from vitbench.report.run_pictures import pictures_of
 from vitbench.report.secondary_evidence import has_class_names, read_answers, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
-from vitbench.report.trials import claim_cells, trials_of
+from vitbench.report.trial_lists import claim_cells, trials_of
+from vitbench.report.verdict_text import facts_of, scale_of, verdict_table, verdict_text
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import header
 from vitbench.stats.table import Row
@@ -39,21 +39,21 @@ BIBTEX = """@inproceedings{dosovitskiy2021image,
 
 
 @dataclass(frozen=True)
-class Reported:
+class RunReport:
     """What a run's report says: its tables, in order, and its verdicts."""
 
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
 
 
-def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> Reported:
+def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> RunReport:
     """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     answers = read_answers(folder)
     side, classes = side_table(experiment, rows, answers), class_table(experiment, rows, answers)
-    told = [verdict_table(verdicts)] if verdicts else []
-    tables = [*told, *tables_for(experiment, rows)]
+    verdict_tables = [verdict_table(verdicts)] if verdicts else []
+    tables = [*verdict_tables, *tables_for(experiment, rows)]
     if "md" in formats:
         write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
         if classes.rows:
@@ -68,7 +68,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
     if "html" in formats:
         drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
         write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
-    return Reported((*tables, side, *([classes] if classes.rows else [])), tuple(verdicts))
+    return RunReport((*tables, side, *([classes] if classes.rows else [])), tuple(verdicts))
 
 
 def experiment_page(
@@ -88,7 +88,7 @@ def experiment_page(
         experiment=experiment,
         command=command_of(experiment, folder),
         scale=scale_of(rows),
-        verdicts=[said(verdict) for verdict in verdicts],
+        verdicts=[verdict_text(verdict) for verdict in verdicts],
         read={claim: [cell for cell in read if cell in trials.behind] for claim, read in cells.items()},
         results=[result_table(experiment, rows), *([shared] if shared else [])],
         tuning=tuning_table(experiment, rows),

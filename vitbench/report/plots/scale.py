@@ -26,7 +26,7 @@ from vitbench.report.plots.style import (
     shifted,
     within_percent,
 )
-from vitbench.report.rows import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
+from vitbench.report.row_values import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
@@ -67,15 +67,15 @@ def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[st
     """{arm: point} at x = `result[size]`, each arm at its own best; arms without a score are left out."""
     best = own_best(rows)
     num_images = counted_images(experiment.report.metric, best)
-    found = {}
+    points = {}
     for arm in arm_order(experiment, rows):
         trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]
         by_seed = scores_by_seed(trials, experiment.report.metric)
         scores, links = tuple(by_seed.values()), tuple(dot_links(trials, by_seed))
         if scores and trials[0]["result"].get(size):
             x = float(trials[0]["result"][size])
-            found[arm] = Point(arm, x, scores, links, mean_interval(scores, LEVEL, num_images))
-    return found
+            points[arm] = Point(arm, x, scores, links, mean_interval(scores, LEVEL, num_images))
+    return points
 
 
 def data_plot(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Verdict] = ()) -> Figure | None:
@@ -86,11 +86,11 @@ def data_plot(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Ve
     points = points_by(experiment, rows, "num_train_images")
     if "data.train_fraction" not in experiment.factors or not _spread(points):
         return None
-    made, axes = figure(3.2)
+    fig, axes = figure(3.2)
     for place in crossings(experiment, verdicts):
         _crossing(axes, place)
     _series(axes, experiment, points)
-    return _finished(made, axes, experiment, "Training images")
+    return _finished(fig, axes, experiment, "Training images")
 
 
 def crossings(experiment: Experiment, verdicts: Sequence[Verdict]) -> list[Located]:
@@ -115,7 +115,7 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         return None
     unit, prefix = compute_unit(max(point.x for point in points.values()))
     points = {arm: replace(point, x=point.x / unit) for arm, point in points.items()}
-    made, axes = figure(3.2)
+    fig, axes = figure(3.2)
     for dash, (family, members) in zip(cycle(FRONT_DASHES), by_family(points, rows).items()):
         front = frontier(members, metric_named(experiment.report.metric).sign)
         if len(front) > 1:
@@ -129,7 +129,7 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
                 label=label,
             )
     _series(axes, experiment, points)
-    return _finished(made, axes, experiment, f"Training compute ({prefix}FLOPs)")
+    return _finished(fig, axes, experiment, f"Training compute ({prefix}FLOPs)")
 
 
 def compute_unit(most: float) -> tuple[float, str]:
@@ -139,10 +139,10 @@ def compute_unit(most: float) -> tuple[float, str]:
 
 def by_family(points: Mapping[str, Point], rows: Sequence[Row]) -> dict[str, dict[str, Point]]:
     """{family of the model: {arm: point}}, in the order of the points."""
-    models, found = _models(rows), dict[str, dict[str, Point]]()
+    models, families = _models(rows), dict[str, dict[str, Point]]()
     for arm, point in points.items():
-        found.setdefault(str(models[arm].get("family", "vit")), {})[arm] = point
-    return found
+        families.setdefault(str(models[arm].get("family", "vit")), {})[arm] = point
+    return families
 
 
 def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
@@ -159,17 +159,17 @@ def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
         return None
     relative = {name: replace(p, x=p.x / points[anchor].x) for name, p in points.items()}
     look_of = looks(list(lines))
-    made, axes = figure(3.2)
+    fig, axes = figure(3.2)
     for knob, names in lines.items():
         _line(axes, [relative[name] for name in (anchor, *names)], look_of[knob], knob)
     log_axis(axes, [relative[name].x for names in lines.values() for name in (anchor, *names)])
-    return _finished(made, axes, experiment, f"Training FLOPs relative to {printable(anchor)}")
+    return _finished(fig, axes, experiment, f"Training FLOPs relative to {printable(anchor)}")
 
 
 def _as_long(anchor: str, rows: Sequence[Row]) -> set[str]:
     """The arms that see as many images as the anchor: a shape is compared at equal length."""
-    seen = {row["arm"]: row["result"].get("num_images") for row in own_best(rows)}
-    return {arm for arm, num in seen.items() if num == seen.get(anchor)}
+    num_images = {row["arm"]: row["result"].get("num_images") for row in own_best(rows)}
+    return {arm for arm, num in num_images.items() if num == num_images.get(anchor)}
 
 
 def _models(rows: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
@@ -210,13 +210,13 @@ def _series(axes: Axes, experiment: Experiment, points: Mapping[str, Point]) -> 
     log_axis(axes, [point.x for point in points.values()])
 
 
-def _finished(made: Figure, axes: Axes, experiment: Experiment, x_label: str) -> Figure:
+def _finished(fig: Figure, axes: Axes, experiment: Experiment, x_label: str) -> Figure:
     """The figure with its labels and legend."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(metric_label(experiment.report.metric))
     within_percent(axes, experiment.report.metric, "y")
-    legend_below(made, axes)
-    return made
+    legend_below(fig, axes)
+    return fig
 
 
 def _line(axes: Axes, points: Sequence[Point], look: Look, name: str, right: float = 0.0) -> None:

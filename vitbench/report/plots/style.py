@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Transform, offset_copy
 
 from vitbench.report.formats import folded
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import Interval
 
@@ -78,12 +78,12 @@ def _look(i: int) -> Look:
 def arm_looks(series: Mapping[str, str]) -> dict[str, Look]:
     """{arm: look} from {arm: series}: the arms of a series share its colour and differ in dash."""
     by_series, members = looks(list(series.values())), Counter[str]()
-    found = {}
+    look_of = {}
     for arm, name in series.items():
         alone = list(series.values()).count(name) == 1
-        found[arm] = by_series[name] if alone else replace(by_series[name], dash=DASHES[members[name] % len(DASHES)])
+        look_of[arm] = by_series[name] if alone else replace(by_series[name], dash=DASHES[members[name] % len(DASHES)])
         members[name] += 1
-    return found
+    return look_of
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def plotting() -> Iterator[None]:
 
 def figure(height_inches: float) -> tuple[Figure, Axes]:
     """An empty figure of the house width with one pair of axes; never shown, so no backend is chosen."""
-    made = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-    return made, made.subplots()
+    fig = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    return fig, fig.subplots()
 
 
 def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float = 2.2) -> None:
@@ -178,22 +178,22 @@ def _tick(value: float, _position: Any = None) -> str:
     return quantity(value) if value >= 1000 else f"{value:.3g}"
 
 
-def legend_below(made: Figure, axes: Axes) -> None:
+def legend_below(fig: Figure, axes: Axes) -> None:
     """The legend under the axes, in as many columns as fit; the figure grows by it. None for a single series."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) < 2:
         return
-    width, height = made.get_size_inches()
+    width, height = fig.get_size_inches()
     for columns in (3, 2, 1):
-        legend = made.legend(
+        legend = fig.legend(
             handles, [folded(name, 46) for name in names], loc="outside lower left", ncols=columns, fontsize=9,
             columnspacing=1.4, labelspacing=0.35,
         )  # fmt: skip
         box = legend.get_window_extent()
-        if columns == 1 or box.width <= made.bbox.width:
+        if columns == 1 or box.width <= fig.bbox.width:
             break
         legend.remove()
-    made.set_size_inches(width, height + box.height / made.dpi)
+    fig.set_size_inches(width, height + box.height / fig.dpi)
 
 
 def lanes(names: Sequence[str], whole_points: float = 44.0) -> dict[str, float]:

@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from vitbench.report.claims import Said, data_names, facts_of, said, verdict_table
 from vitbench.report.cost_tables import root_cost_table
 from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
 from vitbench.report.pages.html import render
-from vitbench.report.plots.figures import save
+from vitbench.report.plots.arm_plots import save
 from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
-from vitbench.report.trials import claim_cells, trials_of
+from vitbench.report.trial_lists import claim_cells, trials_of
+from vitbench.report.verdict_text import VerdictText, data_names, facts_of, verdict_table, verdict_text
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q
@@ -36,7 +36,7 @@ OTHER = "Claims of one's own"
 class Line:
     """One claim in one run."""
 
-    said: Said
+    text: VerdictText
     run: str
     page: str
     data: str
@@ -46,7 +46,7 @@ class Line:
     @property
     def verdict(self) -> Verdict:
         """What was judged."""
-        return self.said.verdict
+        return self.text.verdict
 
     @property
     def href(self) -> str:
@@ -56,12 +56,12 @@ class Line:
     @property
     def effect(self) -> str:
         """Our effect alone."""
-        return self.said.effect.partition(" (")[0]
+        return self.text.effect.partition(" (")[0]
 
     @property
     def interval(self) -> str:
         """The interval alone."""
-        return self.said.effect.partition(" (")[2].rstrip(")")
+        return self.text.effect.partition(" (")[2].rstrip(")")
 
     @property
     def qualified(self) -> str:
@@ -86,9 +86,9 @@ def scoreboard(
     Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
     experiments = {folder: load(folder / "experiment.yaml") for folder in runs}
-    asked = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
-    lines, listed = _lines(asked, judged or {})
-    cost = root_cost_table({folder.name: rows for folder, (_, rows) in asked.items()})
+    with_rows = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
+    lines, listed = _lines(with_rows, judged or {})
+    cost = root_cost_table({folder.name: rows for folder, (_, rows) in with_rows.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
     if "md" in formats:
         write(root / "scoreboard.md", f"{to_markdown(table)}\n{to_markdown(cost)}")
@@ -97,30 +97,30 @@ def scoreboard(
     if "tex" in formats:
         write(root / "scoreboard.tex", to_latex(table, "tab:scoreboard"))
     if "html" in formats:
-        shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
-        if shown:
-            save({"scoreboard": board_plot(shown)}, root)
+        drawn = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
+        if drawn:
+            save({"scoreboard": board_plot(drawn)}, root)
         write(root / "index.html", _page(lines, listed, cost))
     return table
 
 
 def _lines(
-    asked: Mapping[Path, tuple[Experiment, list[dict[str, Any]]]], known: Judged
+    runs: Mapping[Path, tuple[Experiment, list[dict[str, Any]]]], judged: Judged
 ) -> tuple[list[Line], list[dict[str, str]]]:
     """Every claim of every run, in the ledger's order, and the runs themselves."""
-    found: list[tuple[dict[str, str], str, Verdict]] = []
+    entries: list[tuple[dict[str, str], str, Verdict]] = []
     listed = []
-    for folder, (experiment, rows) in asked.items():
+    for folder, (experiment, rows) in runs.items():
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
-        for verdict in known[folder] if folder in known else judge_all(experiment, rows, facts_of(rows, folder)):
+        for verdict in judged[folder] if folder in judged else judge_all(experiment, rows, facts_of(rows, folder)):
             anchor = next((behind[cell] for cell in read[verdict.claim] if cell in behind), f"claim-{verdict.claim}")
-            found.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
-    judged = with_q([verdict for *_, verdict in found])
+            entries.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
+    verdicts = with_q([verdict for *_, verdict in entries])
     lines = [
-        Line(said(verdict), run["name"], run["page"], run["data"], trials)
-        for (run, trials, _), verdict in zip(found, judged, strict=True)
+        Line(verdict_text(verdict), run["name"], run["page"], run["data"], trials)
+        for (run, trials, _), verdict in zip(entries, verdicts, strict=True)
     ]
     return sorted(lines, key=_place), listed
 
@@ -134,13 +134,13 @@ def _place(line: Line) -> tuple[int, list[tuple[int, str]], str]:
 
 
 def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) -> str:
-    asked = {known.claim for line in lines if (known := entry_of(line.verdict.claim))}
+    declared = {entry.claim for line in lines if (entry := entry_of(line.verdict.claim))}
     tally = {state: Counter(line.verdict.claim for line in lines if line.verdict.state == state) for state in STATES}
     sections = {line.section: [other for other in lines if other.section == line.section] for line in lines}
-    unasked: dict[str, list[Entry]] = {}
+    undeclared: dict[str, list[Entry]] = {}
     for entry in ledger().values():
-        if entry.claim not in asked:
-            unasked.setdefault(entry.section, []).append(entry)
+        if entry.claim not in declared:
+            undeclared.setdefault(entry.section, []).append(entry)
     first: dict[str, Line] = {}
     for line in lines:
         first.setdefault(line.verdict.claim, line)
@@ -152,9 +152,9 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
         statements={claim: line.verdict.statement or claim for claim, line in first.items()},
         tally=tally,
         num_verdicts=len(lines),
-        num_asked=len(asked),
-        num_known=len(ledger()),
-        unasked=unasked,
+        num_declared=len(declared),
+        num_claims=len(ledger()),
+        undeclared=undeclared,
         has_picture=any(line.verdict.interval for line in lines),
         runs=listed,
         cost=cost,

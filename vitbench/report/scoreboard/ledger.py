@@ -41,13 +41,13 @@ def ledger() -> dict[str, Entry]:
     package = Path(__file__).parents[2]
     pages = [folder / "docs/CLAIMS.md" for folder in (package, package.parent)]
     text = next((page.read_text(encoding="utf-8") for page in pages if page.is_file()), "")
-    section, found = "", {}
+    section, entries = "", {}
     for line in text.splitlines():
         if line.startswith("## "):
             section = line.removeprefix("## ")
         if row := _ROW.fullmatch(line):
-            found[row["claim"]] = Entry(row["claim"], section, row["says"], row["source"], row["place"])
-    return found
+            entries[row["claim"]] = Entry(row["claim"], section, row["says"], row["source"], row["place"])
+    return entries
 
 
 def entry_of(claim: str) -> Entry | None:

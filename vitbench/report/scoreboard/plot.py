@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.base.errors import printable
-from vitbench.report.claims import GLYPH_WIDTH, effect_text, glyph
 from vitbench.report.formats import folded
 from vitbench.report.plots.style import INK, MUTED, RULE, SHADE, plotting
+from vitbench.report.verdict_text import GLYPH_WIDTH, effect_text, glyph
 from vitbench.stats.verdict_types import Verdict
 
 WIDTH_INCHES, ROW_INCHES = 10.0, 0.46
@@ -30,8 +30,8 @@ def board_plot(verdicts: Sequence[Verdict]) -> Figure:
     """Claim, verdict, drawing, effect with its interval, the paper's number and n, a row each."""
     with plotting():
         height = ROW_INCHES * (len(verdicts) + 1.3)
-        made = Figure(figsize=(WIDTH_INCHES, height))
-        axes = made.add_axes((0.015, 0.0, 0.97, 1.0))
+        fig = Figure(figsize=(WIDTH_INCHES, height))
+        axes = fig.add_axes((0.015, 0.0, 0.97, 1.0))
         axes.set_axis_off()
         axes.set_xlim(0, WIDTH_INCHES)
         axes.set_ylim(len(verdicts) + 0.4, -0.9)
@@ -46,7 +46,7 @@ def board_plot(verdicts: Sequence[Verdict]) -> Figure:
         for y, verdict in enumerate(verdicts):
             axes.axhline(y - 0.02, color=RULE, linewidth=0.7)
             _row(axes, y + 0.48, verdict)
-        return made
+        return fig
 
 
 def _row(axes: Axes, y: float, verdict: Verdict) -> None:

@@ -16,7 +16,7 @@ SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Took:
+class CommandCost:
     """What a command took: wall-clock seconds; processor seconds and memory of all its processes, sampled."""
 
     seconds: float
@@ -25,7 +25,7 @@ class Took:
     output: str
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str]) -> Took:
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> CommandCost:
     """Run a command to its end in a session of its own. Raises VitbenchError with its last lines where it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -54,7 +54,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Took:
     if process.returncode:
         last = "\n".join(err.strip().splitlines()[-3:])
         raise VitbenchError(f"{' '.join(command)[:200]}: exit {process.returncode}\n{last}")
-    return Took(seconds, sum(spent.values()), peak[0], out)
+    return CommandCost(seconds, sum(spent.values()), peak[0], out)
 
 
 def _session(session: int) -> Iterator[tuple[int, float, float]]:

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from vitbench.base.errors import printable
 from vitbench.report.plots.style import DASHES, Look, arm_looks, figure, legend_below, marked
-from vitbench.report.rows import Behind, arm_order, own_best, series_of, setting_label, setting_of
-from vitbench.report.trials import claim_cells
+from vitbench.report.row_values import Behind, arm_order, own_best, series_of, setting_label, setting_of
+from vitbench.report.trial_lists import claim_cells
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_list import single_claims
@@ -33,13 +33,16 @@ def rates_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     """The same at the settings of claims that fix one, as the paper's Fig. 9 has it; None without such a claim."""
     fixing = [claim.id for claim in single_claims(experiment.claims) if any(p.at for p in claim.part_claims())]
     cells = claim_cells(experiment, rows)
-    asked = list(dict.fromkeys(cell for claim in fixing for cell in cells[claim] if cell[2]))
-    look_of, own = arm_looks(series_of(experiment, rows)), {(r["arm"], setting_of(r)) for r in own_best(rows)}
-    if all((arm, setting) in own for arm, _, setting in asked) or len(asked) > MOST_LINES:
+    compared = list(dict.fromkeys(cell for claim in fixing for cell in cells[claim] if cell[2]))
+    look_of = arm_looks(series_of(experiment, rows))
+    own_best_settings = {(row["arm"], setting_of(row)) for row in own_best(rows)}
+    if all((arm, setting) in own_best_settings for arm, _, setting in compared) or len(compared) > MOST_LINES:
         return None
-    members = {_name(cell): [row for row in rows if _is_in(row, cell)] for cell in asked}
-    dashed = {_name(cell): (cell[0], cell[2]) not in own for cell in asked}
-    looks = {_name(cell): replace(look_of[cell[0]], dash=DASHES[1] if dashed[_name(cell)] else "-") for cell in asked}
+    members = {_name(cell): [row for row in rows if _is_in(row, cell)] for cell in compared}
+    dashed = {_name(cell): (cell[0], cell[2]) not in own_best_settings for cell in compared}
+    looks = {
+        _name(cell): replace(look_of[cell[0]], dash=DASHES[1] if dashed[_name(cell)] else "-") for cell in compared
+    }
     return _plot(members, looks)
 
 
@@ -58,7 +61,7 @@ def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, Look]) -> 
     curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
     if not curves:
         return None
-    made, axes = figure(3.1)
+    fig, axes = figure(3.1)
     for name, curve in curves.items():
         x, look = list(curve), look_of[name]
         lows, highs = [min(v) for v in curve.values()], [max(v) for v in curve.values()]
@@ -74,8 +77,8 @@ def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, Look]) -> 
     settled = [value for curve in curves.values() for x, v in curve.items() if x >= last / 4 for value in v]
     axes.set_xlim(0, last)
     axes.set_ylim(min(settled), max(settled) + max(1.0, 0.05 * (max(settled) - min(settled))))
-    legend_below(made, axes)
-    return made
+    legend_below(fig, axes)
+    return fig
 
 
 def _epochs_per_step(rows: Sequence[Row]) -> float | None:
@@ -83,8 +86,8 @@ def _epochs_per_step(rows: Sequence[Row]) -> float | None:
     results = [row["result"] for row in rows if row["status"] == "ok"]
     if not all(r.get("num_images") and r.get("num_steps") and r.get("num_train_images") for r in results):
         return None
-    found = {round(r["num_images"] / r["num_steps"] / r["num_train_images"], 9) for r in results}
-    return found.pop() if len(found) == 1 else None
+    ratios = {round(r["num_images"] / r["num_steps"] / r["num_train_images"], 9) for r in results}
+    return ratios.pop() if len(ratios) == 1 else None
 
 
 def _curve(rows: Sequence[Row], epochs: float) -> dict[float, list[float]]:

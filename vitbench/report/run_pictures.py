@@ -21,8 +21,8 @@ from matplotlib.image import imsave
 from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.types import ImageData, Pixels, Split
-from vitbench.report.claims import data_names
 from vitbench.report.formats import Table, write
+from vitbench.report.verdict_text import data_names
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"
@@ -48,13 +48,13 @@ class Picture:
 
 def pictures_of(folder: Path, kind: str) -> list[Picture]:
     """The pictures of a run in `assets` or `analysis`, by name. Raises InputError for an asset that changed."""
-    found = {path.stem: path for suffix in TYPES for path in sorted((folder / kind).glob(f"*{suffix}"))}
+    paths = {path.stem: path for suffix in TYPES for path in sorted((folder / kind).glob(f"*{suffix}"))}
     if kind == "assets":
         sums = _sums(folder / kind)
-        for path in found.values():
+        for path in paths.values():
             if sums.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
                 raise InputError(f"{path}: not the picture whose sha256 stands in {SUMS}; remove it or record it again")
-    return [_picture(path) for _, path in sorted(found.items())]
+    return [_picture(path) for _, path in sorted(paths.items())]
 
 
 def _picture(path: Path) -> Picture:
@@ -143,5 +143,5 @@ def _cell(image: Pixels) -> Pixels:
 
 def _sample_caption(data: ImageData) -> str:
     names = data.facts.class_names[:NUM_CLASSES]
-    said = f": {', '.join(names)}" if names else ""
-    return f"The first training images of {data.facts.name}, a row a class{said}."
+    classes = f": {', '.join(names)}" if names else ""
+    return f"The first training images of {data.facts.name}, a row a class{classes}."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitbench.base.errors import InputError
-from vitbench.report.rows import Behind, arm_order, score, setting_key, setting_label, setting_of
+from vitbench.report.row_values import Behind, arm_order, score, setting_key, setting_label, setting_of
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Resolver, Untested, question
@@ -20,7 +20,7 @@ ROLES = ("reporting", "tuning", "stage")
 
 
 @dataclass(frozen=True)
-class Block:
+class TrialGroup:
     """The trials of one arm in one role at one setting: what one cell of a table speaks of."""
 
     anchor: str
@@ -34,7 +34,7 @@ class ArmTrials:
 
     arm: str
     anchor: str
-    blocks: tuple[Block, ...]
+    groups: tuple[TrialGroup, ...]
     num_trials: int
     has_lost: bool
 
@@ -57,14 +57,14 @@ def trials_of(experiment: Experiment, rows: Sequence[Row]) -> Trials:
         cells.setdefault((row["arm"], row["role"], setting_of(row)), []).append(row)
     anchored, behind, arms = set[str](), dict[Behind, str](), []
     for i, arm in enumerate(arm_order(experiment, rows)):
-        blocks: list[Block] = []
+        groups: list[TrialGroup] = []
         for key, members in ((key, cells[key]) for key in cells if key[0] == arm):
-            behind[key] = f"arm-{i}-{len(blocks)}"
-            blocks.append(Block(behind[key], _title(members), _lines(experiment, members, anchored)))
-        lines = [line for block in blocks for line in block.lines]
+            behind[key] = f"arm-{i}-{len(groups)}"
+            groups.append(TrialGroup(behind[key], _title(members), _lines(experiment, members, anchored)))
+        lines = [line for group in groups for line in group.lines]
         has_lost = any(line["status"] != "ok" for line in lines)
-        arms.append(ArmTrials(arm, f"arm-{i}", tuple(blocks), len(lines), has_lost))
-    lost = [line for arm in arms for block in arm.blocks for line in block.lines if line["status"] != "ok"]
+        arms.append(ArmTrials(arm, f"arm-{i}", tuple(groups), len(lines), has_lost))
+    lost = [line for arm in arms for group in arm.groups for line in group.lines if line["status"] != "ok"]
     return Trials(tuple(arms), {arm.arm: arm.anchor for arm in arms}, behind, tuple(lost), _counts(rows))
 
 

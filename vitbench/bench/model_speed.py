@@ -40,10 +40,10 @@ def measure(name: str, size: tuple[int, int], precision: str, device: str, threa
         missing: str | None = str(error)
     else:
         missing = None
-    found: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(ROUNDS):
         for way, step in ways.items():
-            found[way] += seconds(step, device, warm_up=3 if turn == 0 else 1, repeats=3)
+            times[way] += seconds(step, device, warm_up=3 if turn == 0 else 1, repeats=3)
     flops = 3 * forward_flops(spec.model, spec.train.objective) * batch_size
     peak = matmul_peak(device, precision)
     return {
@@ -61,11 +61,11 @@ def measure(name: str, size: tuple[int, int], precision: str, device: str, threa
         "timm_missing": missing,
         "ways": {
             way: {
-                "seconds": median(times),
-                "images_per_second": batch_size / median(times),
-                "share_of_peak": flops / median(times) / peak,
+                "seconds": median(times_of_way),
+                "images_per_second": batch_size / median(times_of_way),
+                "share_of_peak": flops / median(times_of_way) / peak,
             }
-            for way, times in found.items()
+            for way, times_of_way in times.items()
         },
     }
 

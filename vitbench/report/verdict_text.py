@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.report.formats import Table
-from vitbench.report.rows import quantity
+from vitbench.report.row_values import quantity
 from vitbench.report.secondary_evidence import read_answers
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict
@@ -47,10 +47,10 @@ def effect_text(verdict: Verdict) -> str:
     """`+0.94 (90%: +0.33 to +1.56)`; empty where nothing was measured."""
     if verdict.effect is None:
         return ""
-    found = verdict.interval
-    if found is None or found.low is None or found.high is None:
+    interval = verdict.interval
+    if interval is None or interval.low is None or interval.high is None:
         return f"{verdict.effect:+.2f}"
-    return f"{verdict.effect:+.2f} ({100 * found.level:.0f}%: {found.low:+.2f} to {found.high:+.2f})"
+    return f"{verdict.effect:+.2f} ({100 * interval.level:.0f}%: {interval.low:+.2f} to {interval.high:+.2f})"
 
 
 def region_text(verdict: Verdict) -> str:
@@ -77,11 +77,11 @@ def outlook_text(verdict: Verdict) -> str:
 
 def images_text(verdict: Verdict) -> str:
     """The interval for other test images of the same kind; the verdict's own is for these images alone."""
-    found = verdict.images_interval
-    if found is None or found.low is None or found.high is None:
+    interval = verdict.images_interval
+    if interval is None or interval.low is None or interval.high is None:
         return ""
-    ends = f"{found.low:+.2f} to {found.high:+.2f}"
-    return "" if ends in effect_text(verdict) else f"For other test images too: {ends} ({100 * found.level:.0f}%)."
+    ends = f"{interval.low:+.2f} to {interval.high:+.2f}"
+    return "" if ends in effect_text(verdict) else f"For other test images too: {ends} ({100 * interval.level:.0f}%)."
 
 
 def located_text(verdict: Verdict) -> str:
@@ -110,12 +110,12 @@ class Glyph:
 
 def glyph(verdict: Verdict) -> Glyph | None:
     """The drawing of a verdict that has an interval."""
-    found = verdict.interval
-    if verdict.effect is None or found is None or found.low is None or found.high is None:
+    interval = verdict.interval
+    if verdict.effect is None or interval is None or interval.low is None or interval.high is None:
         return None
     paper = [] if verdict.paper_effect is None else [verdict.paper_effect]
     cuts = [cut for cut in (verdict.above, verdict.below) if cut is not None]
-    marks = [found.low, found.high, 0.0, *paper, *cuts]
+    marks = [interval.low, interval.high, 0.0, *paper, *cuts]
     pad = 0.08 * ((max(marks) - min(marks)) or 1.0)
     start, end = min(marks) - pad, max(marks) + pad
 
@@ -127,7 +127,7 @@ def glyph(verdict: Verdict) -> Glyph | None:
 
     return Glyph(
         region=(place(low), place(high)),
-        interval=(place(found.low), place(found.high)),
+        interval=(place(interval.low), place(interval.high)),
         effect=place(verdict.effect),
         zero=place(0.0),
         paper=place(paper[0]) if paper else None,
@@ -136,7 +136,7 @@ def glyph(verdict: Verdict) -> Glyph | None:
 
 
 @dataclass(frozen=True)
-class Said:
+class VerdictText:
     """A verdict with its words and its drawing."""
 
     verdict: Verdict
@@ -148,10 +148,10 @@ class Said:
     glyph: Glyph | None
 
 
-def said(verdict: Verdict) -> Said:
+def verdict_text(verdict: Verdict) -> VerdictText:
     """The verdict with what a page says of it."""
     words = effect_text(verdict), region_text(verdict), outlook_text(verdict), images_text(verdict)
-    return Said(verdict, *words, located_text(verdict), glyph(verdict))
+    return VerdictText(verdict, *words, located_text(verdict), glyph(verdict))
 
 
 def verdict_table(verdicts: Sequence[Verdict], runs: Sequence[str] = ()) -> Table:

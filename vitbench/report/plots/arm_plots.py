@@ -13,7 +13,6 @@ from matplotlib.transforms import Transform
 from vitbench.base.errors import printable
 from vitbench.report.formats import folded
 from vitbench.report.pages.inline_svg import linked, slim
-from vitbench.report.plots.curves import curves_plot, rates_plot
 from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
 from vitbench.report.plots.style import (
     MUTED,
@@ -31,7 +30,8 @@ from vitbench.report.plots.style import (
     shifted,
     within_percent,
 )
-from vitbench.report.rows import Setting, dot_links, metric_label, own_best, scores_by_seed, series_of, short
+from vitbench.report.plots.training_curves import curves_plot, rates_plot
+from vitbench.report.row_values import Setting, dot_links, metric_label, own_best, scores_by_seed, series_of, short
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.summaries import TunedPoint, own_best_pairs, own_best_summaries, tuned_points
 from vitbench.report.tables import difference_cell, lost_label, mean_cell
@@ -68,7 +68,7 @@ CAPTIONS = {
 def plots_for(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Verdict] = ()) -> dict[str, Figure]:
     """{name: figure} of the plots that these rows allow, in the order of a report; `verdicts` locate crossings."""
     with plotting():
-        found = {
+        plots = {
             "arms": arms_plot(experiment, rows),
             "differences": differences_plot(experiment, rows),
             **tuning_plots(experiment, rows),
@@ -78,7 +78,7 @@ def plots_for(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Ve
             "compute": compute_plot(experiment, rows),
             "shape": shape_plot(experiment, rows),
         }
-    return {name: made for name, made in found.items() if made is not None}
+    return {name: fig for name, fig in plots.items() if fig is not None}
 
 
 def caption(name: str) -> str:
@@ -92,21 +92,21 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
     In the files a dot's link leads to the page beside `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawings = {name: svg(made) for name, made in figures.items()}
-    for name, made in figures.items():
+    drawings = {name: svg(fig) for name, fig in figures.items()}
+    for name, fig in figures.items():
         standalone = linked(drawings[name], "../index.html")
         (folder / f"{name}.svg").write_text(standalone, encoding="utf-8", newline="\n")
         with plotting():
-            made.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+            fig.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     return drawings
 
 
-def svg(made: Figure) -> str:
+def svg(fig: Figure) -> str:
     """The figure as SVG text, without a date; its layout is settled by this, as working it out costs most."""
     with plotting():
         text = io.StringIO()
-        made.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        made.set_layout_engine("none")
+        fig.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        fig.set_layout_engine("none")
     return slim(text.getvalue())
 
 
@@ -116,7 +116,7 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
     if not arms:
         return None
     colours, best = _looks(experiment, rows), own_best(rows)
-    made, axes = _rows_figure([arm.arm for arm in arms], metric_label(experiment.report.metric))
+    fig, axes = _rows_figure([arm.arm for arm in arms], metric_label(experiment.report.metric))
     for y, arm in enumerate(arms):
         scores = scores_by_seed((row for row in best if row["arm"] == arm.arm), experiment.report.metric)
         look = colours[arm.arm]
@@ -128,7 +128,7 @@ def arms_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
             axes, y, f"{mean_cell(arm, experiment.report.metric)}" + (f"\n{lost}" if lost else f"\nn = {arm.mean.n}")
         )
     within_percent(axes, experiment.report.metric, "x")
-    return made
+    return fig
 
 
 def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
@@ -141,7 +141,7 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         return None
     margin, paper = equivalence_margin(experiment), paper_effects(experiment, baseline)
     colours, named = _looks(experiment, rows), metric_named(experiment.report.metric)
-    made, axes = _rows_figure(others, f"minus {baseline} ({named.points})")
+    fig, axes = _rows_figure(others, f"minus {baseline} ({named.points})")
     if margin is not None:
         axes.axvspan(-margin, margin, color=SHADE, linewidth=0)
     axes.axvline(0.0, color=MUTED, linewidth=1.0)
@@ -149,22 +149,22 @@ def differences_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
         each, colour = pairs.by_seed(arm, baseline), colours[arm].colour
         links = dot_links((row for row in best if row["arm"] == arm), each, "+.2f")
         dots(axes, list(each.values()), [y - 0.16] * len(each), colour, links)
-        found = pairs.difference(arm, baseline)
+        interval = pairs.difference(arm, baseline)
         if margin is not None:
             interval_line(axes, pairs.difference(arm, baseline, 0.90), y + 0.14, colour, 4.5)
-        interval_line(axes, found, y + 0.14, colour, 1.4)
+        interval_line(axes, interval, y + 0.14, colour, 1.4)
         if arm in paper:
             axes.plot([paper[arm]], [y + 0.14], marker="*", markersize=9, color="#ffffff", markeredgecolor=MUTED)
-        _beside(axes, y, f"{difference_cell(found, named.name)}\nn = {found.n}")
-    return made
+        _beside(axes, y, f"{difference_cell(interval, named.name)}\nn = {interval.n}")
+    return fig
 
 
 def tuning_plots(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Figure]:
     """One plot per tuned path: validation score against its value, the other paths at the arm's choice."""
     points = tuned_points(experiment, rows)
     paths = list(dict.fromkeys(path for point in points for path, _ in point.setting))
-    made = {f"tuning-{short(path)}": _tuning_plot(experiment, rows, points, path) for path in paths}
-    return {name: plot for name, plot in made.items() if plot is not None}
+    plots = {f"tuning-{short(path)}": _tuning_plot(experiment, rows, points, path) for path in paths}
+    return {name: plot for name, plot in plots.items() if plot is not None}
 
 
 def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[TunedPoint], path: str) -> Figure | None:
@@ -174,7 +174,7 @@ def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[T
     numbers = all(isinstance(value, (int, float)) and value > 0 for value in values)
     position = {value: float(value) if numbers else float(i) for i, value in enumerate(values)}
     colours = _looks(experiment, rows)
-    made, axes = figure(3.1)
+    fig, axes = figure(3.1)
     axes.margins(x=0.1)
     for arm, right in lanes(list(dict.fromkeys(point.arm for point in points))).items():
         line = _along(path, [point for point in points if point.arm == arm])
@@ -185,8 +185,8 @@ def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[T
         axes.set_xticks(list(position.values()), [printable(level_name(value)) for value in values])
     axes.set_xlabel(printable(path))
     axes.set_ylabel("Validation top-1 (%)")
-    legend_below(made, axes)
-    return made
+    legend_below(fig, axes)
+    return fig
 
 
 def _along(path: str, points: Sequence[TunedPoint]) -> list[TunedPoint]:
@@ -227,14 +227,14 @@ def _rows_figure(names: Sequence[str], x_label: str) -> tuple[Figure, Axes]:
     """Axes with one named row per arm, the first on top; long names are folded."""
     labels = [folded(printable(name), NAME_WIDTH) for name in names]
     num_lines = max(label.count("\n") + 1 for label in labels)
-    made, axes = figure(0.8 + max(ROW_INCHES, 0.17 * num_lines + 0.06) * len(names))
+    fig, axes = figure(0.8 + max(ROW_INCHES, 0.17 * num_lines + 0.06) * len(names))
     axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(folded(printable(x_label), 36))
     axes.margins(x=0.06)
-    return made, axes
+    return fig, axes
 
 
 def _beside(axes: Axes, y: float, text: str) -> None:

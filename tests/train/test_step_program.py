@@ -1,68 +1,21 @@
-"""A stack is its members, whatever the model; a step never waits for the device; compiled is eager within rounding."""
+"""How a step runs: it never waits for the device; compiled and captured steps give the numbers of eager ones."""
 
 from __future__ import annotations
 
 import shutil
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_jobs import CPU, RESNET, VIT, images_of, spec, trained, trainer
+from tiny_jobs import CPU, RESNET, VIT, assert_same_training, images_of, spec, trainer
 
 from vitbench.base.errors import InputError
-from vitbench.train.loop import Trained, train_stack
+from vitbench.train.loop import train_stack
 from vitbench.train.step_program import WARM_UP, Graph, program_of
 from vitbench.train.trainer import Job, Trainer
 
-POSITIONS = ("none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
 HYBRID = {"family": "hybrid", "layers": (1, 1), "width_factor": 0.25, "root": "small", **{**VIT, "patch_size": 1}}
-CONV = {"steps": 10, "sched": "constant", "opt": "sgd"}
-"""Adam's first steps move a weight by the whole rate even where its gradient is rounding: standardised kernels."""
-KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{f"positions {kind}": ({**VIT, "pos_embed": kind}, {}) for kind in POSITIONS},
-    "average": ({**VIT, "global_pool": "avg", "final_norm": "after_pool"}, {}),
-    "map": ({**VIT, "global_pool": "map"}, {}),
-    "conv stem": ({**VIT, "stem": "conv"}, {"steps": 20}),
-    "ResNet, GroupNorm": (RESNET, CONV),
-    "ResNet, BatchNorm": ({**RESNET, "norm_layer": "batch"}, CONV),
-    "hybrid": (HYBRID, CONV),
-    "augment none": (VIT, {"augment": "none"}),
-    "augment medium": (VIT, {"augment": "medium"}),
-}
-
-
-def assert_same_training(stacked: Trained, alone: Trained) -> None:
-    """Losses within 1e-4, relative; weights within 1e-3, but for the keys' bias, which softmax ignores."""
-    losses, expected = ([point.train_loss for point in member.curve] for member in (stacked, alone))
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    for name, tensor in alone.state.items():
-        own = stacked.state[name]
-        if name.endswith("qkv.bias"):
-            own, tensor = (torch.cat([x.chunk(3)[0], x.chunk(3)[2]]) for x in (own, tensor))
-        torch.testing.assert_close(own, tensor, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_of_three_is_its_members(kind: str) -> None:
-    """Rates and decays differ; nothing warns of a slow path."""
-    model, train = KINDS[kind]
-    own = [{"lr": 3e-3}, {"lr": 1e-3, "weight_decay": 0.3}, {"lr": 5e-3, "weight_decay": 0.0}]
-    specs = [spec(model, **{"steps": 50, **train, **each}) for each in own]
-    stacked = trained(specs, [0, 1, 2])
-    for one, seed, member in zip(specs, (0, 1, 2), stacked, strict=True):
-        assert_same_training(member, trained([one], [seed])[0])
-
-
-def test_a_ragged_rest_is_the_same_trainings() -> None:
-    """Five trials as 3 + 2, as 4 + 1 and as 5."""
-    specs, seeds = [spec(lr=1e-3 * (k + 1)) for k in range(5)], list(range(5))
-    whole = trained(specs, seeds)
-    for cut in (3, 4):
-        parts = [*trained(specs[:cut], seeds[:cut]), *trained(specs[cut:], seeds[cut:])]
-        for member, expected in zip(parts, whole, strict=True):
-            assert_same_training(member, expected)
 
 
 @pytest.mark.parametrize("kind", [{}, {"augment": "medium"}, {"objective": "downsampled"}, {"grad_accum": 2}])
@@ -169,7 +122,7 @@ def test_compiled_is_eager_within_rounding() -> None:
     assert_same_training(compiled, eager)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device; there is none here")
+@needs_cuda
 def test_a_graph_is_eager_bit_for_bit() -> None:
     one, device = spec(steps=20, augment="medium"), torch.device("cuda")
     from vitbench.data import DataOptions
@@ -197,23 +150,14 @@ def test_the_program_follows_device_length_and_dropout() -> None:
         program_of("graph", "cpu", 1e9, long)
 
 
-def test_a_graph_is_captured_once_a_shape_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The book-keeping around a graph, with a capture that records the call; CUDA itself is not exercised."""
-    calls: list[float] = []
-    graph = Graph(lambda given: calls.append(float(given["x"].sum())))
-    replayed: list[int] = []
-
-    class Recorded:
-        def replay(self) -> None:
-            replayed.append(1)
-
-    monkeypatch.setattr(Graph, "_beside", lambda self, given: self.function(given))
-    monkeypatch.setattr(Graph, "_capture", lambda self, given: (Recorded(), {k: v.clone() for k, v in given.items()}))
-    for k in range(6):
-        graph({"x": torch.full((2,), float(k))})
-    assert calls == [0.0, 2.0, 4.0]
-    assert len(replayed) == 3
-    ((_, static),) = graph.captured.values()
-    assert static["x"].tolist() == [5.0, 5.0]
-    graph({"x": torch.zeros(3)})
+@needs_cuda
+def test_a_graph_is_captured_once_per_shape_and_replayed() -> None:
+    total = torch.zeros((), device="cuda")
+    graph = Graph(lambda inputs: total.add_(inputs["x"].sum()))
+    for k in range(WARM_UP + 3):
+        graph({"x": torch.full((2,), float(k), device="cuda")})
     assert len(graph.captured) == 1
+    assert total.item() == 2 * sum(range(WARM_UP + 3))
+    graph({"x": torch.ones(3, device="cuda")})
+    assert len(graph.captured) == 1, "a new shape warms up first"
+    assert total.item() == 2 * sum(range(WARM_UP + 3)) + 3

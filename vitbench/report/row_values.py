@@ -49,8 +49,8 @@ def score(row: Row, metric: str) -> float | None:
 
 def scores_by_seed(rows: Iterable[Row], metric: str) -> dict[int, float]:
     """{seed: score} over the rows that have one, by seed."""
-    found = {int(row["seed"]): score(row, metric) for row in rows}
-    return {seed: value for seed, value in sorted(found.items()) if value is not None}
+    scores = {int(row["seed"]): score(row, metric) for row in rows}
+    return {seed: value for seed, value in sorted(scores.items()) if value is not None}
 
 
 def dot_links(rows: Iterable[Row], values: Mapping[int, float], form: str = ".2f") -> list[str]:
@@ -76,7 +76,9 @@ def shared_settings(rows: Sequence[Row]) -> list[Setting]:
     by_setting: dict[Setting, set[str]] = {}
     for row in reporting:
         by_setting.setdefault(setting_of(row), set()).add(row["arm"])
-    return sorted((s for s, having in by_setting.items() if s and having == present and len(present) > 1), key=_by_size)
+    return sorted(
+        (s for s, its_arms in by_setting.items() if s and its_arms == present and len(present) > 1), key=_by_size
+    )
 
 
 def _by_size(setting: Setting) -> tuple[tuple[str, float, str], ...]:

@@ -67,20 +67,22 @@ def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
     experiment = loads(TEXT.format(seeds=num_trials // ARMS), "many.yaml")
     assert isinstance(experiment, Experiment)
 
-    found = facts("fake", DataOptions())
+    fake_facts = facts("fake", DataOptions())
 
-    def known(name: str) -> Facts:
-        return found
+    def facts_of(name: str) -> Facts:
+        return fake_facts
 
     with TemporaryDirectory() as name:
         store, out = Store(Path(name)), dict[str, float]()
-        plan = _timed(out, "plan", lambda: expand(Builder(experiment, known), {}, choose))
+        plan = _timed(out, "plan", lambda: expand(Builder(experiment, facts_of), {}, choose))
         for number, trial in enumerate(plan.trials):
             folder = store.folder(trial.trial_id)
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(committed(trial, number).model_dump_json(exclude_none=True))
         request = runner.RunRequest(Options(Path(name), DataOptions()))
-        done = _timed(out, "skip", lambda: runner.run(Builder(experiment, known), request, choose, lambda event: None))
+        done = _timed(
+            out, "skip", lambda: runner.run(Builder(experiment, facts_of), request, choose, lambda event: None)
+        )
         assert not done.missing
         return out
 
@@ -88,6 +90,6 @@ def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
 def _timed(out: dict[str, float], name: str, work: Callable[[], T]) -> T:
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        made = work()
+        value = work()
     out[name] = time.perf_counter() - started
-    return made
+    return value
