@@ -159,7 +159,7 @@ def _problems(check: Callable[[], object]) -> dict[str, None]:
 
 
 def _claim_problems(item: Prepared, builder: Builder) -> Iterator[str]:
-    """Claims whose arms do not exist or are tested on different images, or whose margin is too fine for the test images.
+    """Claims whose arms do not exist or are tested on different images, or whose margin is too fine for the images.
 
     A margin was written for the data in the file; on other data (--data) its verdict says that it is too fine.
     """
