@@ -66,6 +66,9 @@ def test_npz_in_medmnists_layout(side: int, in_chans: int, options: DataOptions,
         row for row in expected({key: key % 2 for key in range(6)}, **size) if row not in contents(data.train)
     ] == []
     assert (data.facts.img_size, data.facts.in_chans, data.facts.num_classes) == (side, in_chans, 2)
+    assert data.facts.val_counts == (1, 1)
+    assert data.train.val is not None
+    assert contents(data.train.take(np.flatnonzero(data.train.val))) == expected({6: 0, 7: 1}, **size)
 
 
 def test_npz_in_kerass_layout(options: DataOptions, tmp_path: Path) -> None:
@@ -78,10 +81,12 @@ def test_npz_in_kerass_layout(options: DataOptions, tmp_path: Path) -> None:
 
 
 def test_npz_columns_first_arrays_are_read_in_the_right_order(options: DataOptions, tmp_path: Path) -> None:
+    others = {f"{split}_{kind}": None for split in ("val", "test") for kind in ("images", "labels")}
     images = np.asfortranarray(np.stack([picture(key, 4, 6, 1)[..., 0] for key in range(6)]))
-    path = medmnist(tmp_path / "m.npz", train_images=images, val_images=None, val_labels=None)
+    path = medmnist(tmp_path / "m.npz", train_images=images, **others)
     data = open_images(f"npz:{path}", options)
-    assert contents(data.train) == expected({key: key % 2 for key in range(6)}, height=4, width=6, in_chans=1)
+    both = sorted(contents(data.train) + contents(data.test))
+    assert both == expected({key: key % 2 for key in range(6)}, height=4, width=6, in_chans=1)
 
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
@@ -91,6 +96,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "lengths": ({"train_labels": np.zeros((5, 1), np.uint8)}, "6 images do not go with 5 labels"),
     "no labels": ({"train_labels": None}, "has train_images and no train_labels"),
     "no train": ({"train_images": None, "train_labels": None}, "no train_images and train_labels"),
+    "sizes": ({"val_images": np.zeros((2, 8, 8), np.uint8)}, "images of different sizes: train 28x28x1, val 8x8x1"),
+    "types": ({"val_images": np.zeros((2, 28, 28))}, "numbers of different kinds: 8 bits in train, test, more in val"),
     "wrapped": ({"train_labels": np.array([0, 1, 0, 1, 0, 2**64 - 1], np.uint64)}, "(row 5 holds 18446744073709551615"),
     "objects": ({"train_labels": np.array([0, "a", 0, 1, 0, 1], object)}, "an array of Python objects"),
     "negative": ({"train_labels": np.array([0, 1, 0, 1, 0, -1], np.int8)}, "1 of 6 labels are not in 0..1"),

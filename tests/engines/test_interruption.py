@@ -121,7 +121,7 @@ def test_a_signal_stops_cleanly_and_leaves_no_child(
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code
     assert "Traceback" not in out + err
-    assert err.splitlines()[-1] == "stopped; finished trials are kept, the same command goes on"
+    assert err.splitlines()[-1] == "stopped; finished trials are kept, run the same command again to resume"
     wait_for(lambda: not alive(process.pid))
     statuses = {json.loads(content)["status"] for _, content in records(tmp_path / "results").values()}
     assert statuses == {"ok"}

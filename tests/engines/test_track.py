@@ -18,6 +18,7 @@ from vitbench.store.events import Began, Event, Finished, Warned
 from vitbench.store.record import CurvePoint, Record, Result, Run
 from vitbench.store.trials import Store
 
+TRIAL = "a1" * 8
 CURVE = (CurvePoint(step=5, train_loss=2.0), CurvePoint(step=10, train_loss=1.0, val_top1_percent=80.0, val_loss=0.9))
 
 
@@ -25,12 +26,12 @@ def finished(root: Path, status: str = "ok") -> Finished:
     """A committed trial, and what is said of it."""
     result = Result(test_top1_percent=79.0, curve=CURVE, metrics={"few_shot_5_percent": 50.0}, num_params=7)
     record = Record(
-        trial_id="a1", status=status, reason=None, seed=3, data_fingerprint="d", spec={"model": {"depth": 2}},
+        trial_id=TRIAL, status=status, reason=None, seed=3, data_fingerprint="d" * 64, spec={"model": {"depth": 2}},
         result=result if status == "ok" else Result(), run=Run(train_seconds=4.5),
     )  # fmt: skip
     store = Store(root)
-    store.commit(record, store.begin_attempt("a1"), {})
-    return Finished("a1", "avg", {"train.lr": 0.004}, 3, "reporting", status, None, 79.0, 80.0, 1e9, 10, 4.5)
+    store.commit(record, store.begin_attempt(TRIAL), {})
+    return Finished(TRIAL, "avg", {"train.lr": 0.004}, 3, "reporting", status, None, 79.0, 80.0, 1e9, 10, 4.5)
 
 
 class Notes(ModuleType):
@@ -105,7 +106,7 @@ def test_mlflow_takes_parameters_curve_and_metrics(tmp_path: Path, monkeypatch: 
         "experiment", "run", "params", "metrics 5", "metrics 10", "metrics None", "end",
     ]  # fmt: skip
     assert calls[0][1] == "mine"
-    assert calls[1][1]["tags"] == {"trial_id": "a1"}
+    assert calls[1][1]["tags"] == {"trial_id": TRIAL}
     assert calls[2][1] == PARAMS
     assert FINAL.items() <= calls[5][1].items()
 
@@ -126,7 +127,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_a_lost_trial_has_its_status_and_no_number(tmp_path: Path) -> None:
     event = finished(tmp_path, "diverged")
-    record = Store(tmp_path).read("a1")
+    record = Store(tmp_path).read(TRIAL)
     assert record is not None
     trial = trackers.tracked("mine", event, record)
     assert trial.params["status"] == "diverged"

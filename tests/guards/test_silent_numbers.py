@@ -48,8 +48,8 @@ def tiny(tmp_path: Path) -> Path:
 
 def row(**changes: Any) -> dict[str, Any]:
     known: dict[str, Any] = {
-        "arm": "a", "levels": {}, "setting": {}, "role": "reporting", "seed": 0, "trial_id": "0", "status": "ok",
-        "data": "fake", "data_fingerprint": "f", "algorithm_version": 1, "spec": {}, "run": {},
+        "arm": "a", "levels": {}, "setting": {}, "role": "reporting", "seed": 0, "trial_id": "0" * 16, "status": "ok",
+        "data": "fake", "data_fingerprint": "f" * 64, "algorithm_version": 1, "spec": {}, "run": {},
         "result": {"test_top1_percent": 50.0},
     }  # fmt: skip
     return {**known, **changes}
@@ -76,14 +76,16 @@ OUT_OF_RANGE = [
 def test_a_metric_outside_its_range_is_no_result(bad: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         Result(**bad)
-    with pytest.raises(ResultsError, match=r"records\.jsonl:2: no(t a JSON)? record") as error:
-        read(tmp_path, row(), row(seed=1, trial_id="1", result=bad))
+    with pytest.raises(
+        ResultsError, match=r"records\.jsonl:2: (not a JSON record|this line was written by an incompatible version)"
+    ) as error:
+        read(tmp_path, row(), row(seed=1, trial_id="1" * 16, result=bad))
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 5
 
 
 def test_what_is_in_range_is_read_as_it_stands(tmp_path: Path) -> None:
-    rows = [row(), row(seed=1, trial_id="1", unknown_key=1, result={"test_top1_percent": 100.0})]
+    rows = [row(), row(seed=1, trial_id="1" * 16, unknown_key=1, result={"test_top1_percent": 100.0})]
     assert read(tmp_path, *rows) == rows
     assert Result(test_top1_percent=0.0, metrics={"ratio": 250.0}).metrics == {"ratio": 250.0}
 
@@ -94,29 +96,31 @@ def test_what_is_in_range_is_read_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["algorithm_version", "data_fingerprint"])
 def test_two_origins_are_never_one_table(key: str, tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=f"2: {key} is .*never mixed"):
-        read(tmp_path, row(), row(seed=1, trial_id="1", **{key: 2 if key == "algorithm_version" else "g"}))
-    other = row(seed=1, trial_id="1", data="digits", data_fingerprint="g")
+        read(tmp_path, row(), row(seed=1, trial_id="1" * 16, **{key: 2 if key == "algorithm_version" else "9" * 64}))
+    other = row(seed=1, trial_id="1" * 16, data="digits", data_fingerprint="9" * 64)
     assert len(read(tmp_path, row(), other)) == 2, "two data sets are two origins by design"
 
 
 def test_two_trials_in_one_cell_are_a_conflict(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="the same arm, setting and seed as line 1"):
-        read(tmp_path, row(), row(trial_id="1"))
+        read(tmp_path, row(), row(trial_id="1" * 16))
     assert len(read(tmp_path, row(), row(arm="b"))) == 2, "one trial may be a cell of two arms"
 
 
 def test_a_record_in_another_trials_folder_is_not_its_result(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    made = Record(trial_id="a", status="ok", seed=0, data_fingerprint="f", spec={}, result=Result(), run=Run())
-    for name in ("a", "b"):
+    made = Record(
+        trial_id="a" * 16, status="ok", seed=0, data_fingerprint="f" * 64, spec={}, result=Result(), run=Run()
+    )
+    for name in ("a" * 16, "b" * 16):
         store.folder(name).mkdir(parents=True)
         (store.folder(name) / "record.json").write_text(made.model_dump_json())
-    assert store.read("a") == made
+    assert store.read("a" * 16) == made
     with pytest.raises(ResultsError, match="the record of another trial, a"):
-        store.read("b")
-    (store.folder("c") / "record.json").mkdir(parents=True)
-    with pytest.raises(ResultsError, match="cannot be read"):
-        store.read("c")
+        store.read("b" * 16)
+    (store.folder("c" * 16) / "record.json").mkdir(parents=True)
+    with pytest.raises(ResultsError, match="a folder where a file is expected"):
+        store.read("c" * 16)
 
 
 def test_a_torn_line_is_named(tmp_path: Path) -> None:
@@ -286,7 +290,15 @@ def test_a_negative_duration_is_no_record() -> None:
     with pytest.raises(ValidationError):
         Run(train_seconds=-1.0)
     with pytest.raises(ValidationError):
-        Record(trial_id="x", status="ok", seed=0, data_fingerprint="f", spec={}, result=Result(), run={"threads": 0.5})  # type: ignore[arg-type]
+        Record(
+            trial_id="0" * 16,
+            status="ok",
+            seed=0,
+            data_fingerprint="f" * 64,
+            spec={},
+            result=Result(),
+            run={"threads": 0.5},
+        )  # type: ignore[arg-type]
 
 
 # Settings that would be taken for one another, and grids that nobody can run.

@@ -17,7 +17,7 @@ KILLED = -9
 
 def goes_on(trial: Trial, root: Path, unbroken: Path, resumed_at: int | None) -> None:
     said = here([trial], options(root))
-    assert warnings(said) == [], "a checkpoint that was never finished is no news"
+    assert warnings(said) == [], "a checkpoint that was never finished warns of nothing"
     assert record(root, trial).run.resumed_at_step == resumed_at
     assert left(root, [trial]) == left(unbroken, [trial])
     assert checkpoints(root, trial) == ["final.safetensors"], "nothing temporary is left"

@@ -52,7 +52,7 @@ def test_a_format_that_does_not_exist_is_one_line(cli: Cli, root: Path) -> None:
 def test_the_terminal_shows_verdicts_both_readings_and_side_evidence(cli: Cli, root: Path) -> None:
     out = cli("report", "--results", str(root), "--format", "md").out
     titles = ("Verdicts", "each arm at its own best", "own best beside a shared setting", "how the arms were tuned")
-    places = [out.index(title) for title in (*titles, "side evidence", "Scoreboard")]
+    places = [out.index(title) for title in (*titles, "secondary evidence", "Scoreboard")]
     assert places == sorted(places)
     assert "+0.97 (90%: +0.00 to +1.94)" in out
 

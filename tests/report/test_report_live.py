@@ -115,7 +115,7 @@ def test_a_terminal_shows_progress_arms_and_folded_warnings(monkeypatch: pytest.
 
 
 SPEEDS = {"huge": 4e10, "large": 2e10, "plain": 1.2e10, "tiny": 0.5e10}
-"""FLOPs a second of four arms: the smaller the model, the more seconds a FLOP takes."""
+"""FLOPs per second of four arms: small models take more seconds per FLOP."""
 SIZES = {"huge": 2e11, "large": 1e11, "plain": 6e10, "tiny": 4e10}
 
 

@@ -39,7 +39,7 @@ def test_samples_stand_by_class_and_are_recorded_once(tmp_path: Path) -> None:
     expected = data.train.read(int(threes[5]))[..., 0].repeat(4, axis=0).repeat(4, axis=1) / 255
     assert np.allclose(sheet[top : top + 32, left : left + 32, 0], expected, atol=1e-6)
     (found,) = pictures_of(tmp_path, "assets")
-    assert found.caption.startswith("The first training images of digits, a row a class: 0, 1")
+    assert found.caption.startswith("The first training images of digits, one row per class: 0, 1")
     add_samples(tmp_path, digit_rows(), DataOptions(), any_data=False)
     assert (tmp_path / "assets/samples.png").read_bytes() == first
 

@@ -21,6 +21,7 @@ from sample_rows import (
 )
 
 from vitbench.report.formats import folded
+from vitbench.report.pages.inline_svg import slim
 from vitbench.report.plots.arm_plots import CAPTIONS, caption, plots_for, save, svg
 from vitbench.report.plots.scale import by_family, compute_unit, crossings, frontier, knob_of, points_by
 from vitbench.report.plots.style import COLOURS, arm_looks, lanes, looks, spread_out
@@ -255,3 +256,11 @@ def test_a_papers_scores_stand_beside_ours() -> None:
     assert columns["Paper (diff.)"][by_arm["none"]] == "-2.82"
     assert columns["Paper (diff.)"][by_arm["learned_1d"]] == "-"
     assert paper_effects(made, "learned_1d")["none"] == pytest.approx(-2.824)
+
+
+def test_ids_of_a_drawing_do_not_depend_on_the_last_bits_of_floats() -> None:
+    drawing = '<g id="{0}"><use xlink:href="#{0}"/></g><clipPath id="{1}"/><path clip-path="url(#{1})"/>'
+    first, second = (slim(drawing.format(f"m{k:010x}", f"p{k + 7:010x}")) for k in (1, 2))
+    assert first == second
+    assert 'xlink:href="#m0"' in first
+    assert "url(#p1)" in first

@@ -11,8 +11,9 @@ from sample_rows import class_token_experiment, class_token_rows, row
 
 from vitbench.report.formats import to_markdown
 from vitbench.report.pages.page import report
-from vitbench.report.secondary_evidence import HEADER, read_answers, side_table
+from vitbench.report.secondary_evidence import HEADER, side_table
 from vitbench.spec.experiment import Experiment
+from vitbench.store.answers import read_answers
 
 LABEL = [0, 0, 1, 1]
 PREDICTED = {
@@ -69,7 +70,7 @@ def test_classes_are_compared_on_the_seeds_that_both_arms_have(tmp_path: Path) -
     table = side_table(experiment(), rows(), read_answers(tmp_path))
     assert table.rows[0][:3] == ("a", "1", "-")
     assert table.rows[1][4] == "class 1: +100.0"
-    assert table.notes[-1] == "Left out: 1 of 4 trials, without answers to these images."
+    assert table.notes[-1] == "Left out: 1 of 4 trials, which have no stored answers to these images."
 
 
 @pytest.mark.parametrize("trials", [None, ["elsewhere"]])
@@ -83,7 +84,7 @@ def test_without_answers_the_section_says_so(tmp_path: Path, trials: list[str] |
             confidence=np.full((1, 4), 100),
         )
     text = to_markdown(side_table(experiment(), rows(), read_answers(tmp_path)))
-    assert text == "## e: side evidence\n\n- Nothing to show: the answers to the test images were not stored.\n"
+    assert text == "## e: secondary evidence\n\n- The run has no stored answers to the test images.\n"
 
 
 def test_page_and_markdown_show_it_and_no_verdict_moves(tmp_path: Path) -> None:
@@ -102,8 +103,8 @@ def test_page_and_markdown_show_it_and_no_verdict_moves(tmp_path: Path) -> None:
     )
     report(made, found, full)
     for name in ("table.md", "index.html"):
-        assert "were not stored" in (bare / name).read_text()
-        assert "Churn: images" in (full / name).read_text()
+        assert "no stored answers" in (bare / name).read_text()
+        assert "Churn: share of images" in (full / name).read_text()
     for name in ("table.csv", "table.tex"):
         assert (bare / name).read_bytes() == (full / name).read_bytes()
     states = [re.findall(r'class="state (\w+)"', (folder / "index.html").read_text()) for folder in (bare, full)]

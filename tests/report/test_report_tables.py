@@ -220,7 +220,7 @@ def test_a_trial_that_two_runs_share_is_paid_once() -> None:
     assert [line[:4] for line in table.rows] == [
         ("x", "2", "2G", "3 min 00 s"),
         ("y", "1", "1G", "1 min 30 s"),
-        ("in all", "3", "3G", "4 min 30 s"),
+        ("total", "3", "3G", "4 min 30 s"),
     ]
     assert {line[4] for line in table.rows} == {"100"}
 

@@ -72,7 +72,13 @@ def test_a_spec_survives_json() -> None:
 def test_a_record_survives_json() -> None:
     result = Result(test_top1_percent=1 / 3, curve=(CurvePoint(step=1, train_loss=0.1),), metrics={"knn_percent": 2.0})
     record = Record(
-        trial_id="x", status="ok", seed=0, data_fingerprint="f", spec={"a": {"b": [1]}}, result=result, run=Run()
+        trial_id="0" * 16,
+        status="ok",
+        seed=0,
+        data_fingerprint="f" * 64,
+        spec={"a": {"b": [1]}},
+        result=result,
+        run=Run(),
     )
     assert Record.model_validate_json(record.model_dump_json(exclude_none=True)) == record
 

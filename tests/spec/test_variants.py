@@ -59,3 +59,45 @@ def test_bad_names_are_one_line(name: str, message: str) -> None:
         variant(name)
     assert "\n" not in str(raised.value)
     assert repr(name) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "name"),
+    [
+        ("vit_tiny_patch16_224", "ViT-Ti/16"),
+        ("vit_small_patch32_384", "ViT-S/32"),
+        ("deit_base_patch16_224", "ViT-B/16"),
+        ("vit_large_patch14_224", "ViT-L/14"),
+        ("vit_huge_patch14_224", "ViT-H/14"),
+        ("vit_base_r50_s16_224", "R50x1+ViT-B/16"),
+        ("vit_small_r26_s32_224", "R26x1+ViT-S/32"),
+        ("resnetv2_101x3_bit", "R101x3"),
+    ],
+)
+def test_timms_names_mean_the_same_models(timm_name: str, name: str) -> None:
+    assert variant(timm_name) == variant(name)
+
+
+def test_timms_names_have_timms_sizes() -> None:
+    """Parameters of timm's model with 1000 classes at 224 px."""
+    import timm
+    import torch
+    from model_specs import CLASSIFY, named
+
+    from vitbench.model.costs import num_params
+
+    with torch.device("meta"):
+        theirs = timm.create_model("vit_tiny_patch16_224")
+    assert num_params(named("vit_tiny_patch16_224"), CLASSIFY) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224.augreg_in21k", "resnetv2_50x1_bit.goog_in21k"])
+def test_timms_weights_are_no_model_name(name: str) -> None:
+    with pytest.raises(InputError, match=f"model.init_from: timm:{name}"):
+        variant(name)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224", "vit_medium_patch16_224", "swin_tiny_patch4"])
+def test_timms_other_models_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is not a model"):
+        variant(name)

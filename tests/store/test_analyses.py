@@ -17,13 +17,15 @@ from vitbench.store.rows import (
     read_analyses,
 )
 
-
-def row(weights: str | None = "w", **metrics: float) -> dict[str, Any]:
-    return {"trial_id": "t", "result": {"weights_sha256": weights, "metrics": metrics}}
+TRIAL = "0123456789abcdef"
 
 
-def line(weights: str | None = "w", images: str = "digits", **metrics: float) -> AnalysisLine:
-    return AnalysisLine(trial_id="t", weights_sha256=weights, images=images, metrics=metrics)
+def row(weights: str | None = "a" * 64, **metrics: float) -> dict[str, Any]:
+    return {"trial_id": TRIAL, "result": {"weights_sha256": weights, "metrics": metrics}}
+
+
+def line(weights: str | None = "a" * 64, images: str = "digits", **metrics: float) -> AnalysisLine:
+    return AnalysisLine(trial_id=TRIAL, weights_sha256=weights, images=images, metrics=metrics)
 
 
 def test_numbers_join_and_the_records_own_stay(tmp_path: Path) -> None:
@@ -35,16 +37,16 @@ def test_numbers_join_and_the_records_own_stay(tmp_path: Path) -> None:
 
 
 def test_numbers_of_other_weights_do_not_join(tmp_path: Path) -> None:
-    add_analyses(tmp_path, [line(weights="other", a=1.0)])
+    add_analyses(tmp_path, [line(weights="b" * 64, a=1.0)])
     assert join_analyses([row()], tmp_path) == [row()]
 
 
 def test_a_second_look_adds_to_the_first_unless_it_was_at_something_else(tmp_path: Path) -> None:
     add_analyses(tmp_path, [line(a=1.0, b=1.0)])
     add_analyses(tmp_path, [line(b=2.0)])
-    assert read_analyses(tmp_path)["t"].metrics == {"a": 1.0, "b": 2.0}
+    assert read_analyses(tmp_path)[TRIAL].metrics == {"a": 1.0, "b": 2.0}
     add_analyses(tmp_path, [line(images="folder:x", b=3.0)])
-    assert read_analyses(tmp_path)["t"].metrics == {"b": 3.0}
+    assert read_analyses(tmp_path)[TRIAL].metrics == {"b": 3.0}
 
 
 def test_another_version_is_not_read_and_a_torn_line_is_an_error(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from vitbench.store.trials import Store
 
 ID = "0123456789abcdef"
 VALID = Record(
-    trial_id=ID, status="ok", seed=0, data_fingerprint="f", spec={"train": {"lr": 1e-3}},
+    trial_id=ID, status="ok", seed=0, data_fingerprint="f" * 64, spec={"train": {"lr": 1e-3}},
     result=Result(test_top1_percent=50.0, metrics={"knn_percent": 3.0}), run=Run(),
 ).model_dump_json().encode()  # fmt: skip
 REFERENCE = Path(__file__).parents[2] / "results" / "tier1-digits" / "class_token_vs_gap"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+MAX_WORD = 200
+"""Similar words are looked up for this many characters: the comparison takes quadratic time."""
 
 
 class VitbenchError(Exception):
@@ -42,12 +46,21 @@ class NoSpaceError(VitbenchError):
     exit_code = 6
 
 
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that a reader does not see: control, format and direction characters, line separators."""
+
+
+def is_plain(text: str) -> bool:
+    """True for text without hidden characters: none that moves a cursor or changes the direction of the text."""
+    return text.isprintable() or not any(unicodedata.category(char) in HIDDEN for char in text)
+
+
 def printable(text: str) -> str:
-    """`text` on one line, without control characters: a name cannot move the cursor or start a new row."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """`text` on one line with hidden characters escaped (`\\x1b`): a name cannot move the cursor or start a new row."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def nearest(word: str, allowed: Iterable[str], limit: int = 3) -> str:
-    """`" Did you mean 'x' or 'y'?"`, or an empty string where nothing is near."""
-    found = difflib.get_close_matches(word, list(allowed), n=limit, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+    """`" Did you mean 'x' or 'y'?"`, or an empty string where no allowed word is similar."""
+    matches = difflib.get_close_matches(word[:MAX_WORD], list(allowed), n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in matches)}?" if matches else ""

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: both stop a run cleanly, and both can be resumed by the same command.
+"""Ctrl-C, SIGTERM and SIGHUP: each stops a run cleanly, and the same command resumes it.
 
-A stop is raised where the program just is, but within `held()` (a training) it waits until that has been saved.
+A stop is raised wherever the program is, except inside `held()` (a training): there it waits until that has been saved.
 """
 
 from __future__ import annotations
@@ -14,60 +14,92 @@ from dataclasses import dataclass
 from types import FrameType
 
 
-class Terminated(BaseException):
+class Stopped(BaseException):
+    """A signal asked this process to stop."""
+
+    number = signal.SIGTERM
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that a signal ended."""
+        return 128 + self.number
+
+
+class Terminated(Stopped):
     """SIGTERM arrived."""
 
 
-class Interrupted(BaseException):
+class Interrupted(Stopped):
     """Ctrl-C arrived. Not KeyboardInterrupt, which the command-line library would report as its own."""
+
+    number = signal.SIGINT
+
+
+class HungUp(Stopped):
+    """SIGHUP arrived: the terminal was closed, or the connection was lost."""
+
+    number = signal.SIGHUP
+
+
+STOPS: dict[int, type[Stopped]] = {kind.number: kind for kind in (Terminated, Interrupted, HungUp)}
 
 
 @dataclass
-class _Stop:
-    """What was asked of this process, and whether it has to wait."""
+class _State:
+    """The stop that was requested of this process, and whether it has to wait."""
 
     held: bool = False
-    asked: Terminated | Interrupted | None = None
+    requested: Stopped | None = None
 
 
-_stop = _Stop()
+_state = _State()
 
 
-def ask(stop: Terminated | Interrupted) -> None:
+def ask(stop: Stopped) -> None:
     """Stop this process: at once by raising `stop`, or at the end of `held()`."""
-    if not _stop.held:
+    if not _state.held:
         raise stop
-    _stop.asked = stop
+    _state.requested = stop
 
 
 @contextmanager
 def held() -> Iterator[Callable[[], bool]]:
-    """Within it a stop is kept back; yields whether one was asked for, and raises that at its end."""
-    _stop.held = True
+    """Hold back a stop within the block, and raise it at the end. Yields a function: was a stop requested?"""
+    _state.held = True
     try:
-        yield lambda: _stop.asked is not None
+        yield lambda: _state.requested is not None
     finally:
-        _stop.held = False
-        asked, _stop.asked = _stop.asked, None
-        if asked is not None:
-            raise asked
+        _state.held = False
+        requested, _state.requested = _state.requested, None
+        if requested is not None:
+            raise requested
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it, the first SIGTERM or SIGINT asks to stop; a second one ends the process and its children at once."""
+    """Within the block the first signal requests a stop; a second SIGTERM or Ctrl-C ends the process and its children.
+
+    A second SIGHUP does nothing: a shell that ends passes the signal on to jobs that the kernel has told already. Where
+    SIGHUP is ignored (nohup), it stays ignored.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         # Python's own handler would wait for a library's call to return; only children to be ended are worth that.
-        signal.signal(number, _end if multiprocessing.active_children() else signal.SIG_DFL)
-        ask(Terminated() if number == signal.SIGTERM else Interrupted())
+        second = _end if multiprocessing.active_children() else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else second)
+        ask(STOPS[number]())
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in _numbers()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _numbers() -> list[int]:
+    """The signals that stop this process."""
+    return [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -78,14 +110,17 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def obey_parent() -> None:
-    """For a child process: Ctrl-C is its parent's to answer; the first SIGTERM asks to stop, later ones say no more.
+    """For a child process: leave Ctrl-C to the parent; the first SIGTERM or SIGHUP requests a stop.
 
-    A second one is no haste: it comes where the whole process group is sent what the parent sends, too.
+    Later ones are ignored: a signal to the process group reaches a child twice, directly and through its parent.
     """
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         ask(Terminated())
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop)
+    for number in _numbers():
+        if number != signal.SIGINT:
+            signal.signal(number, stop)

@@ -1,1 +1,1 @@
-"""How fast vitbench is, against the loops that people write; every figure is measured on the machine at hand."""
+"""Measures the speed of vitbench against plain training loops on the current machine."""

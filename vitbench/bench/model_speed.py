@@ -1,4 +1,4 @@
-"""One model by name: images a second, share of the measured matrix-product peak, memory, beside timm's same model."""
+"""Training speed of one model by name, beside timm's same model: images per second, share of the peak, memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROUNDS = 3
 
 
 def measure(name: str, size: tuple[int, int], precision: str, device: str, threads: int) -> dict[str, Any]:
-    """Training steps of `name` here and in timm, alternating, as plain data; timm's are absent where it lacks it.
+    """Time training steps of `name` here and in timm, alternating; here only if timm lacks the model.
 
-    `size`: pixels a side, and images a step.
+    `size`: image side in pixels, and images per step.
     """
     import torch
 
@@ -77,7 +77,7 @@ def _precision(text: str) -> Any:
 
 
 def timm_step(spec: TrialSpec, device: str) -> Callable[[], None]:
-    """A training step of timm's same model in a plain loop; InputError where timm has none, or is not installed."""
+    """A training step of timm's same model in a plain loop; raise InputError if timm lacks it or is not installed."""
     import torch
     import torch.nn.functional as F
 
@@ -106,7 +106,7 @@ def timm_step(spec: TrialSpec, device: str) -> Callable[[], None]:
 
 
 def _peak_mib(device: str) -> float:
-    """Most memory held so far: by the allocator on a GPU, by this process else (both models, then)."""
+    """Peak memory so far in MiB: of the allocator on a GPU, else of this process (both models together)."""
     import torch
 
     if device.startswith("cuda"):

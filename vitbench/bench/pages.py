@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON, a table and a plot in a folder."""
+"""Write the result of a benchmark into a folder: JSON, a table and a plot."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _version(package: str) -> str:
 
 
 def suite_table(result: Mapping[str, Any]) -> str:
-    """Markdown: every contestant's seconds, images a second, memory, and how many times as long as vitbench."""
+    """Markdown: every contestant's seconds, images per second, memory, and how many times as long as vitbench."""
     wall, processor = ratios(result["seconds"], "vitbench"), ratios(result["cpu_seconds"], "vitbench")
     size, flops = result["size"], result["train_flops"]
     repeats = len(result["seconds"]["vitbench"])
@@ -76,7 +76,7 @@ def _ratio(ratio: Mapping[str, float] | None) -> str:
 
 
 def suite_figure(result: Mapping[str, Any]) -> Figure:
-    """Seconds of every contestant, a dot a repeat."""
+    """Seconds of every contestant, one dot per repeat."""
     from matplotlib.figure import Figure
 
     names = list(result["seconds"])
@@ -140,11 +140,11 @@ def model_table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['model']}, {result['img_size']} px, batch {result['batch_size']}, {result['precision']}, "
         f"{result['device']}, {result['threads']} thread(s): {result['params']:,} parameters, "
-        f"{result['train_flops_a_step']:.3g} training FLOPs a step; a large matrix product reaches "
+        f"{result['train_flops_a_step']:.3g} training FLOPs per step; a large matrix product reaches "
         f"{result['matmul_peak']:.3g} FLOP/s here; memory planned {result['planned_mib']:,.0f} MiB, "
         f"peak of the process {result['peak_mib']:,.0f} MiB.",
         "",
-        "| way | seconds a step | images/s | share of that peak |",
+        "| way | seconds per step | images/s | share of that peak |",
         "|---|---|---|---|",
     ]
     for way, figures in result["ways"].items():

@@ -1,6 +1,6 @@
-"""What lies in a results root and nothing refers to: found, and removed only when told to.
+"""What lies in a results root and nothing refers to: listed, and removed only on request.
 
-A committed record that a run uses is never among it, nor anything of a trial that some process is at work on.
+A committed record that a run uses is never in the list, nor is anything of a trial that a process is working on.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vitbench.base.contained import exists
 from vitbench.base.durable import disk_error
 from vitbench.base.errors import ResultsError
 from vitbench.store.event_log import dead_logs, is_running
-from vitbench.store.record import Record
+from vitbench.store.record import Record, read_record
 from vitbench.store.trials import Store
 
 ASIDE = re.compile(r"\..+\.(\d+)")
@@ -24,7 +26,7 @@ ASIDE = re.compile(r"\..+\.(\d+)")
 
 @dataclass(frozen=True)
 class Use:
-    """What the runs of a root refer to: trials with their roles; `open_runs` may yet refer to others (and why)."""
+    """What the runs of a root refer to: trials with their roles; `open_runs` may refer to more, with the reason."""
 
     roles: Mapping[str, frozenset[str]]
     open_runs: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +34,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder, why it is not needed, its size, and whether it is `safe` to lose without a thought."""
+    """A file or folder, why it is not needed, its size, and whether it is `safe` to remove without asking."""
 
     path: Path
     why: str
@@ -42,8 +44,8 @@ class Leftover:
 
 
 def leftovers(store: Store, use: Use) -> list[Leftover]:
-    """Everything that nothing refers to, by path. Trials that no plan uses are left out while a run is still open."""
-    folders = [path for path in _inside(store.trials) if path.is_dir() and not path.is_symlink()]
+    """Everything that nothing refers to, by path. While a run is open, trials that no plan uses are not listed."""
+    folders = [path for path in _inside(store.trials) if _is_folder(path)]
     busy = store.locked(folder.name for folder in folders)
     dead = [*_asides(store.root), *dead_logs(store.root)]
     out = [_leftover(path, "left by a process that was killed", safe=True) for path in dead]
@@ -54,7 +56,7 @@ def leftovers(store: Store, use: Use) -> list[Leftover]:
             out += [] if use.open_runs else [_leftover(folder, _unused(store, folder.name), folder.name)]
         else:
             out += _of_trial(store, folder.name, use.roles[folder.name])
-    return sorted(out, key=lambda found: found.path)
+    return sorted(out, key=lambda leftover: leftover.path)
 
 
 def _unused(store: Store, trial_id: str) -> str:
@@ -71,80 +73,98 @@ def _unused(store: Store, trial_id: str) -> str:
 
 
 def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Leftover]:
-    """What a used trial does not need: of one that may be tried again its empty attempts only."""
+    """What a used trial does not need. A trial that may be tried again keeps all but its empty attempts."""
     folder = store.folder(trial_id)
     try:
         record = store.read(trial_id)
-    except ResultsError:  # A doctor's case.
+    except ResultsError:  # `vitbench doctor` reports it.
         return
     committed = record is not None and record.status != "failed"
-    for attempt in (path for path in _inside(folder / "attempts") if path.is_dir()):
+    for attempt in (path for path in _inside(folder / "attempts") if _is_folder(path)):
         if not any(attempt.iterdir()) and not (record and str(record.run.attempt) == attempt.name):
             yield _leftover(attempt, "an empty attempt", trial_id, safe=True)
         elif committed and not is_conflict(store, trial_id, attempt):
             yield _leftover(attempt, "an attempt of a committed trial", trial_id)
-    weights = store.weights(trial_id)
     if not committed:
         return
-    for path in _inside(folder / "checkpoints"):
-        if path != weights and not ASIDE.fullmatch(path.name):
+    checkpoints = folder / "checkpoints"
+    for path in _inside(checkpoints):
+        if path.name != "final.safetensors" and not ASIDE.fullmatch(path.name):
             yield _leftover(path, "a checkpoint of a committed trial", trial_id, safe=True)
-    if weights.is_file() and roles == {"tuning"}:
-        yield _leftover(weights, "weights of a tuning trial", trial_id)
+        elif path.name == "final.safetensors" and roles == {"tuning"}:
+            yield _leftover(path, "weights of a tuning trial", trial_id)
+
+
+def _is_folder(path: Path) -> bool:
+    """True for a folder, False for a link to one: it leads out of the results."""
+    return stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it is a link, since that leads out of the results."""
-    return [] if folder.is_symlink() else sorted(folder.glob("*"))
+    """The content of a folder; none where it is a link or missing."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if _is_folder(folder):
+            return sorted(folder.iterdir())
+    return []
 
 
 def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:
-    """Did this attempt come to another result than the committed one? Then it is evidence, and kept."""
+    """True where an attempt has another result than the committed record: it is evidence, and kept."""
     path = attempt / "record.json"
-    if not path.is_file():
-        return False
     try:
-        committed, other = store.read(trial_id), Record.model_validate_json(path.read_bytes())
-    except (ResultsError, OSError, ValueError):
+        if not exists(path):
+            return False
+        committed, other = store.read(trial_id), read_record(path)
+    except (ResultsError, OSError):
         return True
-    return committed is not None and (committed.status, committed.result) != (other.status, other.result)
+    return committed is not None and differ(committed, other)
+
+
+def differ(first: Record, second: Record) -> bool:
+    """True where two records of one trial do not have the same outcome."""
+    return (first.status, first.result) != (second.status, second.result)
 
 
 def _asides(root: Path) -> Iterator[Path]:
-    """Files written aside by processes that are no longer there."""
+    """Files that were written aside by processes that no longer run."""
     for path in root.rglob(".*"):
         match = ASIDE.fullmatch(path.name)
-        if match and path.is_file() and not is_running(int(match[1])):
+        if match and not _is_folder(path) and not is_running(int(match[1])):
             yield path
 
 
 def _leftover(path: Path, why: str, trial_id: str | None = None, *, safe: bool = False) -> Leftover:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+    paths = [path, *path.rglob("*")] if _is_folder(path) else [path]
     # A record in its attempt and the committed one are two names of one file: removing one frees nothing.
-    sizes = [stat.st_size for stat in (p.stat() for p in files) if stat.st_nlink == 1]
+    sizes = [s.st_size for s in (p.lstat() for p in paths) if s.st_nlink == 1 and stat.S_ISREG(s.st_mode)]
     return Leftover(path, why, sum(sizes), trial_id, safe)
 
 
-def remove(store: Store, found: Iterable[Leftover]) -> list[Leftover]:
-    """Remove leftovers, each under its trial's lock; those that were removed. A trial that is busy by now is left.
+def remove(store: Store, listed: Iterable[Leftover]) -> tuple[list[Leftover], list[str]]:
+    """Remove leftovers, each under its trial's lock: what was removed, and a line for each that could not be.
 
-    Raises ResultsError where the folder cannot be written.
+    A trial that a process works on by now is left alone.
     """
-    out = []
-    for leftover in found:
-        lock = store.lock(leftover.trial_id) if leftover.trial_id else contextlib.nullcontext(True)
-        with lock as held:
-            if held:
-                _remove(leftover.path)
-                out.append(leftover)
-    return out
+    out, refused = [], dict[str, None]()
+    for leftover in listed:
+        try:
+            lock = store.lock(leftover.trial_id) if leftover.trial_id else contextlib.nullcontext(True)
+            with lock as held:
+                if held:
+                    _remove(leftover.path)
+                    out.append(leftover)
+        except ResultsError as error:
+            refused[str(error)] = None
+    return out, list(refused)
 
 
 def _remove(path: Path) -> None:
     try:
-        if path.is_dir() and not path.is_symlink():
+        if _is_folder(path):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise disk_error(path, error) from error

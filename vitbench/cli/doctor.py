@@ -1,4 +1,4 @@
-"""What may be wrong with this machine and with a results root: one finding a line; nothing is changed here."""
+"""What may be wrong with this machine and with a results root: one finding per line; nothing is changed here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -17,42 +18,44 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from vitbench.base.durable import sync_folder
+from vitbench.base.durable import size_words, sync_folder
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.clean import Use, is_conflict, leftovers
 from vitbench.data import DATASETS, DataOptions, Facts, find
 from vitbench.engines.options import num_cores
+from vitbench.plan.sources import record_contradictions
 from vitbench.store.record import ALGORITHM_VERSION, Record
 from vitbench.store.trials import Store
 
 SLOW_SYNC_SECONDS = 0.05
 LITTLE_BYTES, NO_BYTES = 2 * 2**30, 100 * 2**20
+MOST_LISTED = 20
 PYTHON = ((3, 11), (3, 13))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `advice` says what would mend it, `exit_code` counts where it is bad."""
+    """One thing that was checked; `advice` says how to repair it; `exit_code` applies to a bad one."""
 
     level: Literal["ok", "warn", "bad"]
     what: str
-    said: str
+    text: str
     advice: str = ""
     exit_code: int = 2
 
 
-def ok(what: str, said: str) -> Finding:
+def ok(what: str, text: str) -> Finding:
     """Nothing to do."""
-    return Finding("ok", what, said)
+    return Finding("ok", what, text)
 
 
-def warn(what: str, said: str, advice: str = "") -> Finding:
-    """Worth knowing; a run would work."""
-    return Finding("warn", what, said, advice)
+def warn(what: str, text: str, advice: str = "") -> Finding:
+    """Worth knowing; a run works all the same."""
+    return Finding("warn", what, text, advice)
 
 
 def machine(root: Path, options: DataOptions) -> Iterator[Finding]:
-    """Python, torch, devices, cores, the disk under `root`, and the data sets that are here."""
+    """Python, torch, devices, cores, the disk under `root`, and the data sets on this machine."""
     version = platform.python_version()
     if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
         yield ok("python", version)
@@ -65,19 +68,19 @@ def machine(root: Path, options: DataOptions) -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    """Versions that go together, and what torch sees of accelerators."""
+    """Versions of torch and torchvision that fit each other, and the accelerators that torch sees."""
     try:
         versions = {name: metadata.version(name) for name in ("torch", "torchvision")}
         import torch
     except (ImportError, OSError) as error:
         yield Finding("bad", "torch", f"cannot be loaded ({error})", "install torch and torchvision")
         return
-    said = f"{versions['torch']}, torchvision {versions['torchvision']}"
+    text = f"{versions['torch']}, torchvision {versions['torchvision']}"
     needed = pinned_torch(metadata.requires("torchvision") or ())
     if needed and needed != versions["torch"].partition("+")[0]:
-        yield Finding("bad", "torch", said, f"this torchvision is built for torch {needed}")
+        yield Finding("bad", "torch", text, f"this torchvision is built for torch {needed}")
     else:
-        yield ok("torch", said)
+        yield ok("torch", text)
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield ok("cuda", f"{torch.version.cuda}: {names}")
@@ -89,24 +92,24 @@ def _torch() -> Iterator[Finding]:
 
 
 def pinned_torch(requirements: Sequence[str]) -> str | None:
-    """The version of torch that torchvision's own metadata ask for, as `2.9.0`."""
-    found = (re.match(r"torch\s*\(?==\s*([\w.]+)", line) for line in requirements)
-    return next((match[1] for match in found if match), None)
+    """The version of torch that torchvision's metadata require, as `2.9.0`."""
+    matches = (re.match(r"torch\s*\(?==\s*([\w.]+)", line) for line in requirements)
+    return next((match[1] for match in matches if match), None)
 
 
 def _cores() -> Iterator[Finding]:
-    """Cores that may be used, and threads that would get in each other's way."""
+    """Cores that may be used, and whether a container allows fewer."""
     usable = num_cores()
     quota = quota_cores(_read(Path("/sys/fs/cgroup/cpu.max")))
-    said = f"{usable} usable, one trial and one thread on each"
+    text = f"{usable} usable, one trial with one thread on each"
     if quota is not None and quota < usable:
-        yield warn("cores", f"{said}; this container may use {quota:g}", f"run with --jobs {max(1, int(quota))}")
+        yield warn("cores", f"{text}; this container may use {quota:g}", f"run with --jobs {max(1, int(quota))}")
     else:
-        yield ok("cores", said)
+        yield ok("cores", text)
 
 
 def quota_cores(text: str) -> float | None:
-    """How many cores a control group may use (`max 100000`, `150000 100000`); None: all."""
+    """How many cores a control group may use, from the text of `cpu.max` (`150000 100000`); None: all."""
     words = text.split()
     return int(words[0]) / int(words[1]) if len(words) == 2 and all(word.isdigit() for word in words) else None
 
@@ -123,7 +126,9 @@ def disk(root: Path) -> Iterator[Finding]:
     there = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     level: Literal["ok", "warn", "bad"] = "ok" if free > LITTLE_BYTES else "warn" if free > NO_BYTES else "bad"
-    yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free at {there}", "" if level == "ok" else "free some", 6)
+    yield Finding(
+        level, "disk", f"{free / 2**30:.1f} GiB free at {there}", "" if level == "ok" else "free some space", 6
+    )
     try:
         with tempfile.TemporaryDirectory(prefix=".vitbench-doctor-", dir=there) as scratch:
             yield from _file_system(Path(scratch))
@@ -132,11 +137,11 @@ def disk(root: Path) -> Iterator[Finding]:
 
 
 def _file_system(folder: Path) -> Iterator[Finding]:
-    """One finding each of locks, hard links and fsync."""
+    """One finding each for locks, hard links and fsync."""
     file = folder / "file"
     with file.open("w") as first, file.open("w") as second:
         yield _tried(
-            "locks", lambda: _exclude(first.fileno(), second.fileno()), "two runs at once may train a trial twice"
+            "locks", lambda: _exclude(first.fileno(), second.fileno()), "two runs at once may train one trial twice"
         )
         began = time.monotonic()
         first.write("x")
@@ -145,18 +150,18 @@ def _file_system(folder: Path) -> Iterator[Finding]:
         sync_folder(folder)
         seconds = time.monotonic() - began
     yield _tried("hard links", lambda: os.link(file, folder / "link"), "records are renamed into place instead")
-    said = f"{1000 * seconds:.1f} ms a write"
-    yield ok("fsync", said) if seconds < SLOW_SYNC_SECONDS else warn("fsync", said, "a nearer disk would be faster")
+    text = f"{1000 * seconds:.1f} ms per write"
+    yield ok("fsync", text) if seconds < SLOW_SYNC_SECONDS else warn("fsync", text, "a local disk would be faster")
 
 
 def _exclude(first: int, second: int) -> None:
-    """Raises OSError where a lock on one handle does not keep the other out."""
+    """Raises OSError where a lock on one handle does not exclude the other."""
     fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    raise OSError("a lock keeps nobody out")
+    raise OSError("a lock excludes nobody")
 
 
 def _tried(what: str, action: Callable[[], object], consequence: str) -> Finding:
@@ -169,35 +174,36 @@ def _tried(what: str, action: Callable[[], object], consequence: str) -> Finding
 
 def _data(options: DataOptions) -> Finding:
     """Which named data sets are on this machine; nothing is downloaded."""
-    here, away = [], []
+    present, missing = [], []
     for name in (name for name in DATASETS if ":" not in name):
         canonical, argument, source = find(name)
         try:
             source.locate(argument, DataOptions(data_dir=options.data_dir, cache_dir=options.cache_dir))
-            here.append(canonical)
+            present.append(canonical)
         except InputError:
-            away.append(canonical)
-    return ok("data", f"here: {', '.join(here)}; not found: {', '.join(away) or 'none'}")
+            missing.append(canonical)
+    return ok("data", f"present: {', '.join(present)}; not found: {', '.join(missing) or 'none'}")
 
 
 def root_findings(store: Store, use: Use) -> Iterator[Finding]:
-    """What is torn, in conflict, mixed, orphaned or left over among the trials of a root."""
+    """What is damaged, contradictory, in conflict, mixed, orphaned or left over in a results root."""
+    strange = list(strange_files(store.root))
+    for path, kind in strange[:MOST_LISTED]:
+        yield Finding("bad", "link", f"{path}: {kind}", "move it away: nothing in a results folder is followed", 5)
+    if len(strange) > MOST_LISTED:
+        yield Finding("bad", "link", f"{len(strange) - MOST_LISTED} more links and special files", "", 5)
     records: dict[str, Record] = {}
-    for folder in sorted(path for path in store.trials.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in store.trials.glob("*") if path.is_dir() and not path.is_symlink()):
         try:
             record = store.read(folder.name)
+            problems = list(record_contradictions(record, store)) if record is not None else []
         except ResultsError as error:
             yield Finding("bad", "record", str(error), f"move {folder} away; the trial is run again", 5)
             continue
         if record is None:
             continue
         records[folder.name] = record
-        for attempt in sorted((folder / "attempts").glob("*")):
-            if is_conflict(store, folder.name, attempt):
-                said = f"{attempt} came to another result than the committed record, on the same settings"
-                yield Finding(
-                    "bad", "conflict", said, "compare `run` in the two records: machine or versions differ", 5
-                )
+        yield from _trial_findings(store, folder, problems)
     yield ok("records", f"{len(records)} whole in {store.root}")
     yield from _mixed(records)
     for name, why in use.open_runs.items():
@@ -205,8 +211,44 @@ def root_findings(store: Store, use: Use) -> Iterator[Finding]:
     yield from _left_over(store, use)
 
 
+def _trial_findings(store: Store, folder: Path, problems: Sequence[str]) -> Iterator[Finding]:
+    """Contradictions of one committed trial, and attempts with another result."""
+    for problem in problems:
+        advice = f"restore the file, or move {folder} away; the trial is run again"
+        yield Finding("bad", "contradiction", f"{folder / 'record.json'}: the trial {problem}", advice, 5)
+    attempts = folder / "attempts"
+    for attempt in sorted(attempts.glob("*")) if not attempts.is_symlink() else ():
+        if is_conflict(store, folder.name, attempt):
+            text = f"{attempt} has another result than the committed record, with the same settings"
+            yield Finding("bad", "conflict", text, "compare `run` in the two records: machine or versions differ", 5)
+
+
+def strange_files(root: Path) -> Iterator[tuple[Path, str]]:
+    """Links, pipes, devices, and files with several names, in a results root; a run's folder may be a link.
+
+    A committed record has two names by design: one in its trial, one in its attempt.
+    """
+    names: dict[tuple[int, int], list[Path]] = defaultdict(list)
+    counts: dict[tuple[int, int], int] = {}
+    for place, folders, files in os.walk(root):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            status = path.lstat()
+            is_run = path.parent == root and path.name not in ("trials", "events") and path.is_dir()
+            if stat.S_ISLNK(status.st_mode) and not is_run:
+                yield path, f"a symbolic link to {os.readlink(path)}"
+            elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                key = status.st_dev, status.st_ino
+                names[key].append(path)
+                counts[key] = status.st_nlink
+            elif not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode) and not is_run:
+                yield path, "a pipe, a socket or a device"
+    for key, paths in names.items():
+        if counts[key] != 2 or {path.name for path in paths} != {"record.json"} or len(paths) != 2:
+            yield paths[0], f"a file with {counts[key]} names (hard links)"
+
+
 def _mixed(records: Mapping[str, Record]) -> Iterator[Finding]:
-    """Records of several versions of the code, or of several sets of images under one name."""
+    """Records from several versions of the code, or from several sets of images under one name."""
     versions = Counter(record.algorithm_version for record in records.values())
     if set(versions) - {ALGORITHM_VERSION}:
         counts = ", ".join(f"{n} of version {version}" for version, n in sorted(versions.items()))
@@ -214,29 +256,26 @@ def _mixed(records: Mapping[str, Record]) -> Iterator[Finding]:
     prints: dict[str, set[str]] = defaultdict(set)
     for record in records.values():
         prints[str(record.spec.get("data", {}).get("name", "digits"))].add(record.data_fingerprint)
-    for name, found in sorted(prints.items()):
-        if len(found) > 1:
-            yield warn("data", f"{name}: {len(found)} different sets of images under this name", "they are never mixed")
+    for name, digests in sorted(prints.items()):
+        if len(digests) > 1:
+            yield warn(
+                "data", f"{name}: {len(digests)} different sets of images under this name", "they are never mixed"
+            )
 
 
 def _left_over(store: Store, use: Use) -> Iterator[Finding]:
-    """A finding for every kind of leftover."""
+    """One finding per kind of leftover."""
     kinds: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for leftover in leftovers(store, use):
         kinds[leftover.why, leftover.safe].append(leftover.num_bytes)
     for (why, safe), sizes in kinds.items():
-        said, command = f"{why}: {len(sizes)}, {size_words(sum(sizes))}", "doctor --fix" if safe else "clean --yes"
-        yield Finding("warn" if safe else "ok", "leftover", said, f"vitbench {command} removes them")
-
-
-def size_words(num_bytes: int) -> str:
-    """`3 bytes`, `1.5 MiB`."""
-    return f"{num_bytes} bytes" if num_bytes < 2**20 else f"{num_bytes / 2**20:.1f} MiB"
+        text, command = f"{why}: {len(sizes)}, {size_words(sum(sizes))}", "doctor --fix" if safe else "clean --yes"
+        yield Finding("warn" if safe else "ok", "leftover", text, f"vitbench {command} removes them")
 
 
 def data_finding(run: str, facts: Facts, fingerprint: str) -> Finding | None:
-    """Whether a run's images are still those of its records; None where they are."""
+    """A warning where a run's images are no longer those of its records; else None."""
     if facts.fingerprint == fingerprint:
         return None
-    said = f"{run}: {facts.name} holds other images now than those of its records"
-    return warn("data", said, "`vitbench run` refuses it; --as NAME starts a run of its own")
+    text = f"{run}: {facts.name} now holds other images than those of its records"
+    return warn("data", text, "`vitbench run` refuses it; --as NAME starts a separate run")

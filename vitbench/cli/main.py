@@ -40,13 +40,15 @@ from vitbench.cli.commands.arguments import (
 from vitbench.cli.commands.arguments import asked as asked_of
 from vitbench.cli.commands.bench import bench
 from vitbench.cli.commands.tools import tools
+from vitbench.cli.setting_options import SettingsGroup
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
-input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 130 Ctrl-C and 143 SIGTERM,
-both resumable."""
+input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 129 SIGHUP, 130
+Ctrl-C and 143 SIGTERM, which the same command resumes."""
 
 app = typer.Typer(
     name="vitbench",
+    cls=SettingsGroup,
     help="The ablations of the ViT paper, with seeds, tuned arms and verdicts, on your images and your budget.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -69,7 +71,7 @@ def run(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tables only.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Trials at once (default: one a core).")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads a trial.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per trial.")] = 1,
     workers: Workers = None,
     data_dir: DataDir = None,
     download: Download = False,
@@ -255,8 +257,10 @@ def _main(
 
 def main() -> None:
     """Run the command line; errors of the user become lines on stderr and an exit code, never a traceback."""
-    from vitbench.base.signals import Interrupted, Terminated
+    from vitbench.base.output import outlast_readers
+    from vitbench.base.signals import Stopped
 
+    outlast_readers()
     try:
         app(standalone_mode=True)
     except VitbenchError as error:
@@ -269,6 +273,6 @@ def main() -> None:
             raise
         print("error:", printable(f"{error.filename or 'disk'}: {error.strerror}"), file=sys.stderr)
         sys.exit(6 if full else 2)
-    except (Interrupted, Terminated) as stop:
-        print("stopped; finished trials are kept, the same command goes on", file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except Stopped as stop:
+        print("stopped; finished trials are kept, run the same command again to resume", file=sys.stderr)
+        sys.exit(stop.exit_code)

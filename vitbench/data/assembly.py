@@ -6,6 +6,7 @@ names of the files, and every draw that goes by image index is a function of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,10 +16,12 @@ from vitbench.base.errors import InputError
 from vitbench.data.copies import Candidate, SamePixels, canonical, group_numbers, group_sizes, same_pixels, two_labels
 from vitbench.data.decode import decode
 from vitbench.data.fingerprint import (
+    BLOCKS,
     BY_NAME,
     GROUPED,
     HASHED_BYTES,
     ON_WHITE,
+    SCALED,
     TURNED,
     Digests,
     digest,
@@ -27,7 +30,8 @@ from vitbench.data.fingerprint import (
 from vitbench.data.scan import Scan, scan
 from vitbench.data.source import Raw, Source
 from vitbench.data.splits import held_out
-from vitbench.data.types import Facts, ImageData, Split, join_splits
+from vitbench.data.types import Facts, ImageData, Split, aspects, join_splits
+from vitbench.spec.trial import Scale
 
 TEST_FRACTION = 0.2
 
@@ -43,7 +47,9 @@ class Look:
     in_chans: int
     num_turned: int = 0
     num_transparent: int = 0
+    num_scaled: int = 0
     same_pixels: SamePixels = ()
+    aspects: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,15 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
         check_labels(split, subject.num_classes, f"{name}, {split_name}")
     if known is not None:
         scans = {key: scan(split, by_name=by_name, headers=False) for key, split in subject.splits().items()}
-        look = Look(known.img_size, known.in_chans, known.num_turned, known.num_transparent, known.same_pixels)
+        look = Look(
+            known.img_size,
+            known.in_chans,
+            known.num_turned,
+            known.num_transparent,
+            known.num_scaled,
+            known.same_pixels,
+            known.aspects,
+        )
         data = _in_order(subject, scans, look)
         if data.facts.fingerprint == known.fingerprint:
             return data
@@ -88,7 +102,7 @@ def assemble_scanned(subject: Subject, scans: dict[str, Scan]) -> ImageData:
 
 def _look(subject: Subject, scans: dict[str, Scan]) -> Look:
     headers = [header for part in scans.values() for header in part.headers]
-    sizes = {(header.height, header.width) for header in headers}
+    sizes = Counter((header.height, header.width) for header in headers)
     height, width = next(iter(sizes))
     equal = len(sizes) == 1 and height == width and not subject.by_name
     return Look(
@@ -96,7 +110,9 @@ def _look(subject: Subject, scans: dict[str, Scan]) -> Look:
         max(header.in_chans for header in headers),
         sum(header.turned for header in headers),
         sum(header.transparent for header in headers),
+        sum(header.scaled for header in headers),
         () if subject.by_name else same_pixels(_candidates(subject, scans), decode=subject.raw.test is None),
+        aspects(sizes),
     )
 
 
@@ -124,7 +140,7 @@ class _PixelDigest:
             return self.at_hand[self.i]
         assert self.split.encoded is not None
         store, row = self.split.encoded.store, int(self.split.encoded.rows[self.i])
-        return digest(decode(store.load(row), store.name(row), 3).tobytes())
+        return digest(decode(store.load(row), store.name(row), 3, self.split.encoded.scale).tobytes())
 
 
 @dataclass(frozen=True)
@@ -163,7 +179,9 @@ def _in_order(subject: Subject, scans: dict[str, Scan], look: Look) -> ImageData
         group_sizes=group_sizes(train.labels, train.groups),
         num_turned=look.num_turned,
         num_transparent=look.num_transparent,
+        num_scaled=look.num_scaled,
         same_pixels=look.same_pixels,
+        aspects=look.aspects,
     )
     facts = replace(facts, notes=(*subject.raw.notes, *_notes(subject, ordered, look)))
     return ImageData(facts, train.with_channels(look.in_chans), test.with_channels(look.in_chans))
@@ -171,7 +189,8 @@ def _in_order(subject: Subject, scans: dict[str, Scan], look: Look) -> ImageData
 
 def _ordered(subject: Subject, scans: dict[str, Scan], same: SamePixels) -> _Ordered:
     pool, pool_digests = _sorted(*_with_val(subject.raw, scans))
-    pool = replace(pool, groups=group_numbers(canonical(pool_digests, same)))
+    if pool.rank is None:
+        pool = replace(pool, groups=group_numbers(canonical(pool_digests, same)))
     grouped = pool.groups is not None
     if subject.raw.test is not None:
         test, test_digests = _sorted(subject.raw.test, scans["test"].digests)
@@ -180,15 +199,17 @@ def _ordered(subject: Subject, scans: dict[str, Scan], same: SamePixels) -> _Ord
     if not drawn.size:
         raise InputError(f"{subject.name}: no test split can be drawn: the images of every class are all equal")
     kept = np.setdiff1d(np.arange(len(pool)), drawn)
-    train, test = pool.take(kept), replace(pool.take(drawn), groups=None)
-    train = replace(train, groups=group_numbers(canonical(pool_digests[kept], same)))
+    train, test = pool.take(kept), replace(pool.take(drawn), groups=None, rank=None)
+    if pool.rank is None:
+        train = replace(train, groups=group_numbers(canonical(pool_digests[kept], same)))
     return _Ordered(train, test, pool_digests[kept], pool_digests[drawn], grouped)
 
 
 def _with_val(raw: Raw, scans: dict[str, Scan]) -> tuple[Split, Digests]:
     """The training images, and behind them the validation images that the user set apart."""
     if raw.val is None:
-        return raw.train, scans["train"].digests
+        rank = np.arange(len(raw.train)) if raw.blocks else None
+        return replace(raw.train, rank=rank), scans["train"].digests
     val = np.arange(len(raw.train) + len(raw.val)) >= len(raw.train)
     joined = replace(join_splits(raw.train, raw.val), val=val)
     return joined, np.concatenate([scans["train"].digests, scans["val"].digests])
@@ -209,13 +230,27 @@ def _fingerprint(ordered: _Ordered, look: Look) -> str:
         "test": (ordered.test.labels, ordered.test_digests),
     }
     applied = {TURNED: look.num_turned, ON_WHITE: look.num_transparent, GROUPED: ordered.grouped}
-    return fingerprint(splits, [treatment for treatment, number in applied.items() if number])
+    marks = [treatment for treatment, number in applied.items() if number]
+    if look.num_scaled:
+        marks.append(f"{SCALED} {_scale(ordered.train)}")
+    if ordered.train.rank is not None:
+        in_file_order = ordered.train_digests[np.argsort(ordered.train.rank)].tolist()
+        marks.append(f"{BLOCKS} {digest(' '.join(in_file_order).encode())}")
+    return fingerprint(splits, marks)
+
+
+def _scale(split: Split) -> Scale | None:
+    return None if split.encoded is None else split.encoded.scale
 
 
 def _notes(subject: Subject, ordered: _Ordered, look: Look) -> Iterator[str]:
     """What was done to the images, one line each."""
-    if subject.raw.test is None:
+    if subject.raw.test is None and subject.raw.blocks:
+        yield f"no test split: the last {TEST_FRACTION:.0%} of each class in file order are the test split"
+    elif subject.raw.test is None:
         yield f"no test split: {TEST_FRACTION:.0%} of the images of each class, drawn once, are the test split"
+    if look.num_scaled:
+        yield f"{_counted(look.num_scaled, 'image')} of more than 8 bits scaled by {_scale(ordered.train)}"
     if look.num_turned:
         yield f"{_counted(look.num_turned, 'image')} turned upright as the EXIF orientation says"
     if look.num_transparent:

@@ -28,6 +28,7 @@ from vitbench.data.readers import (
     svhn,
     webdataset,
 )
+from vitbench.data.reading import Reading, parse_reading
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.types import DataOptions, Facts, ImageData
 
@@ -54,7 +55,7 @@ DATASETS: dict[str, Source] = {
 }
 """Allowed values of `data.name`. A name with a colon takes an argument."""
 
-FACTS_VERSION = 4
+FACTS_VERSION = 5
 """Raised when the same files give other facts than before; part of every cached entry's name."""
 
 
@@ -68,18 +69,20 @@ class Located:
     files: Files
     num_bytes: int
     cache_file: Path
+    reading: Reading
 
     def load(self) -> Raw:
         """What the source reads from the files."""
-        return self.source.load(self.argument, self.files)
+        return self.reading.apply(self.source.load(self.argument, self.files))
 
 
 def find(name: str) -> tuple[str, str, Source]:
     """Canonical name, argument and source of `data.name`; InputError with the nearest names if it is not allowed."""
-    kind, colon, argument = name.removeprefix("torch/").partition(":")
+    name = name.removeprefix("torch/")
+    kind, colon, argument = parse_reading(name)[0].partition(":")
     sources = {allowed.partition(":")[0]: (allowed, source) for allowed, source in DATASETS.items()}
     if kind in sources and (":" in sources[kind][0]) == bool(colon):
-        return kind + colon + argument, argument if colon else kind, sources[kind][1]
+        return name, argument if colon else kind, sources[kind][1]
     hint = _path_hint(name) or nearest(kind, sources) or f" Allowed: {', '.join(DATASETS)}"
     raise InputError(f"data.name: no data set {name!r}.{hint}")
 
@@ -109,7 +112,7 @@ def locate(name: str, options: DataOptions) -> Located:
         key.update(f"\n{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
         num_bytes += stat.st_size
     cache_file = cache_folder(options) / "facts" / f"{key.hexdigest()[:32]}.json"
-    return Located(canonical, argument, source, files, num_bytes, cache_file)
+    return Located(canonical, argument, source, files, num_bytes, cache_file, parse_reading(canonical)[1])
 
 
 def facts(name: str, options: DataOptions) -> Facts:

@@ -1,13 +1,14 @@
 """Turn the bytes of an image file into upright, opaque pixels; one clear line if they are not an image.
 
-An EXIF orientation is applied, and transparent pixels are laid on white. Both change what a trial computes, so
-`read_header` reports them and the data set's fingerprint says that they were applied.
+An EXIF orientation is applied, transparent pixels are laid on white, and deep pixels become 8 bits by a stated scale.
+Each changes what a trial computes, so `read_header` reports it and the data set's fingerprint says that it was applied.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +16,26 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from vitbench.base.errors import InputError
-from vitbench.spec.trial import sides
+from vitbench.data.depth import (
+    ADVICE,
+    NUMPY_MAGIC,
+    bits_of_type,
+    is_deep_grey_with_alpha,
+    read_array_file,
+    stored_bits,
+    to_eight_bits,
+)
+from vitbench.spec.trial import Scale, sides
 
 MAX_PIXELS = 50_000_000
 """A larger file is refused as a decompression bomb (Pillow only warns up to 179 million)."""
 
 GREY_MODES = ("1", "L", "LA")
-DEEP_MODES = ("I", "F")
+GREY_SPREAD = {"GIF": 0, "WEBP": 1}
+"""Largest difference of an image's channels up to which it is grey, in formats that may store grey as colour.
+
+A palette is compared exactly. Lossy WebP returns grey pixels with channels that differ by 1.
+"""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,6 +60,7 @@ class Header(NamedTuple):
     in_chans: int
     orientation: int = 1
     transparent: bool = False
+    scaled: bool = False
 
     @property
     def turned(self) -> bool:
@@ -67,32 +82,46 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name}: not an image that can be read (starts with {data[:12]!r})") from error
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
-    if image.mode.startswith(DEEP_MODES):
-        raise InputError(f"{name}: pixels of mode {image.mode} would be clipped; 8 bits per channel are needed")
     return image
 
 
-def read_header(data: bytes, name: str) -> Header:
-    """Size, channels, and whether the image is turned or transparent; only transparent formats are decoded."""
-    image = _open(data, name)
-    try:
-        return _header(image, data, transparent=_flat(image) is not image)
-    except Exception as error:
-        raise InputError(f"{name}: the image is damaged ({error})") from error
+@dataclass(frozen=True)
+class _Opened:
+    """An image as Pillow opened it, its opaque pixels of 8 bits, and what was done to get them."""
+
+    image: Image.Image
+    opaque: Image.Image
+    grey: bool
+    transparent: bool = False
+    scaled: bool = False
+
+    def header(self, data: bytes) -> Header:
+        """What `read_header` returns."""
+        orientation = _orientation(self.image, data)
+        width, height = self.image.size
+        if orientation in SWAPS_SIDES:
+            width, height = height, width
+        return Header(height, width, 1 if self.grey else 3, orientation, self.transparent, self.scaled)
 
 
-def decode(data: bytes, name: str, in_chans: int) -> npt.NDArray[np.uint8]:
+def read_header(data: bytes, name: str, scale: Scale | None = None) -> Header:
+    """Size, channels, and what has to be done; only formats with transparency, palettes and deep pixels are decoded."""
+    return _decoded(data, name, scale).header(data)
+
+
+def decode(data: bytes, name: str, in_chans: int, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
     """Pixels `uint8 [H, W, in_chans]`, upright and opaque. InputError names the file that cannot be decoded."""
-    return decode_with_header(data, name, in_chans)[1]
+    return decode_with_header(data, name, in_chans, scale)[1]
 
 
-def decode_with_header(data: bytes, name: str, in_chans: int) -> tuple[Header, npt.NDArray[np.uint8]]:
+def decode_with_header(
+    data: bytes, name: str, in_chans: int, scale: Scale | None = None
+) -> tuple[Header, npt.NDArray[np.uint8]]:
     """The header as well, for no more than the price of `decode`."""
-    image = _open(data, name)
+    opened = _decoded(data, name, scale)
     try:
-        flat = _flat(image)
-        header = _header(image, data, transparent=flat is not image)
-        upright = flat.convert("L" if in_chans == 1 else "RGB")
+        header = opened.header(data)
+        upright = opened.opaque.convert("L" if in_chans == 1 else "RGB")
         if header.turned:
             upright = upright.transpose(TURNS[header.orientation])
         pixels = np.asarray(upright)
@@ -101,10 +130,46 @@ def decode_with_header(data: bytes, name: str, in_chans: int) -> tuple[Header, n
     return header, pixels[:, :, None] if in_chans == 1 else pixels
 
 
-def _header(image: Image.Image, data: bytes, *, transparent: bool) -> Header:
-    orientation = _orientation(image, data)
-    height, width = (image.width, image.height) if orientation in SWAPS_SIDES else (image.height, image.width)
-    return Header(height, width, 1 if image.mode in GREY_MODES else 3, orientation, transparent)
+def _decoded(data: bytes, name: str, scale: Scale | None) -> _Opened:
+    """The image with opaque 8-bit pixels, decoded as far as that needs it."""
+    if data.startswith(NUMPY_MAGIC):
+        values = read_array_file(data, name)
+        image = Image.fromarray(to_eight_bits(values, scale, bits_of_type(values.dtype), name))
+        return _Opened(image, image, grey=values.ndim == 2, scaled=True)
+    image = _open(data, name)
+    try:
+        num_bits = stored_bits(image, data)
+        if num_bits != 8:
+            return _deep(image, data, name, scale, num_bits)
+        opaque = _on_white(image)
+        return _Opened(image, opaque, _is_grey(image, opaque), transparent=opaque is not image)
+    except InputError:
+        raise
+    except Exception as error:  # a truncated or damaged body, in the words of any plug-in
+        raise InputError(f"{name}: the image is damaged ({error})") from error
+
+
+def _deep(image: Image.Image, data: bytes, name: str, scale: Scale | None, num_bits: int) -> _Opened:
+    """A grey image of more than 8 bits, scaled. Of 16-bit grey with alpha, Pillow keeps the upper 8 bits only."""
+    if not is_deep_grey_with_alpha(data):
+        eight_bits = to_eight_bits(np.asarray(image), scale, num_bits, name)
+        return _Opened(image, Image.fromarray(eight_bits), grey=True, scaled=True)
+    if scale is None:
+        raise InputError(f"{name}: values of 16-bit whole numbers would be clipped; {ADVICE}")
+    if scale != "bits":
+        raise InputError(f"{name}: of 16-bit grey with alpha only the upper 8 bits are read; use data.scale: bits")
+    opaque = _on_white(image)
+    return _Opened(image, opaque, grey=True, transparent=opaque is not image, scaled=True)
+
+
+def _is_grey(image: Image.Image, opaque: Image.Image) -> bool:
+    """Whether the image has no colour: by its mode, or, where the format may store grey as colour, by its pixels."""
+    if image.mode in GREY_MODES:
+        return True
+    if image.mode not in ("P", "PA") and image.format not in GREY_SPREAD:
+        return False
+    pixels = np.asarray(opaque.convert("RGB")).astype(np.int16)
+    return int(np.ptp(pixels, axis=2).max()) <= GREY_SPREAD.get(image.format or "", 0)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
@@ -118,7 +183,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _on_white(image: Image.Image) -> Image.Image:
     """The image laid on white; the image itself if it is opaque everywhere."""
     if not image.has_transparency_data:
         return image

@@ -15,7 +15,9 @@ HASHED_BYTES = 4 * 2**30
 BY_NAME = "by names and sizes, as the files are above 4 GiB"
 
 TURNED, ON_WHITE, GROUPED = "turned upright by EXIF", "transparency laid on white", "equal images on one side"
-"""What was done to some of the images; part of the fingerprint of the sets that it concerns, and of no other."""
+SCALED, BLOCKS = "scaled to 8 bits by", "split by blocks of the images in the order"
+"""What was done to some of the images, and how they were split; part of the fingerprint of the sets that it concerns,
+and of no other."""
 
 Digests = npt.NDArray[np.str_]
 

@@ -22,7 +22,7 @@ STRENGTH, MAX_ITER = 1e-2, 200
 def pixel_floor_percent(facts: Facts, name: str, options: DataOptions) -> float:
     """Test top-1 in percent of a logistic regression (C = 0.01, 200 iterations at most) on standardised raw pixels.
 
-    Fitted on at most 5,000 training images, stratified, at most 32 pixels a side, so that it is a low bar; cached by
+    Fitted on at most 5,000 training images, stratified, at most 32 x 32 pixels, so that it is a low bar; cached by
     the images' fingerprint.
     """
     path = cache_folder(options) / "floors" / f"{facts.fingerprint[:32]}.json"

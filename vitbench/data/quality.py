@@ -91,7 +91,7 @@ def _decode_all(split: Split) -> Decoded:
     for row in map(int, split.encoded.rows):
         try:
             content = store.load(row)
-            header, pixels = decode_with_header(content, store.name(row), 3)
+            header, pixels = decode_with_header(content, store.name(row), 3, split.encoded.scale)
         except InputError as error:
             problems.append(str(error))
             continue

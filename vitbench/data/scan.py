@@ -42,7 +42,7 @@ def scan(split: Split, *, by_name: bool = False, headers: bool = True) -> Scan:
     for row, content in _contents(split.encoded):
         content_digests.append(digest(content))
         if headers:
-            image_headers.append(read_header(content, split.encoded.store.name(row)))
+            image_headers.append(read_header(content, split.encoded.store.name(row), split.encoded.scale))
             keys.append(jpeg_key(content))
     return Scan(np.array(content_digests, dtype="U64"), tuple(image_headers), tuple(keys))
 
@@ -56,5 +56,6 @@ def _scan_by_name(encoded: Encoded, headers: bool) -> Scan:
     """Digests of names and sizes; channels and treatments from the first few headers."""
     store, rows = encoded.store, [int(row) for row in encoded.rows]
     image_digests = np.array([digest(store.identity(row).encode()) for row in rows], dtype="U64")
-    probed = [read_header(store.load(row), store.name(row)) for row in rows[:PROBED_HEADERS]] if headers else []
+    few = rows[:PROBED_HEADERS] if headers else []
+    probed = [read_header(store.load(row), store.name(row), encoded.scale) for row in few]
     return Scan(image_digests, tuple(probed))

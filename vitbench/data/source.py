@@ -19,7 +19,8 @@ class Raw:
     """Images as the source stores them.
 
     `test` is None without a test split, `class_names` is empty without names. `val` is a validation split that stands
-    beside a test split. `notes` are lines for the user: what was taken for which split, and what was left out.
+    beside a test split. `blocks`: splits that are drawn are contiguous in the order given here.
+    `notes` are lines for the user: what was taken for which split, and what was left out.
     """
 
     train: Split
@@ -27,6 +28,7 @@ class Raw:
     class_names: tuple[str, ...] = ()
     val: Split | None = None
     notes: tuple[str, ...] = ()
+    blocks: bool = False
 
 
 @dataclass(frozen=True)

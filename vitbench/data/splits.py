@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.base.seeding import permutation
+from vitbench.base.seeding import hash_indices, permutation
 from vitbench.data.copies import group_sizes
 from vitbench.data.types import Counts, Ints, Split
 from vitbench.spec.trial import DataSpec
@@ -48,9 +48,17 @@ def partition(split: Split, seed: int, spec: DataSpec) -> Partition:
         val = np.flatnonzero(split.val & np.isin(labels, list(sizes.val)))
         rest = np.flatnonzero(~split.val)
     else:
-        val = _first_groups(split, sizes.val_groups, seed, "split")
+        val = _held_out_val(split, sizes, seed)
         rest = np.setdiff1d(np.arange(len(labels)), val, assume_unique=True)
     return Partition(_first(labels, rest, sizes.train, seed, "subset"), val)
+
+
+def _held_out_val(split: Split, sizes: Sizes, seed: int) -> Ints:
+    """Validation images of one seed: drawn image by image, or a block of each class at a place that the seed draws."""
+    if split.rank is None:
+        return _first_groups(split, sizes.val_groups, seed, "split")
+    place = float(hash_indices(seed, "block", 0, np.array([0]))[0]) / 2**64
+    return blocks(split, sizes.val, place)
 
 
 def counts_of(split: Split) -> Counts:
@@ -90,13 +98,31 @@ def class_sizes(counts: Counts, spec: DataSpec) -> Sizes:
 def held_out(split: Split, fraction: float, seed: int, stream: str) -> Ints:
     """About `fraction` of each class, ascending; of a class of two or more images at least one and never all.
 
-    Equal images are on one side, so a class whose images are all equal gives none.
+    Equal images are on one side, so a class whose images are all equal gives none. Of a split with ranks, the last
+    images of each class are taken.
     """
     counts = counts_of(split)
     sizes = {
         c: _held_out_groups(fraction, count, _groups_of(c, count, counts)) for c, count in enumerate(counts.images)
     }
+    if split.rank is not None:
+        return blocks(split, {c: held.get(1, 0) for c, held in sizes.items()}, place=1.0)
     return _first_groups(split, sizes, seed, stream)
+
+
+def blocks(split: Split, sizes: Mapping[int, int], place: float) -> Ints:
+    """`sizes[c]` neighbours in file order of each class c, ascending by position; `place` from 0 (first) to 1 (last).
+
+    All classes take theirs at the same place, so what neighbours share, such as a writer, is on one side as a rule.
+    """
+    assert split.rank is not None
+    in_file_order = np.argsort(split.rank)
+    chosen = []
+    for c, size in sizes.items():
+        members = in_file_order[split.labels[in_file_order] == c]
+        start = min(int(place * (len(members) - size + 1)), len(members) - size)
+        chosen.append(members[start : start + size])
+    return np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
 
 
 def _groups_of(c: int, count: int, counts: Counts) -> GroupCounts:

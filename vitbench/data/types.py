@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.data.decode import centre_crop, decode
-from vitbench.spec.trial import sides
+from vitbench.spec.trial import Scale, sides
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -81,10 +82,13 @@ class Facts:
     fingerprint_note: str
     pixels_publishable: bool
     num_test_in_train: int | None = None
+    aspects: tuple[tuple[float, int], ...] = ()
+    """How many images have each ratio of width to height, to the nearest 5%; empty: unknown."""
     val_counts: tuple[int, ...] = ()
     group_sizes: tuple[tuple[int, int, int], ...] = ()
     num_turned: int = 0
     num_transparent: int = 0
+    num_scaled: int = 0
     same_pixels: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -141,11 +145,12 @@ class Encoded:
     store: FileStore
     rows: Ints
     in_chans: int = 3
+    scale: Scale | None = None
 
     def read(self, i: int) -> Pixels:
         """Image i, `uint8 [H, W, C]`."""
         row = int(self.rows[i])
-        return decode(self.store.load(row), self.store.name(row), self.in_chans)
+        return decode(self.store.load(row), self.store.name(row), self.in_chans, self.scale)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Split:
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
     `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the validation images that the user set
-    apart; both may be None.
+    apart, `rank` (`int64 [n]`) is the place in file order where splits are drawn as blocks; each may be None.
     """
 
     labels: Ints
@@ -163,6 +168,7 @@ class Split:
     boxes: Ints | None = None
     groups: Ints | None = None
     val: npt.NDArray[np.bool_] | None = None
+    rank: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -196,6 +202,7 @@ class Split:
             None if self.boxes is None else self.boxes[rows],
             None if self.groups is None else self.groups[rows],
             None if self.val is None else self.val[rows],
+            None if self.rank is None else self.rank[rows],
         )
 
     def with_channels(self, in_chans: int) -> Split:
@@ -215,7 +222,8 @@ def join_splits(first: Split, second: Split) -> Split:
     assert second.encoded is not None
     start = int(first.encoded.rows.max(initial=-1)) + 1
     store = JoinedFiles(first.encoded.store, second.encoded.store, start)
-    return Split(labels, encoded=Encoded(store, np.concatenate([first.encoded.rows, second.encoded.rows + start])))
+    rows = np.concatenate([first.encoded.rows, second.encoded.rows + start])
+    return Split(labels, encoded=replace(first.encoded, store=store, rows=rows))
 
 
 @dataclass(frozen=True)
@@ -250,6 +258,23 @@ def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
     for i in range(len(split)):
         images[i] = centre_crop(split.read(i), img_size)
     return images
+
+
+def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ...]:
+    """Counts of images by (height, width) as counts by aspect: width / height, to the nearest 5%."""
+    counts: dict[float, int] = {}
+    for (height, width), count in sorted(sizes.items()):
+        aspect = round(1.05 ** round(math.log(width / height, 1.05)), 4)
+        counts[aspect] = counts.get(aspect, 0) + count
+    return tuple(sorted(counts.items()))
+
+
+def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
+    """The share of the images' area, on average, that `centre_crop` removes; 0 where aspects are unknown."""
+    height, width = sides(img_size)
+    target, total = width / height, sum(count for _, count in facts.aspects)
+    kept = sum(count * min(aspect / target, target / aspect) for aspect, count in facts.aspects)
+    return 1 - kept / total if total else 0.0
 
 
 def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:

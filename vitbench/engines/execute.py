@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from vitbench.base.contained import exists
 from vitbench.base.durable import replace_durably, require_space
 from vitbench.base.errors import InputError, ResultsError, VitbenchError
 from vitbench.engines.environment import checkout, device_name, peak_memory_mib, versions
@@ -22,6 +23,7 @@ from vitbench.model.weights.start import find, start_sha256
 from vitbench.plan.trial_id import trial_id
 from vitbench.plan.trials import Trial
 from vitbench.spec.trial import TrialSpec
+from vitbench.store.bounds import MAX_NAME, MAX_TEXT
 from vitbench.store.events import Progress, Started, Warned
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
@@ -133,7 +135,7 @@ def _attempt(members: Sequence[_Member], options: Options, emit: Emit, micro_bat
             raise MemoryError(f"{error}".splitlines()[0] if f"{error}" else type(error).__name__) from error
         if lost_loader(error):
             raise MemoryError(f"a process that reads images was lost: {error}") from error
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:MAX_TEXT]
         outcomes = [TrialOutcome(Result(), "failed", reason)] * len(trials)
     for member, outcome, attempt in zip(members, outcomes, attempts, strict=True):
         trial = member.trial
@@ -173,7 +175,7 @@ def _run(outcome: TrialOutcome, attempt: int, options: Options, started: datetim
         threads=options.threads,
         micro_batches=outcome.micro_batches,
         resumed_at_step=outcome.resumed_at_step,
-        host=socket.gethostname(),
+        host=socket.gethostname()[:MAX_NAME],
         commit=commit,
         dirty=dirty,
         versions=versions(),
@@ -242,11 +244,11 @@ def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:
 def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor] | None:
     """The weights that a trial starts from: its first stage's, those of `init_from`, or None.
 
-    Raises ResultsError where the stage's cannot be had, InputError where the file is not the one that was planned.
+    Raises ResultsError if the stage has no weights, InputError where the file is not the one that was planned.
     """
     if trial.parent is not None:
         path = Store(options.root).weights(trial.parent)
-        if not path.is_file():
+        if not exists(path):
             _regrow(trial, options, emit)
         return read_weights(path)
     start = trial.spec.model.init_from
@@ -272,20 +274,20 @@ def _regrow(child: Trial, options: Options, emit: Emit) -> None:
     (again,) = _train([_Member(trial, place, place.latest()[0])], options, lambda event: None, None)
     if again.result.weights_sha256 != record.result.weights_sha256:
         raise ResultsError(
-            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; trained again here, it came "
-            f"to others than on record: move {store.folder(identity)} away, and the same command goes on"
+            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; retraining it gave "
+            f"different weights than its record. Move {store.folder(identity)} aside and rerun the command"
         )
     replace_durably(store.weights(identity), again.files[WEIGHTS])
     place.clear()
 
 
 def _orphans(trials: Sequence[Trial], store: Store) -> list[TrialOutcome] | None:
-    """Outcomes of trials whose first stage came to nothing; None where every stage is there."""
+    """Outcomes of trials whose first stage failed; None where every stage is there."""
     parents = [store.read(t.parent) if t.parent else None for t in trials]
     lost = next((p for p in parents if p is not None and p.status != "ok"), None)
     if lost is None:
         return None
-    reason = f"stage {lost.trial_id} {lost.status}: {lost.reason}"
+    reason = f"stage {lost.trial_id} {lost.status}: {lost.reason}"[:MAX_TEXT]
     return [TrialOutcome(Result(), lost.status, reason)] * len(trials)
 
 

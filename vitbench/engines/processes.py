@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from vitbench.base.errors import IncompleteError, VitbenchError
-from vitbench.base.signals import Interrupted, Terminated, ask, obey_parent
+from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
 from vitbench.plan.trials import Trial
 
@@ -73,7 +73,7 @@ def _serve(connection: Connection, options: Options) -> None:
     try:
         obey_parent()
         _work(connection, options)
-    except (Terminated, Interrupted) as stop:
+    except Stopped as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop
 
 

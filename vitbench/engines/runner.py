@@ -22,7 +22,7 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run came to: the plan as far as it is known, its records, and whether a limit ended it."""
+    """Result of a run: the plan as far as it is known, its records, and whether a limit ended it."""
 
     plan: Plan
     records: dict[str, Record]

@@ -21,7 +21,7 @@ from vitbench.store.trials import Store
 def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:
     """The ids of trials as they are committed. A stack that memory runs out on is split, and so are those like it.
 
-    Left to `local`: a trial without its like, and one whose first stage came to nothing.
+    Trials that cannot be stacked, or whose first stage failed, run one at a time.
     """
     device, fits = torch.device(options.device), dict[str, int]()
     waiting = deque(stacks(trials))

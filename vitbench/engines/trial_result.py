@@ -11,7 +11,7 @@ import torch
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.plan.run_table import predictions_sha256
+from vitbench.store.answers import predictions_sha256
 from vitbench.store.record import Result, Status
 from vitbench.train.checkpoint import pack, weights_sha256
 from vitbench.train.evaluate import Evaluation, probes
@@ -24,7 +24,7 @@ WEIGHTS = "checkpoints/final.safetensors"
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What a try came to: the deterministic part, the files beside it, and the time it took."""
+    """Result of one training attempt: metrics, files to save, duration."""
 
     result: Result
     status: Status

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from vitbench.inspection.measures.representation import cka_table
 from vitbench.inspection.results import Findings
 from vitbench.report.formats import folded
-from vitbench.report.plots.style import MUTED, Look, looks, marked
+from vitbench.report.plots.style import MUTED, LineStyle, looks, marked
 from vitbench.stats.intervals import Interval, mean_interval
 
 Found = Mapping[str, Sequence[Findings]]
@@ -253,7 +253,7 @@ def robustness(found: Found) -> Figure:
             (f"dropped: {kind} cells (%)", [("0", "clean"), *((s, f"drop_{kind}_{s}") for s in ("25", "50", "75"))])
             for kind in ("random", "salient", "nonsalient")
         ),
-        ("shuffled cells a side", [("1", "clean"), *((str(k), f"shuffle_{k}_shifted") for k in shuffles)]),
+        ("shuffled cells per side", [("1", "clean"), *((str(k), f"shuffle_{k}_shifted") for k in shuffles)]),
         ("frequencies, phases", [("all", "clean"), ("low\n½", "low_pass_500"), ("low\n¼", "low_pass_250"),
             ("high\n⅛", "high_pass_125"), ("high\n¼", "high_pass_250"), ("phase", "scrambled_phase")]),
         ("noise, level", [("0", "clean"), *((str(n), f"noise_{n}") for n in (1, 2, 3))]),
@@ -282,7 +282,7 @@ def _offsets(count: int) -> np.ndarray:
     return np.linspace(-0.15, 0.15, count) if count > 1 else np.zeros(1)
 
 
-def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: Look, offset: float) -> None:
+def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: LineStyle, offset: float) -> None:
     values = [over_seeds(each, f"robust_{name}_percent") for name in names]
     x = np.arange(len(names)) + offset
     axes.plot(x, [np.nan if v is None or v.mean is None else v.mean for v in values], **marked(look))

@@ -61,7 +61,7 @@ def choose_pictures(
     """At most `limit` test images (with `fit` training images, to fit probes on), the same for every network and seed.
 
     `images` is a data set's name or folder:PATH; without one the network's own. Raises InputError where these are
-    not to be had, or are not of the size that the network takes.
+    missing, or are not of the size that the network takes.
     """
     name = images or subject.data
     if name is None:

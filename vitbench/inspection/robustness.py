@@ -1,6 +1,6 @@
 """Accuracy on damaged images, the same damage for every network and seed.
 
-Shapes: B images, C channels, S side in pixels, k cells a side.
+Shapes: B images, C channels, S side in pixels, k cells per side.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def damages(pictures: Pictures, subject: Subject) -> dict[str, Damage]:
 
 
 def aligned_cells(side_px: int) -> int:
-    """Cells a side of a grid that lines up with the usual patches of images of this size."""
+    """Cells per side of a grid that lines up with the usual patches of images of this size."""
     return 7 if side_px % 7 == 0 else 8 if side_px >= 32 else 4
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions
 from vitbench.inspection.catalogue import Analysis
@@ -184,7 +185,7 @@ def _draw(name: str, wanted: Wanted, seen: Seen, folder: Path, words: str) -> No
     else:
         place = folder / PRIVATE if not seen.publishable else folder
         place.mkdir(exist_ok=True)
-        (place / f"{name}.png").write_bytes(png.getvalue())
+        replace_durably(place / f"{name}.png", png.getvalue())
         write(place / f"{name}.md", caption + "\n")
 
 

@@ -36,6 +36,8 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "model.global_pool": ("model.class_token",),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
+    "data.scale": ("data.name",),
+    "data.split": ("data.name", "train.steps"),
     "data.img_size": ("model.*",),
     "data.name": ("data.*", "model.*", "train.steps"),
     "model.name": ("model.*",),

@@ -81,8 +81,10 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
     flip = facts.flip if data.flip is None else data.flip
     fraction = DataSpec().val_fraction if facts.val_counts else data.val_fraction
     in_chans = None if data.in_chans == facts.in_chans else data.in_chans
+    # How images are read is part of the name, and of the fingerprint that stands for it in a trial's identity.
+    reading = {"name": data.source, "scale": None, "split": "random", "val_fraction": fraction}
     return data.model_copy(
-        update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, "val_fraction": fraction}
+        update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
     )
 
 

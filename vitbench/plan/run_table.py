@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.base.contained import exists
 from vitbench.base.durable import replace_durably
-from vitbench.base.errors import ResultsError
 from vitbench.model.sizes import grid
 from vitbench.plan.trials import Plan, Trial
+from vitbench.store.answers import read_trial_answers
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
@@ -50,12 +50,12 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "grid_side": side,
         "depth": model.depth,
         "spec": record.spec,
-        "result": _with_short_curve(record.result.model_dump(mode="json")),
+        "result": with_short_curve(record.result.model_dump(mode="json")),
         "run": record.run.model_dump(mode="json"),
     }
 
 
-def _with_short_curve(result: Row) -> Row:
+def with_short_curve(result: Row) -> Row:
     """Readings to six digits, as losses are float32: the curves are half of records.jsonl."""
     readings = [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in r.items()} for r in result["curve"]]
     return {**result, "curve": readings}
@@ -77,9 +77,9 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
     ids, parts, common = [], [], None
     for row in found:
         path = store.folder(row["trial_id"]) / "predictions.npz"
-        if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not path.exists():
+        if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not exists(path):
             continue
-        part = _answers(path, row["result"].get("predictions_sha256"))
+        part = read_trial_answers(path, row["result"].get("predictions_sha256"))
         if common is None:
             common = part["index"]
         if np.array_equal(part["index"], common):
@@ -97,20 +97,3 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
         confidence=np.asfortranarray([np.rint(100 * part["confidence"].astype(float)).astype("u1") for part in parts]),
     )
     replace_durably(folder / "predictions.npz", buffer.getvalue())
-
-
-def predictions_sha256(predicted: np.ndarray) -> str:
-    """The hash of predicted classes `[M]`, whatever their width in bytes."""
-    return hashlib.sha256(predicted.astype("<i8").tobytes()).hexdigest()
-
-
-def _answers(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
-    """A trial's answers, checked against the hash in its record."""
-    try:
-        with np.load(path, allow_pickle=False) as answers:
-            part = {key: answers[key] for key in ("index", "label", "predicted", "confidence")}
-    except Exception as error:  # numpy and zipfile raise what they like on damaged files
-        raise ResultsError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if sha256 not in (None, predictions_sha256(part["predicted"])):
-        raise ResultsError(f"{path}: not the answers of the trial's record")
-    return part

@@ -140,7 +140,7 @@ class Builder:
             where = f"{self.experiment.name}, arm {arm.name}" + (f", stage {stage.name}" if len(stages) > 1 else "")
             with _located(where):
                 written = validate_trial(self.experiment.base, stage, own)
-            facts = self.facts_of(written.data.name)
+            facts = self.facts_of(written.data.source)
             with _located(where):
                 spec = with_start(resolve(written, facts), [before for _, before, _ in out])
             out.append((stage.name, spec, facts.fingerprint))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vitbench.report.formats import Table
-from vitbench.report.secondary_evidence import Answers, class_labels, trials_by_seed
+from vitbench.report.secondary_evidence import class_labels, trials_by_seed
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
@@ -22,6 +22,7 @@ from vitbench.stats.classes import (
 )
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.answers import Answers
 
 HEADER = ("Arm", "n", "Balanced accuracy (%)", "Macro F1 (%)", "Weakest class", "Most frequent confusion")
 UNBALANCED = 1.5
@@ -33,7 +34,7 @@ def class_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | 
     title = f"{experiment.name}: evidence by class"
     confusions = confusions_by_arm(experiment, rows, answers)
     if answers is None or not any(confusions.values()):
-        return Table(title, HEADER, (), notes=("Nothing to show: the answers to the test images were not stored.",))
+        return Table(title, HEADER, (), notes=("The run has no stored answers to the test images.",))
     names = class_labels(rows)
     lines = tuple((arm, *_cells(matrices, names)) for arm, matrices in confusions.items())
     return Table(title, HEADER, lines, notes=_notes(answers))
@@ -75,7 +76,7 @@ def _name(names: Mapping[int, str], label: int) -> str:
 def _notes(answers: Answers) -> tuple[str, ...]:
     share, even = majority_share(answers.label), 100.0 / len(np.unique(answers.label))
     notes = [
-        f"On {len(answers.label)} test images; each arm at its own best setting. It decides no claim.",
+        f"On {len(answers.label)} test images, each arm at its own best setting. This table decides no claim.",
         "Balanced accuracy: mean of the classes' accuracies. Macro F1: mean of their F1 scores. "
         "Weakest class: its accuracy in percent, mean over seeds.",
     ]

@@ -14,13 +14,13 @@ ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
-    """Trials, training FLOPs and time by role; a trial that serves several arms is paid once."""
+    """Trials, training FLOPs and time by role; a trial that serves several arms counts once."""
     unique = _unique(rows)
     return _costs("Spent on", {name: [row for row in unique if row["role"] == role] for role, name in ROLES.items()})
 
 
 def root_cost_table(runs: Mapping[str, Sequence[Row]]) -> Table:
-    """The same of a results root, run by run; a trial that several runs use is paid in the first."""
+    """Costs of a results root by run; a trial that several runs use counts in the first."""
     paid: set[str] = set()
     parts: dict[str, list[Row]] = {}
     for name, rows in runs.items():
@@ -38,9 +38,9 @@ def _unique(rows: Sequence[Row]) -> list[Row]:
 
 def _costs(what: str, parts: Mapping[str, Sequence[Row]]) -> Table:
     lines = [_cost(name, rows) for name, rows in parts.items() if rows]
-    whole = [_cost("in all", [row for rows in parts.values() for row in rows])] if len(lines) > 1 else []
+    whole = [_cost("total", [row for rows in parts.values() for row in rows])] if len(lines) > 1 else []
     header = (what, "Trials", "Train FLOPs", "Training time", "Images/s", "Evaluation time")
-    notes = ("Times are summed over trials, whether or not they ran side by side; images/s are those of one process.",)
+    notes = ("Times are sums over trials, also where trials ran in parallel. Images/s is the rate of one process.",)
     return Table("Cost", header, (*lines, *whole), notes=notes)
 
 

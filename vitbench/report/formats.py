@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from vitbench.base.durable import replace_durably
 from vitbench.base.errors import printable
 from vitbench.report.row_values import Behind
 
@@ -69,8 +70,8 @@ class Table:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes `text` with one kind of line end on every system."""
-    path.write_text(text, encoding="utf-8", newline="\n")
+    """Replace a text file in one step, with the same line ends on every system. Raises NoSpaceError, ResultsError."""
+    replace_durably(path, text.encode())
 
 
 def escape_markdown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures that no record gives back: samples of the images, what a model fills in, analyses of trained networks.
+"""Pictures that cannot be rebuilt from records: sample images, reconstructions, analyses of trained networks.
 
 `<run>/assets/` holds raw pictures of images, each with its sha256 in `SHA256SUMS` (as sha256sum writes it); a picture
 that is not listed, or is not the one that was listed, is refused. `<run>/analysis/` holds drawings. In both,
@@ -18,16 +18,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
+from vitbench.base.contained import check_folders, exists, read, read_text
+from vitbench.base.durable import replace_all
 from vitbench.base.errors import InputError, printable
 from vitbench.data import DataOptions, find, open_images
 from vitbench.data.types import ImageData, Pixels, Split
-from vitbench.report.formats import Table, write
+from vitbench.report.formats import Table
 from vitbench.report.verdict_text import data_names
 from vitbench.stats.table import Row
 
 SUMS = "SHA256SUMS"
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-"""What is shown; of a drawing that lies there as both, the last."""
+"""Picture files that a page shows; of a drawing saved as both, the last."""
+MAX_PICTURE_BYTES = 16 << 20
 MOST_ROWS = 40
 """Rows of a table beside a picture; the file has them all."""
 NUM_CLASSES, NUM_EACH = 10, 12
@@ -48,28 +51,31 @@ class Picture:
 
 def pictures_of(folder: Path, kind: str) -> list[Picture]:
     """The pictures of a run in `assets` or `analysis`, by name. Raises InputError for an asset that changed."""
+    check_folders(folder, folder / kind)
     paths = {path.stem: path for suffix in TYPES for path in sorted((folder / kind).glob(f"*{suffix}"))}
     if kind == "assets":
         sums = _sums(folder / kind)
         for path in paths.values():
-            if sums.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
-                raise InputError(f"{path}: not the picture whose sha256 stands in {SUMS}; remove it or record it again")
+            if sums.get(path.name) != hashlib.sha256(read(path, MAX_PICTURE_BYTES)).hexdigest():
+                raise InputError(
+                    f"{path}: its sha256 differs from the one in {SUMS}; remove the picture or create it again"
+                )
     return [_picture(path) for _, path in sorted(paths.items())]
 
 
 def _picture(path: Path) -> Picture:
     words = path.with_suffix(".md")
-    caption = words.read_text(encoding="utf-8").strip() if words.is_file() else path.stem.replace("_", " ")
-    content = base64.b64encode(path.read_bytes()).decode()
+    caption = read_text(words, MAX_PICTURE_BYTES).strip() if exists(words) else path.stem.replace("_", " ")
+    content = base64.b64encode(read(path, MAX_PICTURE_BYTES)).decode()
     address = f"data:{TYPES[path.suffix]};base64,{content}"
     return Picture(path.stem, f"{path.parent.name}/{path.name}", address, caption, _table(path.with_suffix(".csv")))
 
 
 def _table(path: Path) -> Table | None:
     """The table beside a picture; None without one."""
-    if not path.is_file():
+    if not exists(path):
         return None
-    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"))) or [[]]
+    header, *rows = csv.reader(io.StringIO(read_text(path, MAX_PICTURE_BYTES))) or [[]]
     cells = tuple(tuple(printable(cell) for cell in row) for row in rows if len(row) == len(header))
     title = f"{path.stem.replace('_', ' ')}: the numbers"
     return Table(title, tuple(header), cells).head(MOST_ROWS, "rows") if cells else None
@@ -78,24 +84,23 @@ def _table(path: Path) -> Table | None:
 def _sums(assets: Path) -> dict[str, str]:
     """{file name: sha256} as recorded."""
     path = assets / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = read_text(path, MAX_PICTURE_BYTES).splitlines() if exists(path) else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def record_picture(folder: Path, name: str, png: bytes, caption: str) -> None:
     """Puts a picture of images into the run's `assets/` with its caption and sha256."""
     assets = folder / "assets"
-    assets.mkdir(parents=True, exist_ok=True)
-    (assets / f"{name}.png").write_bytes(png)
-    write(assets / f"{name}.md", caption + "\n")
+    check_folders(folder, assets)
     sums = _sums(assets) | {f"{name}.png": hashlib.sha256(png).hexdigest()}
-    write(assets / SUMS, "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())))
+    lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items()))
+    replace_all(assets, {f"{name}.png": png, f"{name}.md": f"{caption}\n".encode(), SUMS: lines.encode()})
 
 
 def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_data: bool) -> str:
-    """Records samples of the run's first data set, unless they are there; says why not where they are not to be had.
+    """Save sample images of the run's first data set if they are missing; return the reason if that is impossible.
 
-    Pixels that may not be published (`Source.pixels_publishable`) only with `any_data`.
+    Pixels that may not be published (`Source.pixels_publishable`) are saved only with `any_data`.
     """
     name = next(iter(data_names(rows)), "")
     if not name or (folder / "assets/samples.png").is_file():
@@ -103,7 +108,7 @@ def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_dat
     try:
         canonical, _, source = find(name)
         if not (source.pixels_publishable or any_data):
-            return f"{canonical}: its images are shown with --images only"
+            return f"{canonical}: its pixels may not be published; --images shows them on your own pages"
         data = open_images(name, options)
     except InputError as error:
         return f"no samples: {error}"
@@ -115,7 +120,7 @@ def add_samples(folder: Path, rows: Sequence[Row], options: DataOptions, any_dat
 
 
 def sample_sheet(split: Split, classes: Sequence[int]) -> Pixels:
-    """A sheet `uint8 [H, W, 3]`: a row a class (the first ten), its first images side by side, white between them."""
+    """A sheet `uint8 [H, W, 3]`: one row per class (the first ten) with its first images, white between them."""
     rows = []
     for label in classes[:NUM_CLASSES]:
         images = [_cell(split.read(int(i))) for i in np.flatnonzero(split.labels == label)[:NUM_EACH]]
@@ -144,4 +149,4 @@ def _cell(image: Pixels) -> Pixels:
 def _sample_caption(data: ImageData) -> str:
     names = data.facts.class_names[:NUM_CLASSES]
     classes = f": {', '.join(names)}" if names else ""
-    return f"The first training images of {data.facts.name}, a row a class{classes}."
+    return f"The first training images of {data.facts.name}, one row per class{classes}."

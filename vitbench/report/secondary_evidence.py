@@ -1,62 +1,30 @@
-"""Side evidence from the stored answers to the test images: churn, calibration, classes. Never the verdict."""
+"""Secondary evidence from the stored answers to the test images: churn, calibration, classes. It decides no claim."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vitbench.base.errors import ResultsError
 from vitbench.report.formats import Table
 from vitbench.report.row_values import arm_order, own_best
 from vitbench.report.summaries import LEVEL
 from vitbench.report.tables import interval_cell
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.images import Bools, calibration_error, churn, per_class_differences
+from vitbench.stats.images import calibration_error, churn, per_class_differences
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
+from vitbench.store.answers import Answers
 
 HEADER = ("Arm", "n", "Churn (%)", "Calibration error", "Most gained", "Most lost")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answers to M test images: their `label` [M]; by trial id `correct`, `confidence` and `predicted`, each [M]."""
-
-    label: npt.NDArray[Any]
-    correct: Mapping[str, Bools]
-    confidence: Mapping[str, npt.NDArray[Any]]
-    predicted: Mapping[str, npt.NDArray[Any]]
-
-
-def read_answers(folder: Path) -> Answers | None:
-    """The answers stored in a run's `predictions.npz`; None without one. Raises ResultsError where it is damaged."""
-    path = folder / "predictions.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            ids, label = stored["trial_id"].tolist(), stored["label"]
-            classes = stored["predicted"]
-            confidence = stored["confidence"].astype(np.float64) / 100.0
-        correct = classes == label[None, :]
-        return Answers(label, *(dict(zip(ids, part, strict=True)) for part in (correct, confidence, classes)))
-    except Exception as error:  # numpy and zipfile raise what they like on damaged files
-        raise ResultsError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); `vitbench run` writes it again"
-        ) from error
-
-
 def side_table(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> Table:
     """One row per arm at its own best setting; without stored answers no row, and a note that says so."""
-    title = f"{experiment.name}: side evidence"
+    title = f"{experiment.name}: secondary evidence"
     trials = trials_by_seed(experiment, rows, answers)
     if answers is None or not any(trials.values()):
-        return Table(title, HEADER, (), notes=("Nothing to show: the answers to the test images were not stored.",))
+        return Table(title, HEADER, (), notes=("The run has no stored answers to the test images.",))
     baseline = next(iter(trials))
     names = class_labels(rows)
     lines = tuple(
@@ -123,12 +91,12 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
     trials = {row["trial_id"] for row in reporting}
     num_without = len(trials - answers.correct.keys())
     notes = [
-        f"On {num_images} test images; each arm at its own best setting. It decides no claim.",
-        "Churn: images on which two seeds of one arm differ in being right, mean over pairs of seeds.",
+        f"On {num_images} test images, each arm at its own best setting. This table decides no claim.",
+        "Churn: share of images that one seed of an arm classifies correctly and another does not, mean over pairs.",
         "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
-        f"{100 * LEVEL:.0f}% interval; few images push it up.",
-        f"Classes: points above and below {baseline} on the same seeds, the extremes of {len(present)} classes of "
-        f"{sizes} images, so partly chance.",
+        f"{100 * LEVEL:.0f}% interval; few images increase it.",
+        f"Classes: the largest gain and loss against {baseline} on the same seeds, in points. They are the extremes of "
+        f"{len(present)} classes of {sizes} images, so they are partly chance.",
     ]
-    left_out = [f"Left out: {num_without} of {len(trials)} trials, without answers to these images."]
+    left_out = [f"Left out: {num_without} of {len(trials)} trials, which have no stored answers to these images."]
     return (*notes, *(left_out if num_without else ()))

@@ -1,4 +1,4 @@
-"""The tables of a report: what each says, as text cells; how they are written stands in `formats`."""
+"""The tables of a report as text cells; `formats` writes them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def result_table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     bold = frozenset((i, k) for i, arm in enumerate(arms) if arm.rank == "best" for k in (0, mean_column))
     notes = _result_notes(arms, metric, tuned)
     if paper:
-        notes.append("Paper: what the claims' sources found, at their scale, on their images and in their metric.")
+        notes.append("Paper: the number of the claims' sources, at their scale, on their images and in their metric.")
     return _table(title, kept, notes, bold)
 
 
@@ -86,17 +86,17 @@ def _table(
 def _result_notes(arms: Sequence[ArmSummary], metric: str, tuned: bool) -> list[str]:
     baseline, named = arms[0].arm if arms else "baseline", metric_named(metric)
     notes = [
-        "± is the half-width of the 95% t interval over seeds; "
-        f"the difference to {baseline} is paired by seed, in {named.points}; p is Holm's over the table."
+        "± is the half-width of the 95% t interval over seeds. Differences to "
+        f"{baseline} are paired by seed, in {named.points}. p is adjusted by Holm's method over the table."
     ]
     if tuned:
-        notes.append("The intervals of the differences carry the noise of choosing the settings.")
-        notes.append("Settings were chosen on validation data, with seeds of their own; test data was read once.")
+        notes.append("The intervals of the differences include the uncertainty of choosing the settings.")
+        notes.append("Settings were chosen on validation data. Test data was read once.")
     if any(arm.rank == "best" for arm in arms):
         side = "below" if named.better == "lower" else "above"
         notes.append(f"Bold: {side} every other arm by the paired 95% interval.")
     if any(arm.rank == "tied" for arm in arms):
-        notes.append(f"{TIE} not told apart from the best mean by the paired 95% interval; so none is bold.")
+        notes.append(f"{TIE} The paired 95% interval does not separate this arm from the best mean, so no arm is bold.")
     if any(arm.versus_baseline and arm.versus_baseline.reason == OTHER_IMAGES for arm in arms):
         notes.append(
             f"Arms that were tested on other images than {baseline} are not compared with it, and none is bold."
@@ -119,7 +119,7 @@ def shared_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
         more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
         label = setting_label(setting) + (f" (best of {chosen_by[0]}{more})" if chosen_by else "")
         columns += _reading(f"At {label}", shared_summaries(experiment, rows, setting), metric)
-    notes = ["The same seeds in every column; a difference that only the shared setting shows is one of tuning."]
+    notes = ["Every column has the same seeds. A difference that appears only at the shared setting comes from tuning."]
     if minus(baseline) != f"minus {baseline}":
         notes.append(f"The baseline is {baseline}.")
     return _table(f"{experiment.name}: own best beside a shared setting", columns, notes)
@@ -153,9 +153,12 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     ]
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
-    notes = [f"Mean validation top-1 (%) {over}; [chosen]. Optimistic: never a result."]
+    notes = [
+        f"Mean validation top-1 (%) {over}, in brackets at the chosen setting. "
+        "These means are optimistic; they are not results."
+    ]
     if any(point.at_edge for point in points):
-        notes.append("! chosen at the edge of the grid: the best setting may lie outside it.")
+        notes.append("!: chosen at the edge of the grid. The best setting may lie outside it.")
     return _table(f"{experiment.name}: how the arms were tuned", [Column("Arm", arms), *columns], notes)
 
 
@@ -167,7 +170,7 @@ def _tuning_cell(point: TunedPoint) -> str:
 
 
 def mean_cell(arm: ArmSummary, metric: str) -> str:
-    """`91.28 ± 0.88`, marked where tied with the best; where there is no interval, the reason."""
+    """`91.28 ± 0.88`, marked if tied with the best; a reason replaces a missing interval."""
     return interval_cell(arm.mean, "", metric_named(metric).decimals) + (f" {TIE}" if arm.rank == "tied" else "")
 
 
@@ -177,7 +180,7 @@ def difference_cell(interval: Interval | None, metric: str) -> str:
 
 
 def interval_cell(interval: Interval, sign: str = "", decimals: int = 2) -> str:
-    """Mean and half-width, or both ends where the interval is lopsided, or the mean with n where there is none."""
+    """Mean and half-width, or both ends of a lopsided interval, or the mean with n without an interval."""
     if interval.mean is None:
         return OTHER_IMAGES if interval.reason == OTHER_IMAGES else "no score"
     form = f"{sign}.{decimals}f"
@@ -191,7 +194,7 @@ def interval_cell(interval: Interval, sign: str = "", decimals: int = 2) -> str:
 
 
 def p_cell(p: float | None) -> str:
-    """`0.012`; `-` where there is none."""
+    """`0.012`; `-` for None."""
     return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

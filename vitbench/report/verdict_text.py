@@ -1,4 +1,4 @@
-"""Verdicts in words, numbers and one small drawing; what the pages and the scoreboard say of each claim."""
+"""Each verdict in words, numbers and one small drawing, for the pages and the scoreboard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vitbench.report.formats import Table
 from vitbench.report.row_values import quantity
-from vitbench.report.secondary_evidence import read_answers
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict
+from vitbench.store.answers import read_answers
 
 HEADER = ("Claim", "Says", "Verdict", "Effect", "Paper", "n", "Claimed")
 DIGITS_FLOOR_PERCENT = 90.0
@@ -35,7 +35,7 @@ def scale_of(rows: Sequence[Row]) -> str:
 
 
 def facts_of(rows: Sequence[Row], folder: Path) -> Context:
-    """What a judge may know beside the rows: the scale, the least sane baseline, and right answers per test image."""
+    """Facts that the verdicts need beside the rows: scale, lowest sane baseline, correct answers per test image."""
     floor = (
         DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else next((r.get("floor_percent") for r in rows), None)
     )
@@ -62,7 +62,7 @@ def region_text(verdict: Verdict) -> str:
 
 
 def outlook_text(verdict: Verdict) -> str:
-    """What more seeds would do: the smallest effect seen by this design, and the chance of a verdict by each look."""
+    """The smallest effect that this design can settle, and the chance of a verdict by each coming look."""
     parts = []
     if verdict.mde is not None:
         low, high = verdict.mde_range or (verdict.mde, verdict.mde)
@@ -76,7 +76,7 @@ def outlook_text(verdict: Verdict) -> str:
 
 
 def images_text(verdict: Verdict) -> str:
-    """The interval for other test images of the same kind; the verdict's own is for these images alone."""
+    """The interval for other test images of the same kind; the verdict's interval is for these images only."""
     interval = verdict.images_interval
     if interval is None or interval.low is None or interval.high is None:
         return ""
@@ -90,7 +90,7 @@ def located_text(verdict: Verdict) -> str:
     if place is None:
         return ""
     name = "curves cross at" if verdict.form == "crossover" else "compute ratio"
-    value = quantity(place.value) if place.value is not None else "outside the range run"
+    value = quantity(place.value) if place.value is not None else "outside the tested range"
     low = quantity(place.low) if place.low is not None else f"under {quantity(place.smallest)}"
     high = quantity(place.high) if place.high is not None else f"over {quantity(place.largest)}"
     return f"{name} {value} ({100 * place.level:.0f}%: {low} to {high})"
@@ -149,13 +149,13 @@ class VerdictText:
 
 
 def verdict_text(verdict: Verdict) -> VerdictText:
-    """The verdict with what a page says of it."""
+    """The verdict with its texts and its drawing."""
     words = effect_text(verdict), region_text(verdict), outlook_text(verdict), images_text(verdict)
     return VerdictText(verdict, *words, located_text(verdict), glyph(verdict))
 
 
 def verdict_table(verdicts: Sequence[Verdict], runs: Sequence[str] = ()) -> Table:
-    """One row a verdict; with `runs`, the run of each in a last column."""
+    """One row per verdict; with `runs`, the last column names the run of each."""
     rows = [
         (
             verdict.claim,
@@ -168,7 +168,9 @@ def verdict_table(verdicts: Sequence[Verdict], runs: Sequence[str] = ()) -> Tabl
         )
         for verdict in verdicts
     ]
-    notes = ("Effect with its interval, in the claim's unit (points, mostly); paper: what the claim's source found.",)
+    notes = (
+        "Effect: with its interval, in the claim's unit (usually points). Paper: the number of the claim's source.",
+    )
     if not runs:
         return Table("Verdicts", HEADER, tuple(rows), notes=notes, optional=frozenset(("Says", "Claimed")))
     named = tuple((*row, run) for row, run in zip(rows, runs, strict=True))

@@ -63,9 +63,46 @@ def _words(item: Any, title: str) -> str:
     return str(item["msg"]).removeprefix("Value error, ")
 
 
+ELSEWHERE = {
+    "warmup_epochs": "train.warmup_fraction, a share of the steps (0.05)",
+    "warmup_steps": "train.warmup_fraction, a share of the steps (0.05)",
+    "warmup_lr": "train.warmup_fraction: the warm-up starts near 0",
+    "pretrained": "model.init_from: timm:NAME",
+    "finetune": "model.init_from, a folder or timm:NAME",
+    "resume": "nothing: the same command resumes",
+    "learning_rate": "train.lr",
+    "optimizer": "train.opt",
+    "scheduler": "train.sched",
+    "lr_schedule": "train.sched",
+    "dropout": "model.drop_rate",
+    "drop_path": "model.drop_path_rate",
+    "label_smoothing": "train.smoothing",
+    "amp": "train.precision: bf16",
+    "color_jitter": "train.augment: medium",
+    "aa": "train.augment: medium, which has RandAugment",
+    "ema": "train.model_ema: true",
+    "class_weight": "train.class_weights",
+    "random_erasing": "train.reprob, the share of images",
+    "gradient_accumulation_steps": "train.grad_accum",
+    "max_grad_norm": "train.clip_grad",
+    "max_steps": "train.steps",
+    "num_epochs": "train.epochs",
+    "num_train_epochs": "train.epochs",
+    "image_size": "data.img_size",
+    "input_size": "data.img_size",
+    "hidden_size": "model.embed_dim",
+    "num_hidden_layers": "model.depth",
+    "num_attention_heads": "model.num_heads",
+    "pool_type": "model.global_pool",
+}
+"""Settings of timm and transformers that have another name here, and what to write instead."""
+
+
 def hint(word: str, allowed: Iterable[str]) -> str:
     """`". Did you mean 'model.depth'?"`: the nearest of those that end alike, else of all; else what is allowed."""
     names = list(allowed)
+    if instead := ELSEWHERE.get(word.rpartition(".")[2]):
+        return f". Use {instead}"
     alike = [name for name in names if "." in name and name.rpartition(".")[2] == word.rpartition(".")[2]]
     if near := nearest(word, alike or names, 1):
         return "." + near

@@ -38,20 +38,48 @@ HYBRIDS: dict[int, tuple[str, bool]] = {
 """Total stride -> (root, are stage 4's blocks folded into stage 3). Source: Dosovitskiy et al. 2021, section 4.1."""
 
 _VIT = re.compile(r"(?:ViT-)?(?P<size>[A-Za-z]+)(?:/(?P<patch>\d+))?")
+_TIMM_VIT = re.compile(r"(?:vit|deit)_(?P<size>[a-z]+)(?:_r(?P<depth>\d+)_s(?P<stride>\d+)|_patch(?P<patch>\d+))_\d+")
+_TIMM_RESNET = re.compile(r"resnetv2_(?P<depth>\d+)x(?P<width>\d+)_bit")
+TIMM_SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H"}
 _RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<width>\d+(?:\.\d+)?))?")
-_FORMS = "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH, R{14,20,26,50,101,152,200}xWIDTH, or both as R26x1+ViT-Ti/STRIDE"
+_FORMS = (
+    "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH, R{14,20,26,50,101,152,200}xWIDTH, or both as R26x1+ViT-Ti/STRIDE; "
+    "timm's vit_tiny_patch16_224 and the like are accepted"
+)
 
 
 def variant(name: str) -> dict[str, Any]:
     """The ModelSpec fields that a shorthand stands for, as `{field: value}`.
 
     In a hybrid's name the last number is the total stride: it decides the root and whether stage 4 is folded.
-    Raises InputError on a name it does not know, with the nearest ones.
+    timm's names of the same models stand for them. Raises InputError on other names, with the nearest ones.
     """
+    name = _of_timm(name)
     backbone, plus, transformer = name.rpartition("+")
     if plus:
         return _hybrid(name, backbone, transformer)
     return _resnet(name, name) if _RESNET.fullmatch(name) else _vit(name, name)
+
+
+def _of_timm(name: str) -> str:
+    """`ViT-Ti/16` for `vit_tiny_patch16_224`; other names as they are. The image size follows the data, not the name.
+
+    Raises InputError where the name also means weights.
+    """
+    bare, dot, tag = name.partition(".")
+    vit, resnet = _TIMM_VIT.fullmatch(bare), _TIMM_RESNET.fullmatch(bare)
+    if not (vit and vit["size"] in TIMM_SIZES) and not resnet:
+        return name
+    if dot:
+        raise InputError(
+            f"model.name: {name!r} names weights ({tag}); write model.name: {bare}, and for the weights "
+            f"model.init_from: timm:{name}"
+        )
+    if resnet:
+        return f"R{resnet['depth']}x{resnet['width']}"
+    assert vit is not None
+    size = TIMM_SIZES[vit["size"]]
+    return f"ViT-{size}/{vit['patch']}" if vit["patch"] else f"R{vit['depth']}x1+ViT-{size}/{vit['stride']}"
 
 
 def _vit(name: str, part: str) -> dict[str, Any]:

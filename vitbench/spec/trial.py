@@ -51,6 +51,8 @@ def size_words(img_size: int | tuple[int, int]) -> str:
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Scale = Literal["minmax", "bits", "none"]
+DrawnBy = Literal["random", "blocks"]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 Family = Literal["vit", "resnet", "hybrid"]
@@ -116,6 +118,19 @@ class DataSpec(Frozen):
         None, description="Train on these classes only, by name or by position; None: all"
     )
     flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
+    scale: Scale | None = Field(
+        None, description="How 16-bit grey and float images become 8 bits; None: such images are refused"
+    )
+    split: DrawnBy = Field(
+        "random", description="How splits that the data lack are drawn; blocks: neighbours in file order stay together"
+    )
+
+    @property
+    def source(self) -> str:
+        """`name` with `scale` and `split`, as `vitbench.data` takes it."""
+        fields = {"scale": self.scale, "split": None if self.split == "random" else self.split}
+        query = "&".join(f"{key}={value}" for key, value in fields.items() if value)
+        return f"{self.name}{'&' if '?' in self.name else '?'}{query}" if query else self.name
 
     @property
     def labels(self) -> tuple[int, ...] | None:
@@ -191,7 +206,7 @@ class EvaluateSpec(Frozen):
 
 
 class TrialSpec(Frozen):
-    """Everything that one stage of a trial computes, but for its seed and its images."""
+    """Everything that one stage of a trial computes, except for its seed and its images."""
 
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()

@@ -1,7 +1,7 @@
 """t intervals of means and of paired differences over seeds, with the floor of counted scores.
 
-Scores are percentages (or the metric's own unit); S is the number of seeds. A value that cannot be had is a refusal
-with a reason, never NaN.
+Scores are percentages (or the metric's own unit); S is the number of seeds. A value that cannot be computed is a
+refusal with a reason, never NaN.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a claim comes to: `judge` takes the rows of its experiment and gives a Verdict."""
+"""The verdict on a claim: `judge` takes the rows of its experiment and returns a Verdict."""
 
 from __future__ import annotations
 

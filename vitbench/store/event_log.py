@@ -1,12 +1,14 @@
-"""What a running command leaves for other shells to watch: its events, one line of JSON each, in `events/` of the
-results root. Each process writes a file of its own and removes it at its end; nothing is locked.
+"""The event log of a running command, for other shells to watch: one line of JSON per event, in `events/` of the
+results root. Each process writes its own file and removes it at its end; nothing is locked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,24 +16,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from vitbench.base.contained import check_folders, create, open_to_read
 from vitbench.store.events import Ended, Event, Finished, Progress, from_line, to_line
 
 PROGRESS_SECONDS = 1.0
 """A running trial writes at most one reading in this time."""
+MAX_LINE = 1 << 20
+"""Characters of a line; a longer one is skipped."""
 
 
 def folder_of(root: Path) -> Path:
-    """Where the live_logs of a results root lie."""
-    return root / "events"
+    """Where the event logs of a results root lie. Raises ResultsError where a link leads to another place."""
+    folder = root / "events"
+    if folder.is_symlink():
+        check_folders(root, folder)
+    return folder
 
 
 class EventLog:
     """A listener of events and a context manager: within it, the command's events are on the disk.
 
-    It is a convenience: where the disk refuses a line, the run goes on without.
+    The log is a convenience: where the disk refuses a line, the run continues without it.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+        self.root = root
         self.path = folder_of(root) / f"{socket.gethostname()}-{os.getpid()}.jsonl"
         self.exit_code = 1
         self._clock = clock
@@ -42,9 +51,9 @@ class EventLog:
     def __enter__(self) -> EventLog:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for path in dead_logs(self.path.parent.parent):
+            for path in dead_logs(self.root):
                 path.unlink(missing_ok=True)
-            self._file = self.path.open("w", buffering=1)
+            self._file = io.TextIOWrapper(create(self.path), encoding="utf-8", write_through=True)
         return self
 
     def __exit__(
@@ -58,7 +67,7 @@ class EventLog:
                 self.path.parent.rmdir()
 
     def __call__(self, event: Event) -> None:
-        """Writes an event's line; readings of a trial only now and then."""
+        """Write an event's line; of a trial's readings at most one per PROGRESS_SECONDS."""
         now = self._clock()
         with self._lock:
             if isinstance(event, Progress):
@@ -73,13 +82,13 @@ class EventLog:
 
 
 def is_alive(path: Path) -> bool:
-    """Does the process that writes this event log live? Of another host it is taken to."""
+    """True if the process that writes this log is running. Processes on other hosts are assumed to be running."""
     host, _, pid = path.stem.rpartition("-")
     return host != socket.gethostname() or not pid.isdigit() or is_running(int(pid))
 
 
 def is_running(pid: int) -> bool:
-    """Is there a process of this number on this machine? Where that cannot be told it is taken to be."""
+    """True if a process of this number is running on this machine, and where that cannot be known."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -90,30 +99,37 @@ def is_running(pid: int) -> bool:
 
 
 class EventReader:
-    """The events of one event_log as they come; what was already read is not read again, a torn last line waits."""
+    """The events of one log as they arrive; a line is read once, and an incomplete last line waits for its end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open()
+        self._file = io.TextIOWrapper(io.BufferedReader(open_to_read(path)), encoding="utf-8", errors="replace")
         self._torn = ""
 
     def read(self) -> Iterator[tuple[float, Event]]:
-        """(time, event) of the lines that are new; lines that are no events are passed over."""
+        """(time, event) of the lines that are new; lines that hold no event are skipped."""
         *lines, self._torn = (self._torn + self._file.read()).split("\n")
+        self._torn = self._torn[: MAX_LINE + 1]
         for line in lines:
             with contextlib.suppress(ValueError):
-                yield from_line(line)
+                if len(line) <= MAX_LINE:
+                    yield from_line(line)
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Close the file."""
         self._file.close()
 
 
 def live_logs(root: Path) -> list[Path]:
-    """The live_logs of commands that run now, the oldest name first."""
-    return sorted(path for path in folder_of(root).glob("*.jsonl") if is_alive(path))
+    """The logs of commands that are running, in order of their names."""
+    return [path for path in _logs(root) if is_alive(path)]
 
 
 def dead_logs(root: Path) -> list[Path]:
-    """The live_logs of processes of this machine that are no longer there, the oldest name first."""
-    return sorted(path for path in folder_of(root).glob("*.jsonl") if not is_alive(path))
+    """The logs of processes of this machine that are gone, in order of their names."""
+    return [path for path in _logs(root) if not is_alive(path)]
+
+
+def _logs(root: Path) -> list[Path]:
+    """Regular files only: opening a pipe of this name would wait for its writer."""
+    return sorted(path for path in folder_of(root).glob("*.jsonl") if stat.S_ISREG(path.lstat().st_mode))

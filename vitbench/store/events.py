@@ -1,5 +1,5 @@
-"""What a run says while it goes on; the runner emits these, the live view, the plain log, the journal that other shells
-watch and the trackers listen."""
+"""The events of a run: the runner emits them; the live view, the plain log, the event log that other shells watch, and
+the trackers listen."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from vitbench.store.bounds import check_size, parse
 from vitbench.store.record import Role, Status
 
 
 @dataclass(frozen=True)
 class Work:
-    """Trials that cost alike: of one arm, with the same training FLOPs each in the same number of steps."""
+    """Trials of equal cost: of one arm, each with the same training FLOPs in the same number of steps."""
 
     arm: str
     train_flops: float
@@ -23,7 +26,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Began:
-    """An experiment of a command began: the `number`th of `num_runs`; `ahead` is the work of those after it."""
+    """An experiment of a command began: the `number`th of `num_runs`; `ahead` is the work of the later ones."""
 
     run: str
     number: int
@@ -33,7 +36,7 @@ class Began:
 
 @dataclass(frozen=True)
 class Planned:
-    """The trials knowable now, and the work that is done and left, trials that later rounds may add included."""
+    """The trials that are known now, and the work that is done and left, including what later rounds may add."""
 
     experiment: str
     num_trials: int
@@ -58,7 +61,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A trial's last reading; speed in training images per second; `loss` is None before the first reading."""
+    """A trial's newest reading; `loss` is None before the first one."""
 
     trial_id: str
     step: int
@@ -69,7 +72,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial has a record; `metric` is the reported one (None where there is no value)."""
+    """A trial has a record; `metric` is the value of the reported metric, or None."""
 
     trial_id: str
     arm: str
@@ -87,7 +90,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something the user should know; shown once. `given_up` is the trial that this run leaves missing, if any."""
+    """A message for the user, shown once. `given_up` is the trial that this run leaves missing, if any."""
 
     message: str
     given_up: str | None = None
@@ -95,7 +98,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Ended:
-    """The command came to its end."""
+    """The command ended."""
 
     exit_code: int
 
@@ -106,7 +109,7 @@ Listener = Callable[[Event], None]
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind for kind in (Began, Planned, Started, Progress, Finished, Warned, Ended)
 }
-_WORK = ("ahead", "done", "left")
+_PARSERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 
 def to_line(event: Event, at: float) -> str:
@@ -115,13 +118,12 @@ def to_line(event: Event, at: float) -> str:
 
 
 def from_line(line: str) -> tuple[float, Event]:
-    """(time, event) of a line of `to_line`; ValueError where it is none, a torn one for instance."""
-    try:
-        fields = json.loads(line)
-        at, kind = float(fields.pop("at")), _KINDS[fields.pop("event")]
-        for key in _WORK:
-            if key in fields:
-                fields[key] = tuple(Work(**work) for work in fields[key])
-        return at, kind(**fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an event: {line[:80]}") from error
+    """(time, event) of a line of `to_line`. Raises ValueError for any other text, an incomplete line included."""
+    fields = parse(line)
+    if not isinstance(fields, dict):
+        raise ValueError(f"not an event: {line[:80]}")
+    check_size(fields)
+    at, kind = fields.pop("at", None), fields.pop("event", None)
+    if kind not in _PARSERS or not isinstance(at, (int, float)):
+        raise ValueError(f"not an event: {line[:80]}")
+    return float(at), _PARSERS[kind].validate_python(fields)

@@ -19,7 +19,7 @@ NO_COLUMNS = ("curve", "metrics")
 
 
 def load_records(path: str | Path = "results", *, curve: bool = False) -> pd.DataFrame:
-    """A tidy frame, a row a trial of each run; with `curve`, a row a reading of each trial's training curve.
+    """A tidy frame, one row per trial of each run; with `curve`, one row per reading of each trial's training curve.
 
     `path` is a results root, a run's folder or a records.jsonl. Columns: run and arm; the factors and tuned settings
     under their spec paths (`model.global_pool`, `train.lr`); seed, role (`tuning`, `reporting`, `stage`), chosen (at

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from vitbench.base.contained import read
+from vitbench.base.errors import ResultsError, printable
 from vitbench.spec.trial import Frozen, Items
+from vitbench.store.bounds import (
+    MAX_LINE_BYTES,
+    Count,
+    Digest,
+    Fields,
+    Float32,
+    Flops,
+    Identifier,
+    Mebibytes,
+    Name,
+    Percent,
+    Positive,
+    Rate,
+    Seconds,
+    Seed,
+    Text,
+    Version,
+    parse,
+)
 
 SCHEMA_VERSION = 1
 ALGORITHM_VERSION = 1
@@ -16,16 +38,15 @@ ALGORITHM_VERSION = 1
 
 Status = Literal["ok", "diverged", "failed"]
 Role = Literal["stage", "tuning", "reporting"]
-Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
 class CurvePoint(Frozen):
     """One reading of the training curve."""
 
-    step: NonNegativeInt
-    train_loss: float
+    step: Count
+    train_loss: Float32
     val_top1_percent: Percent | None = None
-    val_loss: float | None = None
+    val_loss: Float32 | None = None
 
 
 class Result(Frozen):
@@ -38,24 +59,26 @@ class Result(Frozen):
     test_top1_percent: Percent | None = None
     test_top1_best_val_percent: Percent | None = None
     val_top1_percent: Percent | None = None
-    test_loss: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, description="few_shot_5_percent, linear_probe_percent, ...")
-    curve: Items[CurvePoint] = ()
-    num_params: NonNegativeInt = 0
-    forward_flops: NonNegativeInt = 0
-    train_flops: NonNegativeFloat = 0.0
-    num_images: NonNegativeInt = 0
-    num_steps: NonNegativeInt = 0
-    num_train_images: NonNegativeInt = 0
-    num_test_images: NonNegativeInt = 0
-    predictions_sha256: str | None = None
-    weights_sha256: str | None = None
+    test_loss: Float32 | None = None
+    metrics: dict[Name, Float32] = Field(
+        default_factory=dict, max_length=1000, description="few_shot_5_percent, linear_probe_percent, ..."
+    )
+    curve: Items[CurvePoint] = Field((), max_length=100_000)
+    num_params: Count = 0
+    forward_flops: Count = 0
+    train_flops: Flops = 0.0
+    num_images: Count = 0
+    num_steps: Count = 0
+    num_train_images: Count = 0
+    num_test_images: Count = 0
+    predictions_sha256: Digest | None = None
+    weights_sha256: Digest | None = None
 
     @model_validator(mode="after")
     def _metrics_in_range(self) -> Result:
         for name, value in self.metrics.items():
             if name.endswith("_percent") and not 0.0 <= value <= 100.0:
-                raise ValueError(f"metrics.{name} is {value:g}, which is no percentage")
+                raise ValueError(f"metrics.{name} is {value:g}, a percentage lies between 0 and 100")
         return self
 
 
@@ -71,35 +94,53 @@ def metric_of(result: Mapping[str, Any], metric: str) -> float | None:
 class Run(Frozen):
     """The part that differs from one machine or attempt to the next."""
 
-    train_seconds: NonNegativeFloat = 0.0
-    eval_seconds: NonNegativeFloat = 0.0
-    images_per_second: NonNegativeFloat = 0.0
-    peak_memory_mib: float | None = None
-    attempt: PositiveInt = 1
-    device: str = "cpu"
-    engine: str = "local"
-    threads: int = 1
-    micro_batches: PositiveInt | None = Field(None, description="Of a step, where memory did not hold the spec's")
-    resumed_at_step: NonNegativeInt | None = Field(None, description="Of the checkpoint that the last attempt had")
-    host: str = ""
-    commit: str | None = None
+    train_seconds: Seconds = 0.0
+    eval_seconds: Seconds = 0.0
+    images_per_second: Rate = 0.0
+    peak_memory_mib: Mebibytes | None = None
+    attempt: Positive = 1
+    device: Name = "cpu"
+    engine: Name = "local"
+    threads: Positive = 1
+    micro_batches: Positive | None = Field(None, description="Per step, where memory was too small for the spec's")
+    resumed_at_step: Count | None = Field(None, description="Step of the checkpoint that the last attempt began from")
+    host: Name = ""
+    commit: Name | None = None
     dirty: bool | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
-    started: str = ""
-    finished: str = ""
+    versions: dict[Name, Name] = Field(default_factory=dict, max_length=100)
+    started: Name = ""
+    finished: Name = ""
 
 
 class Record(Frozen):
     """The one committed outcome of a trial."""
 
-    schema_version: int = SCHEMA_VERSION
-    algorithm_version: int = ALGORITHM_VERSION
-    trial_id: str
+    schema_version: Version = SCHEMA_VERSION
+    algorithm_version: Version = ALGORITHM_VERSION
+    trial_id: Identifier
     status: Status
-    reason: str | None = None
-    seed: int
-    parent: str | None = Field(None, description="trial_id of the stage this one starts from")
-    data_fingerprint: str
-    spec: dict[str, Any] = Field(description="The resolved TrialSpec, fields that differ from their defaults")
+    reason: Text | None = None
+    seed: Seed
+    parent: Identifier | None = Field(None, description="trial_id of the stage that this trial starts from")
+    data_fingerprint: Digest
+    spec: Fields = Field(description="The resolved TrialSpec, fields that differ from their defaults")
     result: Result
     run: Run
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file. Raises FileNotFoundError; ResultsError where it is damaged or out of range."""
+    content = read(path, MAX_LINE_BYTES)
+    try:
+        return Record.model_validate(parse(content))
+    except ValidationError as error:
+        raise ResultsError(f"{path}: damaged, or from an incompatible version ({first_problem(error)})") from error
+    except ValueError as error:
+        raise ResultsError(f"{path}: damaged, or from an incompatible version ({error})") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a pydantic error: `result.test_loss: Input should be ...`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(printable(str(part))[:80] for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -10,17 +10,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from vitbench.base.contained import exists, read_text
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.spec.trial import Frozen
-from vitbench.store.record import Result, Role, Run, Status
+from vitbench.store.bounds import (
+    Count,
+    Digest,
+    Fields,
+    Float32,
+    Identifier,
+    Name,
+    Percent,
+    Place,
+    Plain,
+    Positive,
+    Seed,
+    Text,
+    Version,
+    check_size,
+    parse,
+)
+from vitbench.store.record import Result, Role, Run, Status, first_problem
 
-Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""Text without control characters: a name cannot move the cursor of a terminal."""
 ANALYSES_FILE = "analysis.jsonl"
 ANALYSIS_VERSION = 1
 """Raised by hand when a number of an analysis changes, so that older numbers are not mixed with it."""
@@ -28,26 +44,29 @@ MADE_BY = {"algorithm_version": "version of the code", "data_fingerprint": "imag
 
 
 class _Line(Frozen):
-    """What every reader of a row relies on; keys that are not listed pass."""
+    """What every reader of a row relies on; keys that are not listed pass, within the bounds of any JSON."""
 
     model_config = ConfigDict(extra="ignore")
 
     arm: Name
-    levels: dict[Name, Any]
-    setting: dict[Name, Any]
+    levels: dict[Name, Plain]
+    setting: dict[Name, Plain]
     role: Role
+    chosen: bool = False
     stage: Name = ""
-    seed: NonNegativeInt
-    trial_id: Name
+    seed: Seed
+    trial_id: Identifier
+    parent: Identifier | None = None
     status: Status
-    reason: str | None = None
-    data: Name = ""
-    data_fingerprint: Name = ""
-    algorithm_version: PositiveInt = 1
-    num_classes: PositiveInt | None = None
-    grid_side: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    spec: dict[str, Any]
+    reason: Text | None = None
+    data: Place = ""
+    data_fingerprint: Digest = ""
+    algorithm_version: Version = 1
+    num_classes: Positive | None = None
+    grid_side: Positive | None = None
+    depth: Positive | None = None
+    floor_percent: Percent | None = None
+    spec: Fields
     result: Result
     run: Run
 
@@ -59,9 +78,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     out: list[dict[str, Any]] = []
     try:
-        lines = path.read_bytes().decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: cannot be read ({error})") from error
+        lines = read_text(path).split("\n")
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read ({error.strerror or error})") from error
     for number, line in enumerate(lines, 1):
         if line or number < len(lines):
             out.append(_row(line, f"{path}:{number}"))
@@ -73,19 +92,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def _row(line: str, where: str) -> dict[str, Any]:
     """One line as a dictionary."""
     try:
-        row = json.loads(line, parse_constant=_no_number)
+        row = parse(line)
         _Line.model_validate(row)
+        check_size({key: value for key, value in row.items() if key not in _Line.model_fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the line"
-        raise ResultsError(f"{where}: no record of this version ({place}: {first['msg']})") from error
-    except (ValueError, RecursionError) as error:
+        problem = first_problem(error)
+        raise ResultsError(
+            f"{where}: this line was written by an incompatible version, or is damaged ({problem})"
+        ) from error
+    except ValueError as error:
         raise ResultsError(f"{where}: not a JSON record ({error})") from error
     return dict(row)
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
 
 
 def _check_origin(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -103,24 +120,31 @@ def _check_origin(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _check_cells(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """No cell of the table has two trials: the last would silently stand for both."""
-    seen: dict[str, tuple[int, str]] = {}
+    """No cell of the table has two trials, and no trial has two results: the last would silently stand for both."""
+    cells: dict[str, tuple[int, str]] = {}
+    results: dict[str, tuple[int, Any]] = {}
     for number, row in enumerate(rows, 1):
         cell = json.dumps([row[key] for key in ("arm", "role", "setting", "seed")] + [row.get("stage")], sort_keys=True)
-        line, trial_id = seen.setdefault(cell, (number, row["trial_id"]))
+        line, trial_id = cells.setdefault(cell, (number, row["trial_id"]))
         if trial_id != row["trial_id"]:
             raise ResultsError(f"{path}:{number}: the same arm, setting and seed as line {line}, but another trial")
+        outcome = row["status"], row["result"], row["seed"], row["spec"]
+        line, first = results.setdefault(row["trial_id"], (number, outcome))
+        if first != outcome:
+            raise ResultsError(
+                f"{path}:{number}: conflict, trial {row['trial_id']} has another result here than in line {line}"
+            )
 
 
 class AnalysisLine(Frozen):
     """The numbers that were measured on one trial's weights, by name, and on which images."""
 
-    trial_id: str
-    analysis_version: int = ANALYSIS_VERSION
-    weights_sha256: str | None = None
-    images: str = ""
-    num_images: NonNegativeInt = 0
-    metrics: dict[str, float] = Field(default_factory=dict)
+    trial_id: Identifier
+    analysis_version: Version = ANALYSIS_VERSION
+    weights_sha256: Digest | None = None
+    images: Place = ""
+    num_images: Count = 0
+    metrics: dict[Name, Float32] = Field(default_factory=dict, max_length=1000)
 
     def origin(self) -> tuple[str | None, str, int]:
         """What was measured: numbers of two origins are never one line."""
@@ -134,13 +158,12 @@ def read_analyses(folder: Path) -> dict[str, AnalysisLine]:
     """
     path = folder / ANALYSES_FILE
     out = {}
-    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
+    for number, text in enumerate(read_text(path).splitlines() if exists(path) else [], 1):
         try:
-            line = AnalysisLine.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the line"
-            raise ResultsError(f"{path}:{number}: damaged line of an analysis ({where}: {first['msg']})") from error
+            line = AnalysisLine.model_validate(parse(text))
+        except ValueError as error:
+            problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            raise ResultsError(f"{path}:{number}: damaged line of an analysis ({problem})") from error
         if line.analysis_version == ANALYSIS_VERSION:
             out[line.trial_id] = line
     return out
@@ -160,7 +183,7 @@ def add_analyses(folder: Path, new: Iterable[AnalysisLine]) -> None:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run with its analyses. Raises InputError without a records file, ResultsError on damage."""
     path = folder / "records.jsonl"
-    if not path.is_file():
+    if not exists(path):
         raise InputError(f"{folder}: no records.jsonl; run the experiment first")
     return join_analyses(read_records(path), folder)
 

@@ -11,15 +11,15 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import ClassVar
 
-from pydantic import ValidationError
-
+from vitbench.base.contained import check_folders, exists, open_lock
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
-from vitbench.store.record import Record
+from vitbench.store.record import Record, read_record
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 
@@ -35,30 +35,33 @@ class Store:
         self.trials = root / "trials"
 
     def folder(self, trial_id: str) -> Path:
-        """Where a trial's files lie."""
+        """Where a trial's files lie. Raises ResultsError where a link leads to another place."""
+        check_folders(self.root, self.trials / trial_id)
         return self.trials / trial_id
 
     def weights(self, trial_id: str) -> Path:
-        """Where a trial's final weights lie, if they were kept."""
-        return self.folder(trial_id) / "checkpoints" / "final.safetensors"
+        """Where a trial's final weights lie, if they were kept. Raises ResultsError where a link leads elsewhere."""
+        checkpoints = self.trials / trial_id / "checkpoints"
+        check_folders(self.root, checkpoints)
+        return checkpoints / "final.safetensors"
+
+    def attempts(self, trial_id: str) -> Path:
+        """Where a trial's attempts lie. Raises ResultsError where a link leads to another place."""
+        attempts = self.trials / trial_id / "attempts"
+        check_folders(self.root, attempts)
+        return attempts
 
     def read(self, trial_id: str) -> Record | None:
-        """The committed record, or None. Raises ResultsError where the file is no record."""
+        """The committed record, or None. Raises ResultsError where the file is not a valid record."""
         path = self.folder(trial_id) / "record.json"
         try:
-            stat = path.stat()
-            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+            status = path.lstat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if self._read.get(path, (None,))[0] == stamp:
                 return self._read[path][1]
-            record = Record.model_validate_json(path.read_bytes())
+            record = read_record(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise ResultsError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ResultsError(f"{path}: not a record of this version ({where}: {first['msg']})") from error
         if record.trial_id != trial_id:
             raise ResultsError(f"{path}: the record of another trial, {record.trial_id}")
         self._read[path] = stamp, record
@@ -71,7 +74,7 @@ class Store:
 
     def begin_attempt(self, trial_id: str) -> Path:
         """A fresh folder `attempts/<n>` for one try, n counting from 1."""
-        attempts = self.folder(trial_id) / "attempts"
+        attempts = self.attempts(trial_id)
         make_folder(attempts)
         number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
         while True:
@@ -90,8 +93,9 @@ class Store:
         in its attempt folder.
         """
         folder = self.folder(record.trial_id)
-        if not (folder / "record.json").exists():
+        if not exists(folder / "record.json"):
             for name, content in files.items():
+                check_folders(folder, (folder / name).parent)
                 replace_durably(folder / name, content, aside=attempt / Path(name).name)
         aside = attempt / "record.json"
         write_durably(aside, record.model_dump_json(indent=1, exclude_none=True).encode() + b"\n", "record")
@@ -113,7 +117,7 @@ class Store:
         make_folder(self.folder(trial_id))
         path = self.folder(trial_id) / "lock"
         with writing(path):
-            handle = path.open("w")
+            handle = open_lock(path)
         with handle:
             yield _try_lock(handle)
 
@@ -129,7 +133,7 @@ class Store:
         out = set()
         for trial_id in trial_ids:
             with contextlib.suppress(OSError):
-                if str((self.folder(trial_id) / "lock").stat().st_ino) in held:
+                if str((self.trials / trial_id / "lock").lstat().st_ino) in held:
                     out.add(trial_id)
         return out
 
@@ -140,7 +144,7 @@ class Store:
             return False
         folder = self.folder(trial_id)
         with writing(folder):
-            os.replace(folder / "record.json", folder / "attempts" / str(record.run.attempt) / "failed.json")
+            os.replace(folder / "record.json", self.attempts(trial_id) / str(record.run.attempt) / "failed.json")
             sync_folder(folder)
         return True
 
@@ -167,17 +171,17 @@ def _create(target: Path, content: bytes) -> bool:
     """
     path = target.with_name(f".{target.name}.claim")
     with writing(path):
-        handle = path.open("w")
+        handle = open_lock(path)
     with handle:
         with contextlib.suppress(OSError):  # Neither links nor locks: two that look at the same instant may both win.
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if target.exists():
+        if exists(target):
             return False
         replace_durably(target, content, "claim")
     return True
 
 
-def _try_lock(handle: IO[str]) -> bool:
+def _try_lock(handle: FileIO) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:  # Any other: no working locks here, and the first writer wins all the same.

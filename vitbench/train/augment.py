@@ -22,7 +22,7 @@ COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize", "au
 GEOMETRIC_OPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
 OPS = COLOUR_OPS + GEOMETRIC_OPS
 RESIZED_ABOVE = 64
-"""Above so many pixels a side a crop has a random size and shape, as in the paper; up to it, a small image is padded
+"""Above so many pixels per side a crop has a random size and shape, as in the paper; up to it, a small image is padded
 and shifted, since a crop of a twentieth of its area would show next to nothing."""
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 CUTMIX_LANES = 4

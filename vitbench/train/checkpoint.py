@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from vitbench.base.contained import read
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError
 from vitbench.base.fault_injection import fault
@@ -24,6 +25,7 @@ from vitbench.spec.trial import Frozen, Items
 from vitbench.store.record import CurvePoint
 
 FORMAT = 1
+MAX_CHECKPOINT_BYTES = 64 << 30
 NUM_KEPT = 2
 METADATA = "vitbench"
 
@@ -52,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class Standing(Frozen):
-    """Where a training stands between two steps, but for its tensors; steps are counted from 1, 0 is the start.
+    """Where a training stands between two steps, except for its tensors; steps are counted from 1, 0 is the start.
 
     `made_by` is what bit-equality is promised for: versions, device, threads. `seconds` were spent so far.
     """
@@ -98,9 +100,9 @@ class Checkpoints:
             _remove(old.with_suffix(".sha256"))
 
     def latest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest snapshot that is whole and of this trial on such a machine; and why newer ones were passed over.
+        """The newest checkpoint that is complete and fits this trial and machine; and why newer ones were skipped.
 
-        One without a sidecar was never finished, which is no news.
+        A checkpoint without a .sha256 file is incomplete and is skipped silently. Raises ResultsError for a link.
         """
         passed_over: list[str] = []
         for path in self._paths():
@@ -124,9 +126,9 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Snapshot:
         """A checkpoint. Raises FileNotFoundError without a sidecar, ValueError in words where it cannot be used."""
-        said = path.with_suffix(".sha256").read_bytes()[:64]
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest().encode() != said:
+        checksum = read(path.with_suffix(".sha256"), 1000)[:64]
+        content = read(path, MAX_CHECKPOINT_BYTES)
+        if hashlib.sha256(content).hexdigest().encode() != checksum:
             raise ValueError("does not fit its checksum")
         try:
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

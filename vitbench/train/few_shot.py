@@ -18,7 +18,7 @@ BIAS_FEATURE = 100.0
 
 
 def draw_shots(labels: Ints, shots: int, seed: int, draw: int) -> Ints:
-    """Indices of `shots` images a class (all of a class that has fewer), the same for every arm of a seed."""
+    """Indices of `shots` images per class (all of a class that has fewer), the same for every arm of a seed."""
     stream = f"few_shot/{draw}"
     picked = [permutation(seed, stream, 0, np.flatnonzero(labels == k))[:shots] for k in np.unique(labels)]
     return np.concatenate(picked)
@@ -64,7 +64,7 @@ def linear_probe(train: Floats, labels: Ints, test: Floats) -> Ints:
 def few_shot_percent(
     train: tuple[Floats, Ints], test: tuple[Floats, Ints], shots: int, *, seed: int, draws: int, l2: float
 ) -> float:
-    """Mean test accuracy in percent over draws of `shots` images a class; (features, labels) pairs."""
+    """Mean test accuracy in percent over draws of `shots` images per class; (features, labels) pairs."""
     (train_x, train_y), (test_x, test_y) = train, test
     scores = []
     for draw in range(draws):

@@ -52,12 +52,14 @@ class Feed(ABC):
 class ImageSource(ABC):
     """Labels on the CPU, as the data set numbers them; pixels on the device, when they are needed.
 
-    `train_groups` (equal for equal images) and `train_val` (the user's own validation images) are those of a `Split`.
+    `train_groups` (equal for equal images), `train_val` (the user's own validation images) and `train_rank` (the place
+    in file order) are those of a `Split`.
     """
 
     train_labels: np.ndarray
     train_groups: np.ndarray | None = None
     train_val: np.ndarray | None = None
+    train_rank: np.ndarray | None = None
     test_labels: np.ndarray
     mean: Tensor
     std: Tensor
@@ -89,7 +91,7 @@ class Members:
 
 def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     """The images of one trial: train and validation by seed, and the test images of the trained classes."""
-    labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val)
+    labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val, rank=images.train_rank)
     part = partition(labelled, seed, spec)
     classes = np.arange(images.num_classes) if spec.labels is None else np.asarray(sorted(spec.labels))
     test = np.flatnonzero(np.isin(images.test_labels, classes))

@@ -1,6 +1,6 @@
 """What training minimises: cross entropy of labels, or masked patch prediction.
 
-E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells a side of a down-sampled patch.
+E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def corrupt(objective: ObjectiveSpec, num_patches: int, seed: int, epoch: np.nda
 
 
 def cells(patch_size: int) -> int:
-    """Cells a side of the down-sampled target: 4, or half the patch where that is smaller."""
+    """Cells per side of the down-sampled target: 4, or half the patch where that is smaller."""
     return max(1, min(4, patch_size // 2))
 
 

@@ -107,6 +107,7 @@ def _to_device(data: ImageData, img_size: int | tuple[int, int], device: torch.d
         train_labels=data.train.labels,
         train_groups=data.train.groups,
         train_val=data.train.val,
+        train_rank=data.train.rank,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),

@@ -218,6 +218,7 @@ def open_stream(
         train_labels=data.train.labels,
         train_groups=data.train.groups,
         train_val=data.train.val,
+        train_rank=data.train.rank,
         test_labels=data.test.labels,
         mean=per_channel(mean, device),
         std=per_channel(std, device),

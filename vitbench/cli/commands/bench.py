@@ -47,14 +47,14 @@ def suite(
 @bench.command()
 def model(
     name: Annotated[str, typer.Argument(help="ViT-B/16, R50x1, R50x1+ViT-B/16, ...")],
-    img_size: Annotated[int, typer.Option(min=1, help="Pixels a side.")] = 224,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
+    img_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
     precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "fp32",
     threads: Threads = 1,
     device: Device = "cpu",
     to: To = RESULTS,
 ) -> None:
-    """Images a second, share of the measured peak, and memory of one model's training, against timm's same model."""
+    """Images per second, share of the measured peak, and memory of one model's training, against timm's same model."""
     from vitbench.bench import model_speed, pages
     from vitbench.cli.commands.device import choose_device
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -10,16 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
-from vitbench.data import Facts, describe
+from vitbench.data import Facts, cropped_share, describe
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
 from vitbench.spec.claims import ArmRef, Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.trial import size_words
 from vitbench.stats.verdict import claim_problem
+from vitbench.store.bounds import parse
 from vitbench.store.record import ALGORITHM_VERSION
 
 
@@ -45,7 +47,7 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         raise InputError("\n".join(problems))
     for note in dict.fromkeys(note for item in prepared for note in item.notes):
         print(f"note: {note}", file=sys.stderr)
-    _warn_of_overlap(builders)
+    _warn_of_data(builders)
     return builders
 
 
@@ -60,12 +62,6 @@ def overlap_line(facts: Facts) -> str | None:
     )
 
 
-def _warn_of_overlap(builders: Sequence[Builder]) -> None:
-    """One line on stderr for each data set whose test images are also trained on; the user decides."""
-    for line in filter(None, map(overlap_line, _data_sets(builders))):
-        print(f"warning: {line}", file=sys.stderr)
-
-
 def _data_sets(builders: Sequence[Builder]) -> list[Facts]:
     """The data sets of all arms, each once."""
     names: dict[str, Facts] = {}
@@ -75,6 +71,35 @@ def _data_sets(builders: Sequence[Builder]) -> list[Facts]:
             for _, spec, _ in builder.stages(arm, setting):
                 names[spec.data.name] = builder.facts_of(spec.data.name)
     return list(names.values())
+
+
+CROP_SHARE = 0.1
+"""A centre crop that removes more of the images' area than this is said."""
+
+
+def crop_line(facts: Facts, img_size: int | tuple[int, int]) -> str | None:
+    """How much of the images a centre crop to `img_size` removes, in words; None where it is a tenth or less."""
+    share = cropped_share(facts, img_size)
+    if share <= CROP_SHARE:
+        return None
+    return (
+        f"{facts.name}: the centre crop to {size_words(img_size)} px removes {100 * share:.0f}% of the images' area; "
+        "data.img_size: [height, width] keeps their shape"
+    )
+
+
+def _warn_of_data(builders: Sequence[Builder]) -> None:
+    """Lines on stderr for test images that are also trained on, and for large centre crops; the user decides."""
+    lines: dict[str | None, None] = {}
+    for builder in builders:
+        setting = settings(builder.experiment)[0]
+        for arm in builder.arms.values():
+            for _, spec, _ in builder.stages(arm, setting):
+                facts = builder.facts_of(spec.data.name)
+                crop = None if spec.data.img_size is None else crop_line(facts, spec.data.img_size)
+                lines |= {overlap_line(facts): None, crop: None}
+    for line in filter(None, lines):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def check_origin(folder: Path, facts_of: FactsOf) -> None:
@@ -142,9 +167,9 @@ def data_lines(builders: Sequence[Builder]) -> list[str]:
 
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows that can be read: the file is derived, so a torn line is written again by the run that asks."""
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
+    for line in read(path).split(b"\n") if exists(path) else ():
+        with suppress(ValueError):
+            row = parse(line)
             if isinstance(row, dict):
                 yield row
 

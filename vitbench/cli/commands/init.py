@@ -20,7 +20,7 @@ SHIPPED_SCHEMA = Path(__file__).parents[3] / "schema.json"
 def init(path: Path, console: Console) -> int:
     """Write the starter to `path`, named after the file; the schema beside it where no checkout has one to point to.
 
-    Raises InputError where the file exists, where it is no YAML file, and where its name is none for an experiment.
+    Raises InputError where the file exists, where it is no YAML file, and where its name cannot name an experiment.
     """
     if path.suffix not in load.SUFFIXES:
         raise InputError(f"{path}: an experiment file ends in {' or '.join(load.SUFFIXES)}")

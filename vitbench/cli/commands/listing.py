@@ -31,7 +31,7 @@ from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
 ASSUMED_FLOPS = 2e10
-"""Training FLOPs a second of one core, assumed until trials in the results folder say better."""
+"""Training FLOPs per second of one core, assumed until trials in the results folder say better."""
 
 
 def list_experiments(console: Console, as_json: bool) -> int:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.base.errors import InputError
+from vitbench.base.contained import exists
+from vitbench.base.errors import InputError, is_plain
 from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
 from vitbench.plan.resolve import patch_suits
@@ -151,10 +152,10 @@ def experiment_yaml(experiment: Experiment, command: str) -> str:
 
 def read_run(folder: Path) -> Experiment:
     """The experiment of a run folder. Raises InputError; also where the folder's name would move a cursor."""
-    if not folder.name.isprintable():
+    if not is_plain(folder.name):
         raise InputError(f"{folder}: control characters in the name of a run's folder; rename it")
     path = folder / "experiment.yaml"
-    if not path.is_file():
+    if not exists(path):
         raise InputError(f"{folder}: no experiment.yaml, so no run of vitbench")
     loaded = load.load(path)
     if isinstance(loaded, Suite):

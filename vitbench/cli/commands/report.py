@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitbench.base.errors import InputError, nearest
+from vitbench.base.errors import InputError, nearest, printable
 from vitbench.cli.commands.prepare import read_run, runs_named
 from vitbench.engines.options import num_cores
 from vitbench.plan.arm_diff import flatten
 from vitbench.plan.run_table import Row
+from vitbench.plan.sources import cautions, checked_rows
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 from vitbench.stats.verdict_types import Verdict
-from vitbench.store.rows import read_records, read_rows
+from vitbench.store.rows import read_records
 
 if TYPE_CHECKING:
     from vitbench.data import DataOptions
@@ -85,10 +87,11 @@ def _write(job: tuple[Path, tuple[Format, ...], Wanted]) -> tuple[Path, Experime
     from vitbench.report.run_pictures import add_samples
 
     folder, formats, wanted = job
-    experiment, found = read_run(folder), read_rows(folder)
+    experiment, found = read_run(folder), checked_rows(folder)
     if not found:
         return folder, experiment, None, ""
     note = add_samples(folder, found, wanted.data, wanted.images) if "html" in formats else ""
+    note = "\n".join(filter(None, (note, *(f"caution: {line}" for line in cautions(found)))))
     return folder, experiment, write_report(experiment, found, folder, formats), note
 
 
@@ -131,7 +134,7 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             fresh = Path(scratch) / folder.name
             shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
-            write_report(read_run(folder), read_rows(folder), fresh, ("md", "csv", "tex"))
+            write_report(read_run(folder), checked_rows(folder), fresh, ("md", "csv", "tex"))
             stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, fresh / name)]
     for line in stale:
         console.print(f"[red]not what the records give:[/] {line}", soft_wrap=True)
@@ -158,8 +161,10 @@ def verdict(claim: str | None, root: Path, names: Sequence[str], console: Consol
 
     out: list[tuple[str, Verdict]] = []
     for folder in _begun(root, names):
-        found = read_rows(folder)
-        out += [(folder.name, v) for v in judged(read_run(folder), found, folder)]
+        experiment, found = read_run(folder), checked_rows(folder)
+        for line in cautions(found):
+            print(f"caution: {folder.name}: {printable(line)}", file=sys.stderr)
+        out += [(folder.name, v) for v in judged(experiment, found, folder)]
     if claim is not None:
         known = [v.claim for _, v in out]
         out = [(run, v) for run, v in out if v.claim == claim or v.claim.startswith(claim)]

@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.text import Text
 
 from vitbench import data as images
+from vitbench.base.contained import exists, read_text
+from vitbench.base.durable import size_words
 from vitbench.base.errors import InputError, ResultsError, printable
 from vitbench.cli import clean as cleaning
 from vitbench.cli.clean import Leftover, Use
 from vitbench.cli.commands.checks import overlap_line
 from vitbench.cli.commands.prepare import facts_source, read_run, runs
-from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, size_words, warn
+from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, warn
 from vitbench.data import DataOptions
 from vitbench.engines import runner
 from vitbench.plan.run_table import rows
+from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
 from vitbench.stats.tuning import choose
 from vitbench.store.rows import read_records
@@ -39,7 +42,8 @@ def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_jso
     if root.is_dir():
         use = use_of(root, facts_of)
         if fix:
-            removed = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
+            removed, refused = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
+            found += [Finding("bad", "leftover", line, "", 5) for line in refused]
         found += [*root_findings(store, use), *_run_findings(root, facts_of)]
     else:
         found.append(ok("results", f"no folder {root} yet"))
@@ -50,7 +54,7 @@ def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_jso
         for leftover in removed:
             console.print(Text(printable(f"removed  {leftover.path} ({leftover.why})")), soft_wrap=True)
         for one in found:
-            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.said}"), "default")
+            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.text}"), "default")
             console.print(line.append(printable(f" -> {one.advice}") if one.advice else "", "dim"), soft_wrap=True)
     codes = {one.exit_code for one in found if one.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
@@ -65,7 +69,7 @@ def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
     found = cleaning.leftovers(store, use)
     for name, why in use.open_runs.items():
         console.print(Text(printable(f"kept: trials that no plan uses, as {name} {why}")), soft_wrap=True)
-    done = cleaning.remove(store, found) if yes else found
+    done, refused = cleaning.remove(store, found) if yes else (found, [])
     for leftover in done:
         line = (
             f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
@@ -74,6 +78,8 @@ def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
     total = size_words(sum(leftover.num_bytes for leftover in done))
     hint = "" if yes or not done else "; --yes removes them"
     console.print(f"{len(done)} leftovers, {total}{hint}", highlight=False)
+    if refused:
+        raise ResultsError("\n".join(refused))
     return 0
 
 
@@ -86,7 +92,7 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
     still_open: dict[str, str] = {}
     for folder in runs(root):
         try:
-            for row in read_records(folder / "records.jsonl") if (folder / "records.jsonl").is_file() else ():
+            for row in read_records(folder / "records.jsonl") if exists(folder / "records.jsonl") else ():
                 roles[row["trial_id"]].add(row["role"])
                 if row.get("parent"):
                     roles[row["parent"]].add("stage")
@@ -118,7 +124,11 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
     from vitbench.report.tables import result_frame
 
     experiment, path = read_run(folder), folder / "records.jsonl"
-    found = read_records(path) if path.is_file() else []
+    found = read_records(path) if exists(path) else []
+    for problem in contradictions(folder, found):
+        yield Finding("bad", "contradiction", problem, "restore the file, or run the experiment again", 5)
+    for caution in cautions(found):
+        yield warn("caution", f"{folder.name}: {caution}")
     prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in found}
     for name, fingerprint in prints.items():
         finding = data_finding(folder.name, facts_of(name), fingerprint)
@@ -131,7 +141,7 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
         said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"
         yield warn("run", said, "`vitbench run` with its command writes them")
     table = folder / "table.csv"
-    if found and table.is_file() and table.read_text(encoding="utf-8") != to_csv(result_frame(experiment, found)):
+    if found and exists(table) and read_text(table) != to_csv(result_frame(experiment, found)):
         yield warn("run", f"{folder.name}: tables are not what the records give", f"vitbench report {folder.name}")
     else:
         yield ok("run", f"{folder.name}: {len(found)} rows")

@@ -8,10 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions
 from vitbench.model.weights.start import TIMM, fetched
 from vitbench.spec.experiment import Experiment
+from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
+
+RECORDS = "records.jsonl"
 
 
 def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Console) -> int:
@@ -20,11 +24,28 @@ def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Con
     from vitbench.inspection.export import find_trial
 
     store = Store(root)
+    if (root / trial / RECORDS).is_file():
+        return list_trials(root / trial, store, console)
     record = find_trial(store, trial)
     architecture = write(record, store, folder, data)
     console.print(f"{folder}: trial {record.trial_id} as timm's {architecture.name}", highlight=False)
     console.print(f'timm.create_model("local-dir:{folder}", pretrained=True)', highlight=False, soft_wrap=True)
     return 0
+
+
+def list_trials(run: Path, store: Store, console: Console) -> int:
+    """Say which trials of a run can be exported: one is, not the run. Returns the exit code of bad usage."""
+    rows = {row["trial_id"]: row for row in read_records(run / RECORDS) if store.weights(row["trial_id"]).is_file()}
+    if not rows:
+        raise InputError(f"{run.name} is a run, and none of its trials has weights in {store.root}")
+    console.print(f"{run.name} is a run; export one of its {len(rows)} trials with weights:", highlight=False)
+    for trial_id, row in rows.items():
+        result = row["result"].get("test_top1_percent")
+        score = "" if result is None else f", test top-1 {result:.2f}%"
+        console.print(
+            f"{trial_id}  {row['arm']}, seed {row['seed']}, {row['role']}{score}", highlight=False, markup=False
+        )
+    return InputError.exit_code
 
 
 def fetch_weights(experiment: Experiment) -> None:

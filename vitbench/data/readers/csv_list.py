@@ -8,6 +8,7 @@ columns.
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -93,17 +94,22 @@ def _part(rows: Rows, choice: Choice, table: Path) -> Part:
         raise InputError(
             f"{table}, column {column}: label {negative} is negative, the usual mark of an unlabelled image"
         )
-    store = DiskImages(table.parent, _image_paths(rows, choice, table))
+    paths = _image_paths(rows, choice, table)
+    below = all(path.is_relative_to(table.parent) for path in paths)
+    root = table.parent if below else Path(os.path.commonpath([path.parent for path in paths]))
+    store = DiskImages(root, paths)
     return Part(labels, Encoded(store, np.arange(len(rows))))
 
 
-def _parts(rows: Rows, choice: Choice, table: Path) -> dict[SplitName, Part]:
+def _splits(rows: Rows, choice: Choice, table: Path) -> Raw:
     """The splits of one table, by its split column; one training split if it has no such column."""
     column = split_column(choice, list(rows[0]), str(table))
     groups = splits_of_rows([row[column] for row in rows], column, str(table)) if column else None
     if groups is None:
-        return {"train": _part(rows, choice, table)}
-    return {split: _part([rows[i] for i in index], choice, table) for split, index in groups.items()}
+        return to_raw({"train": _part(rows, choice, table)}, str(table))
+    parts = {split: _part([rows[i] for i in index], choice, table) for split, index in groups.items()}
+    taken_from = {split: [f"{len(index)} rows by column {column}"] for split, index in groups.items()}
+    return to_raw(parts, str(table), taken_from)
 
 
 def _locate(argument: str, options: DataOptions) -> Files:
@@ -118,8 +124,9 @@ def _load(argument: str, files: Files) -> Raw:
     choice = parse_columns(argument, f"csv:{argument}")
     tables = _tables(choice)
     if isinstance(tables, Path):
-        return to_raw(_parts(_read(tables), choice, tables), str(tables))
-    return to_raw({split: _part(_read(table), choice, table) for split, table in tables.items()}, choice.path)
+        return _splits(_read(tables), choice, tables)
+    parts = {split: _part(_read(table), choice, table) for split, table in tables.items()}
+    return to_raw(parts, choice.path, {split: [table.name] for split, table in tables.items()})
 
 
 CSV = Source(_locate, _load)

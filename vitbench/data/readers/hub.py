@@ -96,8 +96,11 @@ def _load(argument: str, files: Files) -> Raw:
     where = f"hf:{argument}"
     choice = parse_columns(argument, where)
     splits = _open(choice.path, download=False)
-    parts = {name: _part(splits[key], choice, f"{where} {key}") for name, key in _keys(splits, where).items()}
-    return to_raw(parts, where)
+    keys = _keys(splits, where)
+    parts = {name: _part(splits[key], choice, f"{where} {key}") for name, key in keys.items()}
+    others = sorted(set(splits) - set(keys.values()))
+    left_out = f"left out: the splits {', '.join(others)}" if others else None
+    return to_raw(parts, where, {name: [key] for name, key in keys.items()}, left_out)
 
 
 HUB = Source(_locate, _load)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vitbench.base.errors import InputError
 from vitbench.data.class_names import sort_class_names
 from vitbench.data.source import Raw
-from vitbench.data.split_names import SplitName
+from vitbench.data.split_names import SplitName, describe_splits
 from vitbench.data.types import Encoded, Ints, Pixels, Split
 
 LISTED_NAMES = 10
@@ -108,20 +108,43 @@ def join(parts: Sequence[Labels], where: str) -> Labels:
     return Labels(np.concatenate([_renumbered(part, names) for part in parts]), names, first.declared)
 
 
-def to_raw(parts: Mapping[SplitName, Part], where: str) -> Raw:
+def to_raw(
+    parts: Mapping[SplitName, Part],
+    where: str,
+    taken_from: Mapping[SplitName, Sequence[str]] | None = None,
+    left_out: str | None = None,
+) -> Raw:
     """The data set of these splits, every split numbered by the training split's names.
 
-    A validation split is the test split if there is no other. Raises InputError if a class name of another split is no
-    training name.
+    A validation split is the test split if there is no other. `taken_from` names the files or values that were taken
+    for each split, and `left_out` says what was not read. Raises InputError if a class name of another split is no
+    training name, or if splits that are stored as pixels differ in size.
     """
     train = parts["train"]
-    splits = {"train": train.split(train.labels.codes)}
+    _check_sizes(parts, where)
+    splits: dict[SplitName, Split] = {"train": train.split(train.labels.codes)}
     for name, part in parts.items():
         if name != "train":
             _check_kinds((train.labels, part.labels), f"{where}: the training and {name} splits")
             splits[name] = part.split(_by_name(part.labels, train.labels.names, name, where))
+    notes = [describe_splits(taken_from)] if taken_from else []
+    notes += [left_out] if left_out else []
     test = splits.get("test", splits.get("val"))
-    return Raw(splits["train"], test, train.labels.names, splits.get("val") if "test" in splits else None)
+    val = splits.get("val") if "test" in splits else None
+    return Raw(splits["train"], test, train.labels.names, val, tuple(notes))
+
+
+def _check_sizes(parts: Mapping[SplitName, Part], where: str) -> None:
+    shapes = {name: part.images.shape[1:] for name, part in parts.items() if not isinstance(part.images, Encoded)}
+    deep = [name for name in parts if name not in shapes]
+    if shapes and deep:
+        raise InputError(
+            f"{where}: the splits hold numbers of different kinds: 8 bits in {', '.join(shapes)}, "
+            f"more in {', '.join(deep)}"
+        )
+    if len(set(shapes.values())) > 1:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        raise InputError(f"{where}: the splits hold images of different sizes: {sizes}")
 
 
 def _check_kinds(parts: Iterable[Labels], where: str) -> None:

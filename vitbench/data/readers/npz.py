@@ -11,6 +11,7 @@ import math
 import os
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.base.errors import InputError
+from vitbench.data.depth import array_file
 from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, to_raw
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.split_names import SplitName
-from vitbench.data.types import DataOptions, Pixels
+from vitbench.data.types import DataOptions, Encoded, Pixels
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 LAYOUTS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
@@ -43,10 +45,12 @@ def _load(argument: str, files: Files) -> Raw:
     path = files[0]
     arrays, other_keys = _read(path)
     parts: dict[SplitName, Part] = {}
+    taken_from: dict[SplitName, list[str]] = {}
     for split in SPLITS:
         for layout in LAYOUTS:
             images, labels = (key.format(split) for key in layout)
             if images in arrays and labels in arrays:
+                taken_from[split] = [images]
                 parts[split] = _part(arrays[images], arrays[labels], f"{path}, {images}", f"{path}, {labels}")
             elif images in arrays or labels in arrays:
                 present, missing = (images, labels) if images in arrays else (labels, images)
@@ -54,7 +58,8 @@ def _load(argument: str, files: Files) -> Raw:
     if "train" not in parts:
         keys = ", ".join(sorted({*arrays, *other_keys})) or "nothing"
         raise InputError(f"{path}: no train_images and train_labels (or x_train and y_train); the file has {keys}")
-    return to_raw(parts, str(path))
+    left_out = f"left out: the arrays {', '.join(other_keys[:5])}" if other_keys else None
+    return to_raw(parts, str(path), taken_from, left_out)
 
 
 def _read(path: Path) -> tuple[dict[str, Array], list[str]]:
@@ -97,13 +102,13 @@ def _check_memory(num_bytes: int, path: Path) -> None:
 
 def _part(images: Array, labels: Array, images_at: str, labels_at: str) -> Part:
     pixels, classes = _pixels(images, images_at), _labels(labels, labels_at)
-    if len(pixels) != len(classes.codes):
-        raise InputError(f"{images_at}: {len(pixels)} images do not go with {len(classes.codes)} labels")
+    if len(images) != len(classes.codes):
+        raise InputError(f"{images_at}: {len(images)} images do not go with {len(classes.codes)} labels")
     return Part(classes, pixels)
 
 
-def _pixels(images: Array, where: str) -> Pixels:
-    """`uint8 [n, H, W, C]`, from grey images with or without a channel axis, or from colour images."""
+def _pixels(images: Array, where: str) -> Pixels | Encoded:
+    """`uint8 [n, H, W, C]` from grey images, with or without a channel axis, or colour images; deep ones as files."""
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
         raise InputError(
             f"{where}: shape {images.shape} is neither [n, H, W], [n, H, W, 1] nor [n, H, W, 3]; "
@@ -111,9 +116,32 @@ def _pixels(images: Array, where: str) -> Pixels:
         )
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise InputError(f"{where}: shape {images.shape}; [n, H, W], [n, H, W, 1] or [n, H, W, 3] is needed")
-    if images.dtype != np.uint8:
-        raise InputError(f"{where}: the images are {images.dtype}; uint8 is needed")
-    return images[..., None] if images.ndim == 3 else images
+    if images.dtype.kind not in "uif":
+        raise InputError(f"{where}: the images are {images.dtype}; numbers are needed")
+    if images.dtype != np.uint8 and not (images.dtype.kind != "f" and images.min() >= 0 and images.max() <= 255):
+        values = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+        return Encoded(ArrayImages(where, values), np.arange(len(values)))
+    return (images[..., None] if images.ndim == 3 else images).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images `[n, H, W]` or `[n, H, W, 3]` of more than 8 bits per value."""
+
+    where: str
+    values: Array
+
+    def name(self, row: int) -> str:
+        """Array and row."""
+        return f"{self.where}, image {row}"
+
+    def identity(self, row: int) -> str:
+        """The row."""
+        return str(row)
+
+    def load(self, row: int) -> bytes:
+        """The values as the bytes of an .npy file."""
+        return array_file(self.values[row])
 
 
 def _labels(labels: Array, where: str) -> Labels:

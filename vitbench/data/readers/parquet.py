@@ -30,7 +30,7 @@ from vitbench.data.readers.columns import (
 from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, join, to_raw
 from vitbench.data.readers.table_images import image_columns, is_list, rows_without_bytes, table_images
 from vitbench.data.source import Files, Raw, Source, optional
-from vitbench.data.split_names import SplitName, group_by_split, split_of_name, splits_in
+from vitbench.data.split_names import group_by_split, split_of_name, splits_in
 from vitbench.data.types import DataOptions, Encoded
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -175,7 +175,7 @@ def _part(tables: Sequence[Table], where: str) -> Part:
     return Part(labels, Encoded(store, np.arange(sum(lengths))))
 
 
-def _parts(tables: Sequence[Table], root: Path, where: str) -> dict[SplitName, Part]:
+def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | None) -> Raw:
     """The splits: by the split column if all tables have it, else by the tables' names, else one training split."""
     columns = {table.split_column for table in tables}
     by_rows = None
@@ -186,14 +186,18 @@ def _parts(tables: Sequence[Table], root: Path, where: str) -> dict[SplitName, P
         _check_names_agree(tables, root, where)
         whole = _part(tables, where)
         assert isinstance(whole.images, Encoded)
-        return {
+        parts = {
             split: Part(whole.labels.take(rows), replace(whole.images, rows=rows)) for split, rows in by_rows.items()
         }
+        column = tables[0].split_column
+        taken_from = {split: [f"{len(rows)} rows by column {column}"] for split, rows in by_rows.items()}
+        return to_raw(parts, where, taken_from, left_out)
     relative = [PurePath(table.path.relative_to(root)) for table in tables]
     groups = group_by_split(relative, where) if len(tables) > 1 else None
     if groups is None:
-        return {"train": _part(tables, where)}
-    return {split: _part([tables[row] for row in rows], where) for split, rows in groups.items()}
+        return to_raw({"train": _part(tables, where)}, where, None, left_out)
+    parts = {split: _part([tables[row] for row in rows], where) for split, rows in groups.items()}
+    return to_raw(parts, where, {s: [str(relative[row]) for row in rows] for s, rows in groups.items()}, left_out)
 
 
 def _check_names_agree(tables: Sequence[Table], root: Path, where: str) -> None:
@@ -213,9 +217,9 @@ def _load(argument: str, files: Files) -> Raw:
     where = f"parquet:{argument}"
     choice = parse_columns(argument, where)
     path = Path(choice.path).expanduser()
-    paths = (path,) if path.is_file() else tuple(file for file in files if file.suffix.lower() in SUFFIXES)
-    tables = [_read(table, choice) for table in paths]
-    return to_raw(_parts(tables, path if path.is_dir() else path.parent, where), where)
+    tree = _files(choice)
+    tables = [_read(table, choice) for table in tree.files]
+    return _splits(tables, path if path.is_dir() else path.parent, where, tree.left_out.note())
 
 
 PARQUET = Source(_locate, _load)

@@ -1,7 +1,7 @@
 """Numbers from a table's nested lists as the bytes of an image file, so that all images share one way to be decoded.
 
-PGM and PPM hold 8-bit grey and colour images, 16-bit PGM and PFM whole numbers above 255 and fractions. The bytes are a
-function of the numbers alone, so the data set's fingerprint is one, too.
+PGM and PPM hold 8-bit grey and colour images, .npy arrays all other numbers, which `data.scale` turns into 8 bits. The
+bytes are a function of the numbers alone, so the data set's fingerprint is one, too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.base.errors import InputError
+from vitbench.data.depth import array_file
 
 Array = npt.NDArray[Any]
 
@@ -34,16 +35,9 @@ def to_image_shape(values: Array, where: str) -> Array:
     return values
 
 
-def image_file(values: Array, eight_bits: bool, where: str) -> bytes:
+def image_file(values: Array, eight_bits: bool) -> bytes:
     """The bytes of an image file of these pixels `[H, W]` or `[H, W, 3]`; `eight_bits`: they are all in 0..255."""
-    size = f"{values.shape[1]} {values.shape[0]}"
-    if eight_bits:
-        kind = "P6" if values.ndim == 3 else "P5"
-        return f"{kind} {size} 255\n".encode() + values.astype(np.uint8).tobytes()
-    if values.ndim == 3:
-        raise InputError(f"{where}: colour values outside whole numbers in 0..255")
-    if np.issubdtype(values.dtype, np.floating):
-        return f"Pf\n{size}\n-1.0\n".encode() + values[::-1].astype("<f4").tobytes()
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{where}: values from {values.min()} to {values.max()}; 0..65535 can be read")
-    return f"P5 {size} 65535\n".encode() + values.astype(">u2").tobytes()
+    if not eight_bits:
+        return array_file(values)
+    kind = "P6" if values.ndim == 3 else "P5"
+    return f"{kind} {values.shape[1]} {values.shape[0]} 255\n".encode() + values.astype(np.uint8).tobytes()

@@ -50,7 +50,7 @@ class TableImages:
         """The bytes of the image's file."""
         if self.nested is not None:
             values = to_image_shape(_nested_values(self.nested[row], self.name(row)), self.name(row))
-            return image_file(values, self.eight_bits, self.name(row))
+            return image_file(values, self.eight_bits)
         content: bytes | None = None if self.content is None else self.content[row].as_py()
         return _read_file(self.path(row), self.name(row)) if content is None else content
 

@@ -118,7 +118,8 @@ def _load(argument: str, files: Files) -> Raw:
     parts: dict[SplitName, Part] = {}
     for split, rows in (groups or {"train": list(range(len(files)))}).items():
         parts[split] = _part(tuple(files[row] for row in rows), where)
-    return to_raw(parts, where)
+    taken_from = {split: [files[row].name for row in rows] for split, rows in (groups or {}).items()}
+    return to_raw(parts, where, taken_from)
 
 
 WEBDATASET = Source(_locate, _load)

@@ -2,7 +2,7 @@
 
 Images are in [0, 1]; every draw comes in as an argument, so that all arms and seeds see the same damaged images.
 Source: Naseer et al. 2021 (dropped and shuffled patches); phase scrambling as a proxy of stylised images.
-Shapes: B images, C channels, S side in pixels, k cells a side.
+Shapes: B images, C channels, S side in pixels, k cells per side.
 """
 
 from __future__ import annotations

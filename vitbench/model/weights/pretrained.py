@@ -25,5 +25,5 @@ def fetch(name: str, path: Path) -> None:
         state = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # from a refused connection to a damaged download, in several libraries' words
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{where}: not to be had ({reason[0]})") from error
+        raise InputError(f"{where}: cannot be loaded ({reason[0]})") from error
     replace_durably(path, save({key: tensor.contiguous() for key, tensor in state.items()}))

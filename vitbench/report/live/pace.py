@@ -1,4 +1,4 @@
-"""How long trials take, learnt while they run: seconds by kind of trial, and from them the time that work will take.
+"""Time left of a run, from the seconds that each kind of trial has taken so far.
 
 FLOPs alone mislead: a tiny model, or one that validates often, takes more seconds per FLOP than a large one.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from vitbench.store.events import Work
 
 Kind = tuple[str, float, int]
-"""What trials that cost alike have in common: arm, training FLOPs, steps."""
+"""Trials of one kind cost alike: arm, training FLOPs, steps."""
 
 PRIOR_TRIALS = 0.2
-"""Trials that the seconds per FLOP of all kinds together count for, beside those that a kind has of its own."""
+"""Weight, in trials, of the estimate from all kinds beside the durations of the kind itself."""
 LEAST_SHARE = 0.005
-"""No time left is told before this share of the work is done in this session: one batch says nothing."""
+"""Show a time left only after this share of the work is done in this session: one batch says too little."""
 
 
 def counted(work: Iterable[Work]) -> Counter[Kind]:
@@ -31,12 +31,12 @@ def counted(work: Iterable[Work]) -> Counter[Kind]:
 
 @dataclass
 class Durations:
-    """Durations by kind: how many, and their sum in seconds."""
+    """Number of trials and sum of their seconds, by kind."""
 
     by_kind: dict[Kind, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, kind: Kind, seconds: float) -> None:
-        """Takes one trial."""
+        """Count one trial."""
         num, total = self.by_kind.get(kind, (0, 0.0))
         self.by_kind[kind] = num + 1, total + seconds
 
@@ -47,17 +47,18 @@ class Durations:
         return sum(total for _, total in self.by_kind.values()) / flops if flops else None
 
     def mean(self, kind: Kind) -> float | None:
-        """Seconds of a trial of the kind; None where there was none."""
+        """Mean seconds of a trial of the kind; None before the first."""
         num, total = self.by_kind.get(kind, (0, 0.0))
         return total / num if num else None
 
 
 class Pace:
-    """Durations seen so far and the work done in this session; one is shared by all experiments of a suite.
+    """Durations so far and the work done in this session; all experiments of a suite share one.
 
-    What a trial costs: the mean of its kind in this session, shrunk to what earlier sessions say of the kind (at this
-    session's speed: a machine is now busier, now idler), else to the seconds per FLOP of all. Only proportions count:
-    how fast the work goes is measured, the work done in this session over the time since its first trial began.
+    The cost of a trial is the mean of its kind in this session, shrunk towards the kind's mean in earlier sessions
+    (scaled to this session's speed, since a machine is not always equally busy) or, without one, towards the seconds
+    per FLOP of all kinds. Only proportions of costs matter: the speed is the work done in this session divided by the
+    time since its first trial began.
     """
 
     def __init__(self) -> None:
@@ -67,16 +68,16 @@ class Pace:
         self._num_slots = 1
 
     def recall(self, kind: Kind, seconds: float) -> None:
-        """Learns from a trial of an earlier session."""
+        """Learn from a trial of an earlier session."""
         self._earlier.add(kind, seconds)
 
     def start(self, now: float, num_running: int) -> None:
-        """A trial began and `num_running` are at work; the first of the session starts its clock."""
+        """A trial began, and `num_running` trials run now; the first trial of the session starts its clock."""
         self._began = now if self._began is None else self._began
         self._num_slots = max(self._num_slots, num_running)
 
     def finish(self, kind: Kind, seconds: float | None) -> None:
-        """A trial of this session came to its end, after `seconds` where that tells what its kind takes."""
+        """A trial of this session ended; `seconds` is None if its duration says nothing about its kind."""
         self._done[kind] += 1
         if seconds is not None:
             self._session.add(kind, seconds)
@@ -86,7 +87,7 @@ class Pace:
         return 0.0 if self._began is None else now - self._began
 
     def costs(self, kinds: Iterable[Kind]) -> dict[Kind, float]:
-        """What a trial of each kind costs: seconds, or FLOPs while no duration is known."""
+        """Cost of a trial of each kind: seconds, or FLOPs while no duration is known."""
         per_flop = self._session.per_flop or self._earlier.per_flop or 1.0
         speed = self._speed()
         out = {}
@@ -98,18 +99,18 @@ class Pace:
         return out
 
     def _speed(self) -> float:
-        """This session's seconds for one of earlier sessions, over the kinds that both have seen."""
+        """This session's seconds per second of earlier sessions, over the kinds that both have run."""
         both = [(part, self._earlier.mean(kind)) for kind, part in self._session.by_kind.items()]
         pairs = [(num, total, before) for (num, total), before in both if before is not None]
         return sum(total for _, total, _ in pairs) / sum(num * before for num, _, before in pairs) if pairs else 1.0
 
     def total(self, work: Mapping[Kind, float]) -> float:
-        """What so many trials (or shares of one) of each kind cost together."""
+        """Total cost of the given number of trials (or shares of a trial) of each kind."""
         costs = self.costs(work)
         return sum(num * costs[kind] for kind, num in work.items())
 
     def left(self, work: Mapping[Kind, int], running: Sequence[tuple[Kind, float]], now: float) -> float | None:
-        """Seconds until `work` is done, of which the trials in `running` have done a share; None while unknown."""
+        """Seconds until `work` is done; `running`: (kind, share done) of the current trials. None while unknown."""
         costs, elapsed = self.costs([*work, *self._done, *(kind for kind, _ in running)]), self.elapsed(now)
         done = sum(costs[k] * n for k, n in self._done.items()) + sum(costs[k] * share for k, share in running)
         to_do = sum(costs[k] * n for k, n in work.items())
@@ -121,7 +122,7 @@ class Pace:
         return self._makespan([costs[k] * (1 - share) for k, share in running], rest) * elapsed * self._num_slots / done
 
     def _makespan(self, running: Sequence[float], waiting: Sequence[float]) -> float:
-        """When the last of the trials ends; each waiting one, in the runner's order, takes the first free slot."""
+        """End of the last trial; each waiting trial, in the runner's order, takes the first free slot."""
         slots = [*running, *([0.0] * max(0, self._num_slots - len(running)))]
         heapq.heapify(slots)
         for cost in waiting:

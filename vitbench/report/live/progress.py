@@ -1,4 +1,4 @@
-"""What is known of a run while it goes on, gathered from its events: counts, scores, running trials, time left."""
+"""The state of an active run, built from its events: counts, scores, running trials, time left."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Cell = tuple[str, Setting]
 
 @dataclass
 class Tally:
-    """Reporting scores of one arm at one setting, by seed, and how many trials gave none."""
+    """Reporting scores of one arm at one setting, by seed, and the seeds of trials without a score."""
 
     scores: dict[int, float] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
 
     def add(self, seed: int, value: float | None) -> None:
-        """Counts one finished trial."""
+        """Count one finished trial."""
         if value is None:
             self.lost.add(seed)
         else:
@@ -41,7 +41,7 @@ class Running:
 
     @property
     def kind(self) -> Kind:
-        """What it costs like."""
+        """The kind of trial, which determines its cost."""
         return self.started.arm, self.started.train_flops, self.started.num_steps
 
     @property
@@ -54,7 +54,7 @@ class RunState:
     """A run's events folded into what a view shows. Times come in as arguments (seconds of one clock)."""
 
     def __init__(self, experiment: Experiment, pace: Pace | None = None) -> None:
-        """`pace`: what the suite's earlier experiments taught of the time that trials take."""
+        """`pace`: durations from the suite's earlier experiments."""
         self.experiment = experiment
         self.place: Began | None = None
         self.planned = Planned(experiment.name, 0, 0, 0, (), ())
@@ -69,7 +69,7 @@ class RunState:
         self._num_since_plan = 0
 
     def recall(self, rows: Sequence[Row]) -> None:
-        """Takes records into account that other runs left: scores for the table, and what their trials took."""
+        """Use records of earlier runs: their scores for the table, their durations for the time left."""
         for row in rows:
             metric = "val_top1_percent" if row["role"] == "tuning" else self.experiment.report.metric
             self._count(row["arm"], setting_of(row), row["role"], int(row["seed"]), score(row, metric))
@@ -84,7 +84,7 @@ class RunState:
             self.pace.recall((row["arm"], result["train_flops"], result.get("num_steps", 0)), seconds)
 
     def apply(self, event: Event, now: float) -> None:
-        """Takes one event into account."""
+        """Update the state by one event."""
         match event:
             case Began():
                 self.place = event
@@ -126,12 +126,12 @@ class RunState:
 
     @property
     def num_expected(self) -> int:
-        """Trials in all, those of later rounds included."""
+        """Number of trials, including those of later rounds."""
         return max(self.planned.num_expected, self.num_done)
 
     @property
     def share_done(self) -> float:
-        """Share of the experiment's work that is done, running trials included; 1.0 where nothing is to do."""
+        """Share of the experiment's work that is done, running trials included; 1.0 if there is no work."""
         under_way = sum(self.pace.total({trial.kind: trial.share}) for trial in self.running.values())
         done = self.pace.total(self._done)
         total = done + self.pace.total(self._left)

@@ -1,4 +1,4 @@
-"""The live view of a run: a rich display on a terminal, plain lines elsewhere; and the summary at its end."""
+"""The live view of a run: a display on a terminal, plain lines elsewhere, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vitbench.stats.table import Row
 from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
 
 HEARTBEAT_SECONDS = 30.0
-"""Without a terminal: at most this long without a line while trials run."""
+"""Without a terminal: longest time without a line while trials run."""
 MOST_RUNNING = 6
 CHROME_LINES = 15
 """Screen lines that the display needs beside the rows of the arms' table."""
@@ -35,9 +35,9 @@ CHROME_LINES = 15
 class LiveView:
     """A listener of events and a context manager: `with LiveView(console, state) as view: run(..., listen=view)`.
 
-    On a terminal it draws itself four times a second and leaves nothing behind; without one it prints a line a
-    finished trial; `quiet` prints warnings and lost trials only. Events may come from any thread. `gauge` says what
-    the device is doing, in a line.
+    On a terminal it redraws itself four times per second and is erased at the end; elsewhere it prints one line per
+    finished trial. `quiet` prints only warnings and lost trials. Events may come from any thread. `gauge` returns one
+    line about the load of the device.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LiveView:
             self._live.stop()
 
     def __call__(self, event: Event, at: float | None = None) -> None:
-        """Takes an event, of now or of the time given on the view's clock; prints its line where nothing is drawn."""
+        """Show an event of now, or of the given time on the view's clock; print its line if nothing is drawn."""
         with self._lock:
             now, num_planned = self._clock() if at is None else at, self.state.planned.num_trials
             self.state.apply(event, now)
@@ -77,12 +77,12 @@ class LiveView:
                 self._last_line = now
 
     def recall(self, rows: Sequence[Row]) -> None:
-        """Takes the records that there are into account."""
+        """Use the records of earlier runs."""
         with self._lock:
             self.state.recall(rows)
 
     def _line(self, event: Event, now: float, num_planned: int) -> str | None:
-        """The plain line of an event that `state` already knows, None where it has none."""
+        """The plain line of an event that `state` already contains; None for events without a line."""
         state = self.state
         match event:
             case Warned() if state.warnings[event.message] == 1:
@@ -125,7 +125,7 @@ def _place_text(place: Began | None) -> str:
 
 
 def _left_text(state: RunState, now: float) -> str:
-    """`about 4 min 10 s left`, with the suite's where more experiments follow; nothing while it is not known."""
+    """`about 4 min 10 s left`, with the suite's where more experiments follow; empty while it is unknown."""
     left, suite = state.seconds_left(now), state.suite_seconds_left(now)
     if left is None or suite is None:
         return ""
@@ -181,7 +181,7 @@ def _running_table(state: RunState) -> RenderableType:
         table.add_row(f"and {len(state.running) - len(shown)} more", "", "", "")
     if shown:
         return table
-    idle = "waiting for a trial to begin" if state.num_done < state.num_expected else "every trial is done"
+    idle = "waiting for a trial to start" if state.num_done < state.num_expected else "every trial is done"
     return Text(idle, style="dim")
 
 
@@ -240,7 +240,7 @@ def _folded(warnings: dict[str, int]) -> Text:
 
 
 def summary(experiment: Experiment, rows: Sequence[Row], width: int, height: int | None) -> RenderableType:
-    """What a run ends with: the result tables, cut to a screen of `height` lines, and what was lost and why."""
+    """The end of a run: result tables, cut to a screen of `height` lines, and lost trials with their reasons."""
     parts: list[RenderableType] = [] if rows else [Text(printable(f"{experiment.name}: no finished trials"))]
     for table in (result_table(experiment, rows), shared_table(experiment, rows)) if rows else ():
         if table is not None and table.rows:

@@ -1,6 +1,6 @@
-"""matplotlib's SVG made fit for a page: no styles (a strict content policy forbids them), ids of its own, links.
+"""matplotlib's SVG for a page: no styles (a strict content policy forbids them), unique ids, links.
 
-A dot's link is drawn as `#trial-ID|words`: on the page it leads to the trial, and a browser shows the words over it.
+A dot's link is drawn as `#trial-ID|words`: on the page it leads to the trial, and a browser shows the words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _KEPT = frozenset((
 
 
 _DOT = re.compile(r'<a xlink:href="(#trial-[^"|]*)\|([^"]*)"[^>]*>')
+_HASHED_ID = re.compile(r'(?<=["#])[mp][0-9a-f]{10}(?=[")])')
 _MARKER = re.compile(r'<defs>\s*<path id="([^"]+)" ([^>]*)/>\s*</defs>')
 
 
@@ -33,8 +34,15 @@ def slim(svg: str) -> str:
 
     svg = _MARKER.sub(once, svg)
     svg = re.sub(r'(?<=xlink:href="#)[^"]+', lambda name: same.get(name[0], name[0]), svg)
+    svg = _numbered_ids(svg)
     svg = re.sub(r">\s*\n\s*<", ">\n<", svg).replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
     return re.sub(r"<[^>]+>", _slim_tag, svg)
+
+
+def _numbered_ids(svg: str) -> str:
+    """The drawing with numbers as ids: matplotlib hashes floats, whose last bits depend on the processor."""
+    numbers: dict[str, str] = {}
+    return _HASHED_ID.sub(lambda name: numbers.setdefault(name[0], f"{name[0][0]}{len(numbers)}"), svg)
 
 
 def _slim_tag(tag: re.Match[str]) -> str:

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitbench.base.durable import replace_all
 from vitbench.report.class_evidence import class_table, confusion_frame
 from vitbench.report.cost_tables import commits, cost_table, environment_table
-from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
 from vitbench.report.pages.inline_svg import inline_svg
-from vitbench.report.plots.arm_plots import caption, plots_for, save
+from vitbench.report.plots.arm_plots import caption, drawn, plots_for
 from vitbench.report.row_values import metric_label
 from vitbench.report.run_pictures import pictures_of
-from vitbench.report.secondary_evidence import has_class_names, read_answers, side_table
+from vitbench.report.secondary_evidence import has_class_names, side_table
 from vitbench.report.tables import result_frame, result_table, shared_table, tables_for, tuning_table
 from vitbench.report.trial_lists import claim_cells, trials_of
 from vitbench.report.verdict_text import facts_of, scale_of, verdict_table, verdict_text
@@ -27,6 +28,7 @@ from vitbench.spec.load import header
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_list import judge_all
 from vitbench.stats.verdict_types import Verdict
+from vitbench.store.answers import read_answers
 
 BIBTEX = """@inproceedings{dosovitskiy2021image,
   title     = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},
@@ -47,27 +49,29 @@ class RunReport:
 
 
 def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: Sequence[Format] = ALL) -> RunReport:
-    """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """What one run says, after writing `table.{md,csv,tex}`, and for `html` its plots and page, into its folder.
+
+    All files are replaced together: where one cannot be written, every old file stays.
+    """
     verdicts = judge_all(experiment, rows, facts_of(rows, folder))
     answers = read_answers(folder)
     side, classes = side_table(experiment, rows, answers), class_table(experiment, rows, answers)
     verdict_tables = [verdict_table(verdicts)] if verdicts else []
     tables = [*verdict_tables, *tables_for(experiment, rows)]
+    files: dict[str, str | bytes] = {}
     if "md" in formats:
-        write(folder / "table.md", "\n".join(to_markdown(table) for table in (*tables, side)))
-        if classes.rows:
-            write(folder / "classes.md", to_markdown(classes))
+        files["table.md"] = "\n".join(to_markdown(table) for table in (*tables, side))
+        files |= {"classes.md": to_markdown(classes)} if classes.rows else {}
     if "csv" in formats:
-        if classes.rows:
-            write(folder / "classes.csv", to_csv(confusion_frame(experiment, rows, answers)))
-        write(folder / "table.csv", to_csv(result_frame(experiment, rows)))
+        files |= {"classes.csv": to_csv(confusion_frame(experiment, rows, answers))} if classes.rows else {}
+        files["table.csv"] = to_csv(result_frame(experiment, rows))
     if "tex" in formats:
         slug = re.sub(r"[^a-z0-9]+", "-", experiment.name.lower())
-        write(folder / "table.tex", "\n".join(to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1)))
+        files["table.tex"] = "\n".join(to_latex(table, f"tab:{slug}-{i}") for i, table in enumerate(tables, 1))
     if "html" in formats:
-        drawings = save(plots_for(experiment, rows, verdicts), folder / "plots")
-        write(folder / "index.html", experiment_page(experiment, rows, folder, verdicts, side, drawings))
+        drawings, plots = drawn(plots_for(experiment, rows, verdicts), "plots/")
+        files |= plots | {"index.html": experiment_page(experiment, rows, folder, verdicts, side, drawings)}
+    replace_all(folder, {name: text.encode() if isinstance(text, str) else text for name, text in files.items()})
     return RunReport((*tables, side, *([classes] if classes.rows else [])), tuple(verdicts))
 
 

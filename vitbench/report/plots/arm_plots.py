@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
+from vitbench.base.durable import replace_all
 from vitbench.base.errors import printable
 from vitbench.report.formats import folded
 from vitbench.report.pages.inline_svg import linked, slim
@@ -17,7 +18,7 @@ from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
 from vitbench.report.plots.style import (
     MUTED,
     SHADE,
-    Look,
+    LineStyle,
     arm_looks,
     dots,
     figure,
@@ -47,11 +48,11 @@ NAME_WIDTH = 20
 RINGS = (11.0, 15.0)
 """Sizes in points: one ring around a choice, a second where it lies at the edge of the grid."""
 CAPTIONS = {
-    "arms": "Every seed a dot; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
-    "differences": "Difference to the baseline, paired by seed: every seed a dot, mean, 95% interval (thick: 90%, "
+    "arms": "One dot per seed; diamond and bar: mean and 95% interval. Each arm at its own best setting.",
+    "differences": "Difference to the baseline, paired by seed: one dot per seed, mean, 95% interval (thick: 90%, "
     "which decides equivalence). Shaded: the equivalence margin. Star: the paper's number.",
-    "tuning": "Validation accuracy against the tuned value: every tuning seed a dot, lines through the means, a ring "
-    "around the choice, two at the edge of the grid.",
+    "tuning": "Validation accuracy against the tuned value: one dot per tuning seed, lines through the means, a ring "
+    "around the choice, two rings where it is at the edge of the grid.",
     "curves": "Validation accuracy during training: mean over seeds; the band runs from lowest to highest seed. "
     "The steep start is cut off.",
     "rates": "The same at the settings that a claim compares (compare the paper's Fig. 9): dashed where the setting is "
@@ -87,18 +88,26 @@ def caption(name: str) -> str:
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
-    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes.
-
-    In the files a dot's link leads to the page beside `folder`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = {name: svg(fig) for name, fig in figures.items()}
-    for name, fig in figures.items():
-        standalone = linked(drawings[name], "../index.html")
-        (folder / f"{name}.svg").write_text(standalone, encoding="utf-8", newline="\n")
-        with plotting():
-            fig.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    """{name: SVG text}, after writing `<name>.svg` and `<name>.png`; the same figures give the same bytes."""
+    drawings, files = drawn(figures)
+    replace_all(folder, files)
     return drawings
+
+
+def drawn(figures: Mapping[str, Figure], folder: str = "") -> tuple[dict[str, str], dict[str, bytes]]:
+    """{name: SVG text}, and the files {`folder` + name: content}; the same figures give the same bytes.
+
+    In the files the link of a dot leads to the page beside the folder.
+    """
+    drawings = {name: svg(fig) for name, fig in figures.items()}
+    files: dict[str, bytes] = {}
+    for name, fig in figures.items():
+        files[f"{folder}{name}.svg"] = linked(drawings[name], "../index.html").encode()
+        png = io.BytesIO()
+        with plotting():
+            fig.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        files[f"{folder}{name}.png"] = png.getvalue()
+    return drawings, files
 
 
 def svg(fig: Figure) -> str:
@@ -199,7 +208,7 @@ def _but(path: str, setting: Setting) -> Setting:
     return tuple(pair for pair in setting if pair[0] != path)
 
 
-def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: Look, right: float) -> None:
+def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]], look: LineStyle, right: float) -> None:
     """One arm's means and seeds, `right` points beside the settings so that the arms stand side by side."""
     place = shifted(axes, right)
     for x, point in line:
@@ -211,7 +220,7 @@ def _tuning_line(axes: Axes, arm: str, line: Sequence[tuple[float, TunedPoint]],
         axes.plot(*zip(*means, strict=True), **marked(look), linewidth=1.2, label=printable(arm), transform=place)
 
 
-def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transform) -> None:
+def _rings(axes: Axes, x: float, y: float, num: int, look: LineStyle, place: Transform) -> None:
     for size in RINGS[:num]:
         axes.plot(
             [x], [y], marker="o", markersize=size, fillstyle="none", color=look.colour, markeredgewidth=1.2,
@@ -219,7 +228,7 @@ def _rings(axes: Axes, x: float, y: float, num: int, look: Look, place: Transfor
         )  # fmt: skip
 
 
-def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Look]:
+def _looks(experiment: Experiment, rows: Sequence[Row]) -> dict[str, LineStyle]:
     return arm_looks(series_of(experiment, rows))
 
 

@@ -14,7 +14,7 @@ from vitbench.base.errors import printable
 from vitbench.report.plots.style import (
     MUTED,
     SHADE,
-    Look,
+    LineStyle,
     dots,
     figure,
     interval_bar,
@@ -219,7 +219,7 @@ def _finished(fig: Figure, axes: Axes, experiment: Experiment, x_label: str) -> 
     return fig
 
 
-def _line(axes: Axes, points: Sequence[Point], look: Look, name: str, right: float = 0.0) -> None:
+def _line(axes: Axes, points: Sequence[Point], look: LineStyle, name: str, right: float = 0.0) -> None:
     """Seeds, means and intervals of one series, its means joined, `right` points beside x: series often share x."""
     ordered, place = sorted(points, key=lambda point: point.x), shifted(axes, right)
     for point in ordered:

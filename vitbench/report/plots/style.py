@@ -57,7 +57,7 @@ RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """A colour and a marker; `dash` tells lines of one colour apart."""
 
     colour: str
@@ -65,17 +65,17 @@ class Look:
     dash: Any = "-"
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
+def looks(names: Sequence[str]) -> dict[str, LineStyle]:
     """One look per name, by its place in the file; colours come again after seven, with other markers and dashes."""
     return {name: _look(i) for i, name in enumerate(dict.fromkeys(names))}
 
 
-def _look(i: int) -> Look:
+def _look(i: int) -> LineStyle:
     turn = i // len(COLOURS)
-    return Look(COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+    return LineStyle(COLOURS[i % len(COLOURS)], MARKERS[(i + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
 
 
-def arm_looks(series: Mapping[str, str]) -> dict[str, Look]:
+def arm_looks(series: Mapping[str, str]) -> dict[str, LineStyle]:
     """{arm: look} from {arm: series}: the arms of a series share its colour and differ in dash."""
     by_series, members = looks(list(series.values())), Counter[str]()
     look_of = {}
@@ -102,7 +102,7 @@ def figure(height_inches: float) -> tuple[Figure, Axes]:
 
 
 def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float = 2.2) -> None:
-    """Draws a horizontal interval with its mean at height y; the mean alone where there is no interval."""
+    """Draws a horizontal interval with its mean at height y; only the mean without an interval."""
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     if x.mean is not None:
@@ -112,7 +112,7 @@ def interval_line(axes: Axes, x: Interval, y: float, colour: str, width: float =
         )  # fmt: skip
 
 
-def marked(look: Look) -> dict[str, Any]:
+def marked(look: LineStyle) -> dict[str, Any]:
     """Keywords for a line in this look, with small markers edged in white."""
     return {
         "color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 5.5,
@@ -120,8 +120,8 @@ def marked(look: Look) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def interval_bar(axes: Axes, x: float, y: Interval, look: Look, place: Transform) -> None:
-    """Draws a vertical interval at x in the coordinates `place`; nothing where there is none."""
+def interval_bar(axes: Axes, x: float, y: Interval, look: LineStyle, place: Transform) -> None:
+    """Draws a vertical interval at x in the coordinates `place`; nothing without an interval."""
     if y.low is not None and y.high is not None:
         axes.update_datalim([(x, y.low), (x, y.high)])
         axes.plot([x, x], [y.low, y.high], color=look.colour, linewidth=1.6, solid_capstyle="butt", transform=place)

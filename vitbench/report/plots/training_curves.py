@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitbench.base.errors import printable
-from vitbench.report.plots.style import DASHES, Look, arm_looks, figure, legend_below, marked
+from vitbench.report.plots.style import DASHES, LineStyle, arm_looks, figure, legend_below, marked
 from vitbench.report.row_values import Behind, arm_order, own_best, series_of, setting_label, setting_of
 from vitbench.report.trial_lists import claim_cells
 from vitbench.spec.experiment import Experiment
@@ -54,7 +54,7 @@ def _is_in(row: Row, cell: Behind) -> bool:
     return (row["arm"], row["role"], setting_of(row)) == cell
 
 
-def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, Look]) -> Figure | None:
+def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, LineStyle]) -> Figure | None:
     """One line and one band for each group of rows."""
     epochs = _epochs_per_step([row for rows in members.values() for row in rows])
     curves = {name: _curve(rows, epochs or 1.0) for name, rows in members.items()}

@@ -1,4 +1,4 @@
-"""The scoreboard of a results root: every claim, its verdict, our effect beside the source's, where it was asked."""
+"""The scoreboard of a results root: every claim, its verdict, our effect beside the source's, and its run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vitbench.base.durable import replace_all
+from vitbench.plan.sources import checked_rows
 from vitbench.report.cost_tables import root_cost_table
-from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown, write
+from vitbench.report.formats import ALL, Format, Table, to_csv, to_latex, to_markdown
 from vitbench.report.pages.html import render
-from vitbench.report.plots.arm_plots import save
-from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
+from vitbench.report.plots.arm_plots import drawn
+from vitbench.report.scoreboard.ledger import LedgerEntry, entry_of, ledger
 from vitbench.report.scoreboard.plot import board_plot
 from vitbench.report.trial_lists import claim_cells, trials_of
 from vitbench.report.verdict_text import VerdictText, data_names, facts_of, verdict_table, verdict_text
@@ -25,11 +27,10 @@ from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all, with_q
 from vitbench.stats.verdict_types import Verdict
 from vitbench.stats.wording import qualifying
-from vitbench.store.rows import read_rows
 
 STATES = ("supported", "contradicted", "inconclusive", "untested")
 MOST_IN_PICTURE = 60
-OTHER = "Claims of one's own"
+OTHER = "Your own claims"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Line:
     page: str
     data: str
     trials: str
-    """Address of the first trials that the verdict reads; of the claim where there are none."""
+    """Address of the first trials that the verdict reads; the claim's address if it reads no trials."""
 
     @property
     def verdict(self) -> Verdict:
@@ -65,7 +66,7 @@ class Line:
 
     @property
     def qualified(self) -> str:
-        """What must be known to read the state, such as that the arms were under-trained."""
+        """Qualifications of the state, for example that the arms were under-trained."""
         return "; ".join(qualifying(self.verdict))
 
     @property
@@ -86,21 +87,23 @@ def scoreboard(
     Claims come in the ledger's order; q is over all of the runs. `judged` has the verdicts of runs that were judged.
     """
     experiments = {folder: load(folder / "experiment.yaml") for folder in runs}
-    with_rows = {folder: (e, read_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
+    with_rows = {folder: (e, checked_rows(folder)) for folder, e in experiments.items() if isinstance(e, Experiment)}
     lines, listed = _lines(with_rows, judged or {})
     cost = root_cost_table({folder.name: rows for folder, (_, rows) in with_rows.items()})
     table = verdict_table([line.verdict for line in lines], [line.run for line in lines])
+    files: dict[str, bytes] = {}
     if "md" in formats:
-        write(root / "scoreboard.md", f"{to_markdown(table)}\n{to_markdown(cost)}")
+        files["scoreboard.md"] = f"{to_markdown(table)}\n{to_markdown(cost)}".encode()
     if "csv" in formats:
-        write(root / "scoreboard.csv", scoreboard_csv(lines))
+        files["scoreboard.csv"] = scoreboard_csv(lines).encode()
     if "tex" in formats:
-        write(root / "scoreboard.tex", to_latex(table, "tab:scoreboard"))
+        files["scoreboard.tex"] = to_latex(table, "tab:scoreboard").encode()
     if "html" in formats:
-        drawn = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
-        if drawn:
-            save({"scoreboard": board_plot(drawn)}, root)
-        write(root / "index.html", _page(lines, listed, cost))
+        shown = [line.verdict for line in lines if line.verdict.interval is not None][:MOST_IN_PICTURE]
+        if shown:
+            files |= drawn({"scoreboard": board_plot(shown)})[1]
+        files["index.html"] = _page(lines, listed, cost).encode()
+    replace_all(root, files)
     return table
 
 
@@ -137,7 +140,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
     declared = {entry.claim for line in lines if (entry := entry_of(line.verdict.claim))}
     tally = {state: Counter(line.verdict.claim for line in lines if line.verdict.state == state) for state in STATES}
     sections = {line.section: [other for other in lines if other.section == line.section] for line in lines}
-    undeclared: dict[str, list[Entry]] = {}
+    undeclared: dict[str, list[LedgerEntry]] = {}
     for entry in ledger().values():
         if entry.claim not in declared:
             undeclared.setdefault(entry.section, []).append(entry)
@@ -162,7 +165,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
 
 
 def scoreboard_csv(lines: Sequence[Line]) -> str:
-    """The scoreboard as CSV, one line a verdict, numbers with four decimals."""
+    """The scoreboard as CSV, one line per verdict, numbers with four decimals."""
     columns = (
         "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
         "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason", "qualified",

@@ -1,4 +1,4 @@
-"""All published claims that vitbench has a form for: docs/CLAIMS.md read as data, so that it stands once."""
+"""All published claims that vitbench can test, read from docs/CLAIMS.md, the only list of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _FILE = re.compile(r"\[([\w/]+)\]")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One claim: what it says, who said it, and where it is decided or what it needs."""
+class LedgerEntry:
+    """One claim: statement, source, and the experiment that tests it or what a test needs."""
 
     claim: str
     section: str
@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def needs(self) -> str:
-        """What stands between the claim and a verdict, in words."""
+        """What a verdict on the claim still needs, in words."""
         note = re.search(r"\((?:.* )?untested there, (.+)\)", self.place)
         if note:
             return note[1]
@@ -36,7 +36,7 @@ class Entry:
 
 
 @functools.cache
-def ledger() -> dict[str, Entry]:
+def ledger() -> dict[str, LedgerEntry]:
     """{claim: entry} in the order of the page; the wheel carries the page, a checkout has it beside the package."""
     package = Path(__file__).parents[2]
     pages = [folder / "docs/CLAIMS.md" for folder in (package, package.parent)]
@@ -46,10 +46,10 @@ def ledger() -> dict[str, Entry]:
         if line.startswith("## "):
             section = line.removeprefix("## ")
         if row := _ROW.fullmatch(line):
-            entries[row["claim"]] = Entry(row["claim"], section, row["says"], row["source"], row["place"])
+            entries[row["claim"]] = LedgerEntry(row["claim"], section, row["says"], row["source"], row["place"])
     return entries
 
 
-def entry_of(claim: str) -> Entry | None:
+def entry_of(claim: str) -> LedgerEntry | None:
     """The entry of a claim or of its part (`DATA-01a` is a part of `DATA-01`)."""
     return ledger().get(claim) or ledger().get(re.sub(r"[a-z]$", "", claim))

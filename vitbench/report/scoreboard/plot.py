@@ -1,4 +1,4 @@
-"""The scoreboard as one picture: a row a verdict, each drawn on a scale of its own."""
+"""The scoreboard as one picture: one row per verdict, each drawn on its own scale."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWING_INCHES = 1.8
 
 
 def board_plot(verdicts: Sequence[Verdict]) -> Figure:
-    """Claim, verdict, drawing, effect with its interval, the paper's number and n, a row each."""
+    """Claim, verdict, drawing, effect with its interval, the paper's number and n, one row each."""
     with plotting():
         height = ROW_INCHES * (len(verdicts) + 1.3)
         fig = Figure(figsize=(WIDTH_INCHES, height))
