@@ -38,7 +38,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """One file: its images as Arrow arrays by role, its labels, and each row's value in the split column."""
 
     path: Path
@@ -125,7 +125,7 @@ def _image_column(schema: Any, choice: Choice, where: str) -> str:
     return choose_column("image", asked, IMAGE_COLUMNS, names, where)
 
 
-def _read(path: Path, choice: Choice) -> Table:
+def _read(path: Path, choice: Choice) -> ImageTable:
     where = str(path)
     with _readable(path):
         file = _open(path)
@@ -136,7 +136,7 @@ def _read(path: Path, choice: Choice) -> Table:
         table = file.read(columns=[image, label, *([by_split] if by_split else [])])
     images = image_columns(table[image], f"{where}: column {image}")
     labels = _labels(table[label], _class_names(table.schema.metadata, label), f"{where}: column {label}")
-    return Table(path, images, labels, by_split, tuple(table[by_split].to_pylist()) if by_split else ())
+    return ImageTable(path, images, labels, by_split, tuple(table[by_split].to_pylist()) if by_split else ())
 
 
 def _labels(column: Any, names: Sequence[str], where: str) -> Labels:
@@ -168,14 +168,14 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, 
         return ()
 
 
-def _part(tables: Sequence[Table], where: str) -> Part:
+def _part(tables: Sequence[ImageTable], where: str) -> Part:
     lengths = [len(table) for table in tables]
     store = table_images([table.path for table in tables], [table.images for table in tables], lengths)
     labels = join([table.labels for table in tables], where)
     return Part(labels, Encoded(store, np.arange(sum(lengths))))
 
 
-def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | None) -> Raw:
+def _splits(tables: Sequence[ImageTable], root: Path, where: str, left_out: str | None) -> Raw:
     """The splits: by the split column if all tables have it, else by the tables' names, else one training split."""
     columns = {table.split_column for table in tables}
     by_rows = None
@@ -200,7 +200,7 @@ def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | Non
     return to_raw(parts, where, {s: [str(relative[row]) for row in rows] for s, rows in groups.items()}, left_out)
 
 
-def _check_names_agree(tables: Sequence[Table], root: Path, where: str) -> None:
+def _check_names_agree(tables: Sequence[ImageTable], root: Path, where: str) -> None:
     """Nothing; InputError if tables are named after several splits and a row's split is not its table's."""
     stated = [splits_in(table.path.relative_to(root).name) for table in tables]
     if len({split for splits in stated for split in splits}) < 2:
