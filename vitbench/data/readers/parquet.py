@@ -21,13 +21,13 @@ from vitbench.data.file_tree import FileTree, LeftOut, files_below
 from vitbench.data.readers.columns import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
-    Choice,
+    ColumnChoice,
     choose_column,
     parse_columns,
     split_column,
     splits_of_rows,
 )
-from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, join, to_raw
+from vitbench.data.readers.labels import LabelledSplit, Labels, from_numbers, from_texts, join, to_raw
 from vitbench.data.readers.table_images import image_columns, is_list, rows_without_bytes, table_images
 from vitbench.data.source import Files, Raw, Source, optional
 from vitbench.data.split_names import group_by_split, split_of_name, splits_in
@@ -51,7 +51,7 @@ class ImageTable:
         return len(self.labels.codes)
 
 
-def _files(choice: Choice) -> FileTree:
+def _files(choice: ColumnChoice) -> FileTree:
     """The parquet files that PATH means, and what else is in its folder. Raises InputError."""
     path = Path(choice.path).expanduser()
     if choice.path and path.is_file():
@@ -90,7 +90,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not a parquet file that can be read ({str(error).splitlines()[0]})") from error
 
 
-def _image_files(path: Path, choice: Choice) -> Files:
+def _image_files(path: Path, choice: ColumnChoice) -> Files:
     """The image files that the table names without holding their bytes; the bytes themselves are not read."""
     with _readable(path):
         file = _open(path)
@@ -115,7 +115,7 @@ def _may_lack_bytes(file: Any, column: str) -> bool:
     return any(group.statistics is None or group.statistics.null_count != 0 for group in groups)
 
 
-def _image_column(schema: Any, choice: Choice, where: str) -> str:
+def _image_column(schema: Any, choice: ColumnChoice, where: str) -> str:
     """The image column; the only struct with `bytes` if no column has a usual name."""
     types = optional("pyarrow", "parquet", where).types
     names = list(schema.names)
@@ -125,7 +125,7 @@ def _image_column(schema: Any, choice: Choice, where: str) -> str:
     return choose_column("image", asked, IMAGE_COLUMNS, names, where)
 
 
-def _read(path: Path, choice: Choice) -> ImageTable:
+def _read(path: Path, choice: ColumnChoice) -> ImageTable:
     where = str(path)
     with _readable(path):
         file = _open(path)
@@ -168,11 +168,11 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, 
         return ()
 
 
-def _part(tables: Sequence[ImageTable], where: str) -> Part:
+def _part(tables: Sequence[ImageTable], where: str) -> LabelledSplit:
     lengths = [len(table) for table in tables]
     store = table_images([table.path for table in tables], [table.images for table in tables], lengths)
     labels = join([table.labels for table in tables], where)
-    return Part(labels, Encoded(store, np.arange(sum(lengths))))
+    return LabelledSplit(labels, Encoded(store, np.arange(sum(lengths))))
 
 
 def _splits(tables: Sequence[ImageTable], root: Path, where: str, left_out: str | None) -> Raw:
@@ -187,7 +187,8 @@ def _splits(tables: Sequence[ImageTable], root: Path, where: str, left_out: str 
         whole = _part(tables, where)
         assert isinstance(whole.images, Encoded)
         parts = {
-            split: Part(whole.labels.take(rows), replace(whole.images, rows=rows)) for split, rows in by_rows.items()
+            split: LabelledSplit(whole.labels.take(rows), replace(whole.images, rows=rows))
+            for split, rows in by_rows.items()
         }
         column = tables[0].split_column
         taken_from = {split: [f"{len(rows)} rows by column {column}"] for split, rows in by_rows.items()}
