@@ -220,7 +220,7 @@ def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tu
             "so what standardised its inputs is not known"
         )
     names = facts(spec.data.name, options).class_names
-    shown = [names[c] for c in spec.data.classes or range(images.num_classes)] if names else []
+    shown = [names[c] for c in spec.data.labels or range(images.num_classes)] if names else []
     return {"mean": images.mean.flatten().tolist(), "std": images.std.flatten().tolist()}, shown
 
 

@@ -127,7 +127,7 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     module, untrained = (build(spec.model, spec.train.objective) for _ in range(2))
     module.load_state_dict(read_weights(path))
     initialise(untrained, spec.model, spec.train.objective, record.seed)
-    classes = np.arange(images.num_classes) if spec.data.classes is None else np.asarray(sorted(spec.data.classes))
+    classes = np.arange(images.num_classes) if spec.data.labels is None else np.asarray(sorted(spec.data.labels))
     return Subject(
         name=f"trial {record.trial_id}",
         module=module.eval(),

@@ -9,6 +9,8 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
+from vitbench.data.class_names import class_positions
+from vitbench.data.splits import class_sizes
 from vitbench.model import costs
 from vitbench.model.mechanisms import unread_fields
 from vitbench.model.objective import Objective, objective_of, spec_of
@@ -53,6 +55,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
     if objective_of(train.objective).predicts_classes:
+        check_probes(spec.evaluate, data, facts)
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -76,18 +79,54 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
         raise InputError(f"data {facts.name}: images of unequal size; set data.img_size (e.g. --set data.img_size=64)")
     classes = data.classes
     if classes is not None:
-        wrong = [c for c in classes if not 0 <= c < facts.num_classes]
-        if wrong or len(set(classes)) < 2:
-            raise InputError(f"data.classes: {list(classes)}: need two or more of 0..{facts.num_classes - 1}")
-        classes = tuple(sorted(set(classes)))
+        classes = class_positions(classes, facts.class_names)
         classes = None if len(classes) == facts.num_classes else classes
     flip = facts.flip if data.flip is None else data.flip
+    fraction = DataSpec().val_fraction if facts.val_counts else data.val_fraction
     in_chans = None if data.in_chans == facts.in_chans else data.in_chans
     # How images are read is part of the name, and of the fingerprint that stands for it in a trial's identity.
-    reading = {"name": data.source, "scale": None, "split": "random"}
+    reading = {"name": data.source, "scale": None, "split": "random", "val_fraction": fraction}
     return data.model_copy(
         update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
     )
+
+
+def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
+    """Nothing; InputError if a class has too few training images for a probe to be what its name says.
+
+    With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
+    """
+    if not (evaluate.few_shot or evaluate.knn):
+        return
+    sizes = probe_sizes(evaluate, data, facts)
+    if not sizes:
+        raise InputError("evaluate.few_shot_classes: held_out needs data.classes that leave some classes out")
+    fewest = min(sizes, key=lambda c: sizes[c])
+    most_shots, average = max(evaluate.few_shot, default=0), sum(sizes.values()) // len(sizes)
+    if most_shots > sizes[fewest]:
+        raise InputError(
+            f"evaluate.few_shot: {most_shots} shots, and class {facts.class_names[fewest]} has {sizes[fewest]} "
+            "training images"
+        )
+    if evaluate.knn > average:
+        raise InputError(
+            f"evaluate.knn: {evaluate.knn} neighbours of {sum(sizes.values())} training images in {len(sizes)} classes "
+            f"are the majority, not the nearest; at most {average}"
+        )
+
+
+def probe_sizes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> dict[int, int]:
+    """The images that the probes of one trial are fitted on, by class."""
+    if evaluate.few_shot_classes == "trained":
+        return dict(class_sizes(facts.counts, data).train)
+    trained = set(range(facts.num_classes)) if data.labels is None else set(data.labels)
+    return {c: count for c, count in enumerate(facts.class_counts) if c not in trained and count}
+
+
+def patch_suits(patch: int, img_size: int | tuple[int, int]) -> bool:
+    """Whether a patch divides images of this size into no more patches than `default_patch` allows."""
+    longest = max(sides(img_size))
+    return math.gcd(*sides(img_size)) % patch == 0 and longest // patch <= (8 if longest <= 64 else 14)
 
 
 def default_patch(img_size: int | tuple[int, int]) -> int | None:

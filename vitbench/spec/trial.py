@@ -122,7 +122,9 @@ class DataSpec(Frozen):
     )
     val_fraction: Fraction = Field(0.15, description="Share of the training images held out, stratified")
     train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
-    classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
+    classes: Items[int | str] | None = Field(
+        None, description="Train on these classes only, by name or by position; None: all"
+    )
     flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
     scale: Scale | None = Field(
         None, description="How 16-bit grey and float images become 8 bits; None: such images are refused"
@@ -137,6 +139,15 @@ class DataSpec(Frozen):
         fields = {"scale": self.scale, "split": None if self.split == "random" else self.split}
         query = "&".join(f"{key}={value}" for key, value in fields.items() if value)
         return f"{self.name}{'&' if '?' in self.name else '?'}{query}" if query else self.name
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The positions of `classes` in a resolved spec, in which none is a name; None: all classes."""
+        if self.classes is None:
+            return None
+        positions = tuple(value for value in self.classes if isinstance(value, int))
+        assert len(positions) == len(self.classes), "data.classes holds names until the spec is resolved"
+        return positions
 
 
 class ObjectiveSpec(Frozen):
