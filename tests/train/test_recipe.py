@@ -23,7 +23,7 @@ from vitbench.spec.trial import TrainSpec
 from vitbench.train.augment import CUTMIX_LANES, Augment, cutmix_boxes, mixed
 from vitbench.train.erasing import ERASE_LANES, erase
 from vitbench.train.loop import Saves, train_stack
-from vitbench.train.objectives import cross_entropy
+from vitbench.train.losses import cross_entropy
 from vitbench.train.optim import average_shares, rate_scale
 from vitbench.train.sampling import Order
 

@@ -93,7 +93,7 @@ def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     """The images of one trial: train and validation by seed, and the test images of the trained classes."""
     labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val, rank=images.train_rank)
     part = partition(labelled, seed, spec)
-    classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
+    classes = np.arange(images.num_classes) if spec.labels is None else np.asarray(sorted(spec.labels))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
     return Members(part.train, part.val, test, classes)
 
