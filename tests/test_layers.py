@@ -196,6 +196,7 @@ print("control: torch is seen once imported")
 """
 
 
+@pytest.mark.slow
 def test_commands_that_do_not_train_never_import_torch(smoke_root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(smoke_root)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -44,6 +44,7 @@ def test_there_are_files() -> None:
     assert {name.removeprefix("paper/") for name in PAPER} == SIX
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_resolves_and_passes_its_checks(name: str) -> None:
     check_all(prepare(Asked(name)), FACTS_OF)

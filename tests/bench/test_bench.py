@@ -127,6 +127,7 @@ SUITE = {
 }
 
 
+@pytest.mark.slow
 def test_tables_and_plots_are_written_whole(tmp_path: Path) -> None:
     table = pages.suite_table(SUITE)
     assert "| timm | 20.5 | 49 | 1.95 [" in table

@@ -69,6 +69,7 @@ def silent(event: Any) -> None:
     """Nobody listens."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [STAGED, MASKED], ids=["supervised", "masked patches"])
 @pytest.mark.parametrize("positions", ["learned_1d", "learned_2d", "relative_2d", "sincos_2d"])
 def test_fine_tuning_at_twice_the_resolution(text: str, positions: str, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_no_data_set_leads_out_of_its_folder(data: str, cli: Cli, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_is_named_within_the_results_whatever_its_data_are_called(cli: Cli, tmp_path: Path) -> None:
     for data in ("folder:../../x", "parquet:/etc/../x", "folder:..", "folder:a\nb", "hf:../../x"):
         assert cli("run", "smoke", "--data", data, "--results", tmp_path / "results").code == 2
@@ -121,6 +122,7 @@ def test_a_run_is_named_within_the_results_whatever_its_data_are_called(cli: Cli
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", ["../../smoke", "../trials", "/", "*", ".", "[0-9a-f]*", "x" * 300, "a\0b"])
 @pytest.mark.parametrize("command", ["export", "inspect"])
 def test_a_trial_is_found_among_the_trials_only(

@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def resolved(fields: dict[str, Any], img_size: int = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
+def resolved(fields: dict[str, Any], img_size: Any = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
     train = TrainSpec(steps=1, objective=objective or ObjectiveSpec())
     written = TrialSpec(model=ModelSpec(**fields), data=DataSpec(name="fake", img_size=img_size), train=train)
     return resolve(written, facts("fake", FAKE))
@@ -116,6 +116,7 @@ def answers(spec: TrialSpec, ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
         return ours(images.standardise(unit)), theirs((unit - mean) / std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_timm_gives_equal_logits(name: str, tmp_path: Path) -> None:
     spec = resolved(*EXPORTED[name])
@@ -165,6 +166,7 @@ def test_untrained_attention_pooling_is_refused() -> None:
         architecture(spec.model, spec.train.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["average, norm after", "BatchNorm ResNet", "hybrid"])
 def test_configuration_is_what_timm_would_write(name: str, tmp_path: Path) -> None:
     import timm

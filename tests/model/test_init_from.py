@@ -284,6 +284,7 @@ def test_the_check_without_torch_is_the_one_with_torch(tmp_path: Path) -> None:
         assert (problem is None) == (not fields)
 
 
+@pytest.mark.slow
 def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))

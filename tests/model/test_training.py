@@ -81,6 +81,7 @@ def test_bfloat16_autocast_stays_near(name: str) -> None:
     assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["learned_2d", "sincos_2d", "relative_2d", "rope_2d", "map", "hybrid", "resnet batch norm"]
 )

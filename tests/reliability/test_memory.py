@@ -168,6 +168,7 @@ def test_halving_keeps_the_batch_and_the_numbers(trial: Trial, unbroken: Path, t
     assert whole.run.micro_batches is None
 
 
+@pytest.mark.slow
 def test_halving_ends_at_single_images(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     monkeypatch.setattr(

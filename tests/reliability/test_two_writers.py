@@ -34,6 +34,7 @@ def share(root: Path, gate: Any) -> None:
     sys.exit(len(everything(root).missing))
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_work(tmp_path: Path) -> None:
     pipes = [multiprocessing.Pipe() for _ in range(2)]
     children = [started(share, tmp_path / "shared", theirs) for _, theirs in pipes]
@@ -49,6 +50,7 @@ def test_two_runs_share_the_work(tmp_path: Path) -> None:
     assert left(tmp_path / "shared", trials) == left(tmp_path / "alone", trials)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_finished_elsewhere_at_the_last_moment_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

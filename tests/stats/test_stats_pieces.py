@@ -173,6 +173,7 @@ def test_a_verdict_is_never_taken_back() -> None:
     assert int(settled.settled_at) == 0
 
 
+@pytest.mark.slow
 def test_forecast_is_calibrated() -> None:
     rng = np.random.default_rng(12)
     plan, region = schedule(DEFAULT_LOOKS), [Region(low=0.0)]

@@ -138,6 +138,7 @@ def test_p_over_looks_is_conservative_and_plain_p_is_not() -> None:
     assert np.mean(np.minimum(plain.p_false, plain.p_true) <= 0.025) > 0.10
 
 
+@pytest.mark.slow
 def test_the_crossing_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     copies, n, x = 2_000, 5, np.array([0.0, 1.0, 2.0, 3.0])
     rng = generator("crossing")
@@ -156,6 +157,7 @@ def test_the_crossing_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_compute_ratio_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     copies, n, x = 2_000, 5, np.array([0.0, 1.0, 2.0])
     rng = generator("ratio")
@@ -174,6 +176,7 @@ def test_the_compute_ratio_is_covered_by_inversion_and_not_by_bootstrap() -> Non
     assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
 
 
+@pytest.mark.slow
 def test_tuned_arms_need_the_variance_of_the_choice() -> None:
     copies, grid, n, num_tuning = 1_500, np.arange(5.0) - 2.0, 20, 3
     rng = generator("tuned")

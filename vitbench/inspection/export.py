@@ -91,14 +91,19 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
     spec = TrialSpec.model_validate(record.spec)
     chosen = architecture(spec.model, spec.train.objective)
     weights = kept_weights(record, store)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
-    described = _config(spec, chosen, *_seen(spec, record, data))
+    require_new_folder(folder)
+    described = _config(spec, chosen, *standardisation(spec, record, data))
     from vitbench.train.checkpoint import pack, read_weights
 
     replace_durably(folder / WEIGHTS_FILE, pack(timm_state(spec, read_weights(weights))))
     replace_durably(folder / CONFIG_FILE, (json.dumps(described, indent=2) + "\n").encode())
     return chosen
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raise InputError where the folder is in use."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
 
 
 def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
@@ -206,7 +211,7 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**{name: t for name, t in out.items() if not name.startswith("pos_embed")}, "pos_embed": rows.detach()}
 
 
-def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
+def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
     """What standardised the trial's inputs, and its classes' names (none where the data set has none).
 
     Raises ResultsError where the data set is another one by now.

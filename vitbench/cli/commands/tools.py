@@ -16,13 +16,21 @@ tools = typer.Typer()
 def export(
     trial: Annotated[str, typer.Argument(help="A trial id, or the beginning of one.")],
     to: Annotated[Path, typer.Option("--to", help="A new folder.", metavar="DIR")],
+    format_: Annotated[
+        str, typer.Option("--format", help="timm, transformers (its ViT) or onnx.", metavar="FORMAT")
+    ] = "timm",
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write a trial's weights as a folder that timm loads, with equal logits; what timm cannot hold is refused."""
+    """Write a trial's weights as a folder that other software loads, with equal logits.
+
+    A model that the software cannot hold is refused. `export RUN` lists the run's trials.
+    """
+    from vitbench.cli.commands.weights import Destination
     from vitbench.cli.commands.weights import export as export_trial
 
-    raise typer.Exit(export_trial(trial, to, results, data_options_of(data_dir), console()))
+    options = data_options_of(data_dir)
+    raise typer.Exit(export_trial(trial, Destination(to, format_), results, options, console()))
 
 
 @tools.command()
