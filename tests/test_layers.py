@@ -152,7 +152,7 @@ def test_every_import_follows_the_list() -> None:
         ("vitbench.engines.runner", "import torch"),
         ("vitbench.engines.runner", "from vitbench.engines.execute import execute"),
         ("vitbench.engines.runner", "from vitbench.model.build import build"),
-        ("vitbench.inspection.run", "from vitbench.bench.suite import ratios"),
+        ("vitbench.inspection.write_analyses", "from vitbench.bench.suite import ratios"),
         ("vitbench.cli.main", "import torch"),
         ("vitbench.train.loop", "import timm"),
         ("vitbench.train.loop", "from vitbench.engines.runner import run"),

@@ -1,4 +1,4 @@
-"""What a network that predicts masked patches makes of them, painted into the images.
+"""Predictions of a network trained on masked patches, drawn into the images.
 
 Shapes: n images, N patches, C channels.
 """

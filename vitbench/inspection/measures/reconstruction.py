@@ -1,4 +1,4 @@
-"""What a masked-patch model predicts, painted back into the images.
+"""Predictions of a masked-patch model, drawn into the images.
 
 Source: Dosovitskiy et al. 2021, App. B.1.2, the three targets; the drawing is ours.
 Shapes: B images, N patches, P patch size, C channels, S side in pixels, g cells per side of a down-sampled patch.
