@@ -22,8 +22,8 @@ from vitbench.inspection.export import export
 from vitbench.inspection.hooks import attention_seen, tokens_of, watch_attention
 from vitbench.inspection.measures import attention_distance
 from vitbench.inspection.network import Subject, load_subject, of_timm
-from vitbench.inspection.pictures import choose_pictures
 from vitbench.inspection.results import Shown
+from vitbench.inspection.sample_images import choose_pictures
 from vitbench.model.build import build, initialise
 from vitbench.plan.resolve import resolve
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec

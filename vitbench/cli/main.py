@@ -27,6 +27,7 @@ from vitbench.cli.commands.arguments import (
     Oom,
     Program,
     Recompute,
+    Replace,
     Results,
     SeedsOption,
     Sets,
@@ -85,6 +86,7 @@ def run(
     recompute: Recompute = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     as_name: AsName = None,
+    replace: Replace = False,
     until_settled: UntilSettled = False,
     max_seeds: MaxSeeds = None,
     track: Track = None,
@@ -119,6 +121,7 @@ def run(
         engine=engine,
         program=program,
         recompute=recompute,
+        replace_run=replace,
     )
     raise typer.Exit(running.run(asked, how, console()))
 

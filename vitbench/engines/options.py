@@ -33,6 +33,8 @@ class Options:
     oom: str = "fail"
     program: str = "auto"
     recompute: bool = False
+    code: tuple[str, ...] = ()
+    """The user's code that trials need: a process of its own imports it first."""
 
 
 def num_cores() -> int:

@@ -21,6 +21,7 @@ from vitbench.base.errors import IncompleteError, VitbenchError
 from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
 from vitbench.plan.trials import Trial
+from vitbench.spec.mechanism import load_code
 
 GRACE_SECONDS = 30.0
 """What trial processes have, all together, to finish their steps and save them when the run is stopped."""
@@ -87,6 +88,7 @@ def _work(connection: Connection, options: Options) -> None:
         except OSError:
             ask(Terminated())
 
+    load_code(options.code)
     while True:
         try:
             trial = connection.recv()

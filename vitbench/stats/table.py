@@ -38,6 +38,12 @@ def metric_value(row: Row, metric: str) -> float | None:
     return metric_of(row.get("result") or {}, metric)
 
 
+def test_images(row: Row) -> tuple[object, ...]:
+    """What identifies the test images of a trial: equal for two trials that were tested on the same images."""
+    classes = ((row.get("spec") or {}).get("data") or {}).get("classes")
+    return row.get("data_fingerprint"), tuple(classes) if classes else None
+
+
 def metric_names(rows: Iterable[Row]) -> list[str]:
     """The metrics that at least one row has, sorted."""
     names: set[str] = set()

@@ -43,6 +43,9 @@ Sets = Annotated[
 ]
 Results = Annotated[Path, typer.Option("--results", help="The results folder.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Let the run take the place of another experiment's run of the same name.")
+]
 AsName = Annotated[str | None, typer.Option("--as", help="Name the run yourself.", metavar="NAME")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Run at most this many trials, then stop (exit code 3).")]
 Workers = Annotated[

@@ -22,7 +22,7 @@ def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], t
     """
     from vitbench.inspection.catalogue import chosen
     from vitbench.inspection.network import load_subject
-    from vitbench.inspection.run import Wanted, look_into, look_into_run
+    from vitbench.inspection.write_analyses import InspectionRequest, look_into, look_into_run
 
     what, images, limit = wanted
     if limit < 1:
@@ -31,15 +31,15 @@ def inspect(name: str, root: Path, wanted: tuple[str | None, str | None, int], t
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    asked = Wanted(chosen(what), what is not None, images, limit, where, tell)
+    request = InspectionRequest(chosen(what), what is not None, images, limit, where, tell)
     found = _runs(name, root)
     for folder in found:
-        done = look_into_run(read_rows(folder), folder, asked)
+        done = look_into_run(read_rows(folder), folder, request)
         tell(f"{folder.name}: {', '.join(done)}. Figures and tables: {folder / 'analysis'}")
     if found:
         return 0
     folder = to or root / "inspect" / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
-    done = look_into(load_subject(name, root, where), asked, folder)
+    done = look_into(load_subject(name, root, where), request, folder)
     tell(f"{name}: {', '.join(done)}. Figures and tables: {folder}")
     return 0
 

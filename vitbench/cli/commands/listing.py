@@ -60,7 +60,7 @@ def show(asked: Asked, data: DataOptions, console: Console, as_json: bool) -> in
     """Print an experiment resolved: the baseline whole, every other arm as its differences."""
     facts_of = facts_source(data, nominal=True)
     out = []
-    for item in prepare(asked):
+    for item in prepare(asked, facts_of):
         builder = Builder(item.experiment, facts_of)
         setting = settings(item.experiment)[0]
         specs = {
@@ -101,7 +101,7 @@ def plan(
 ) -> int:
     """Print arms x settings x seeds, parameters, FLOPs, what is done, and an estimate of the time; train nothing."""
     facts_of = facts_source(data, nominal=True)
-    prepared = prepare(asked)
+    prepared = prepare(asked, facts_of)
     builders = check_all(prepared, facts_of)
     if diff is not None:
         return _diff(builders, prepared, diff, console)

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from vitbench.base.contained import exists
 from vitbench.base.errors import InputError, is_plain
 from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
+from vitbench.plan.resolve import patch_suits
 from vitbench.plan.trials import FactsOf
 from vitbench.spec import load
 from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.overrides import patches
+from vitbench.spec.trial import DataSpec
 from vitbench.spec.yaml import dump
 
 
@@ -39,41 +43,66 @@ class Prepared:
     experiment: Experiment
     run: str
     other_data: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def prepare(asked: Asked) -> list[Prepared]:
+def prepare(asked: Asked, facts_of: FactsOf | None = None) -> list[Prepared]:
     """The experiment that was asked for, or all of a suite's, with every override applied.
 
-    Raises InputError.
+    `facts_of` tells whether the file's patch size suits the images of `--data`. Raises InputError.
     """
     path = load.find(asked.name)
-    loaded = load.load(path)
+    loaded = load.load(path, run_code=True)
     if not isinstance(loaded, Suite):
-        return [_prepared(loaded, asked, prefix="")]
+        return [_prepared(loaded, asked, "", facts_of)]
     experiments = []
     for name in loaded.suite:
-        member = load.load(load.find(name, beside=path.parent))
+        member = load.load(load.find(name, beside=path.parent), run_code=True)
         if isinstance(member, Suite):
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))
     changed = bool(loaded.base or loaded.tune or loaded.seeds)
-    return [_prepared(e, asked, prefix=f"{loaded.name}." if changed else "") for e in experiments]
+    return [_prepared(e, asked, f"{loaded.name}." if changed else "", facts_of) for e in experiments]
 
 
-def _prepared(experiment: Experiment, asked: Asked, prefix: str) -> Prepared:
+def _prepared(experiment: Experiment, asked: Asked, prefix: str, facts_of: FactsOf | None) -> Prepared:
     """A run's name: the experiment's, plus the data set's with --data, plus six hex digits of any other override."""
     overridden = load.override(experiment, data=asked.data, seeds=asked.seeds, sets=asked.sets)
+    notes: tuple[str, ...] = ()
+    if asked.data is not None:
+        size = _image_size(overridden, asked.data, facts_of)
+        suits = None if size is None else functools.partial(patch_suits, img_size=size)
+        overridden = load.override(experiment, data=asked.data, seeds=asked.seeds, sets=asked.sets, suits=suits)
+        notes = _patch_notes(experiment, overridden, asked.data)
     fetch_weights(overridden)
     if asked.as_name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", asked.as_name):
             raise InputError(f"--as {asked.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
-        return Prepared(overridden, f"{prefix}{asked.as_name}", asked.data is not None)
+        return Prepared(overridden, f"{prefix}{asked.as_name}", asked.data is not None, notes)
     name = f"{prefix}{experiment.name}"
     if asked.data is not None:
         name += "-" + slug(asked.data)
     if asked.sets:
         name += "-" + hashlib.sha256("\n".join(sorted(asked.sets)).encode()).hexdigest()[:6]
-    return Prepared(overridden, name, asked.data is not None)
+    return Prepared(overridden, name, asked.data is not None, notes)
+
+
+def _image_size(experiment: Experiment, data: str, facts_of: FactsOf | None) -> int | tuple[int, int] | None:
+    """The size of the images of `--data` as they are trained on; None if it is not known yet."""
+    if (size := experiment.base.get("data", {}).get("img_size")) is not None:
+        return DataSpec(img_size=size).img_size
+    with suppress(InputError):  # The data set is missing or bad: the check of every cell says so.
+        return facts_of(data).img_size if facts_of else None
+    return None
+
+
+def _patch_notes(before: Experiment, after: Experiment, data: str) -> tuple[str, ...]:
+    """What `--data` had to change in the model, in words."""
+    dropped = sorted(patches(before) - patches(after))
+    if not dropped:
+        return ()
+    words = ", ".join(map(str, dropped))
+    return (f"--data {data}: the file's patch size {words} does not suit these images; it is derived from their size",)
 
 
 def slug(data: str) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from vitbench.base.durable import make_folder, replace_durably
-from vitbench.base.errors import InputError
+from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
-from vitbench.cli.commands.checks import check_all, check_origin
+from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import Asked, Prepared, experiment_yaml, facts_source, prepare
@@ -62,6 +63,7 @@ class RunOptions:
     engine: str = "auto"
     program: str = "auto"
     recompute: bool = False
+    replace_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,18 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite; the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
-    prepared = prepare(asked)
     facts_of = facts_source(options.data)
+    prepared = prepare(asked, facts_of)
     device = choose_device(options.device)
     builders = check_all(prepared, facts_of)
     _check_oom(builders, options.oom)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
+        check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
     check_engine(options.engine, options.jobs, options.recompute)
+    if not (options.quiet or options.as_json):
+        for line in data_lines(builders):
+            console.print(Text(printable(line)), soft_wrap=True)
     num_jobs = choose_num_jobs(options.jobs, device, options.threads)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # Says what is missing before anything is trained.
@@ -101,6 +107,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         oom=options.oom,
         program=options.program,
         recompute=options.recompute,
+        code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:
