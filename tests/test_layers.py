@@ -37,7 +37,7 @@ ROOMS = (
     Room("model", 3, "numpy torch einops safetensors pydantic", "timm torchvision"),
     Room("stats", 3, "numpy scipy pandas"),
     Room("plan", 4, "pydantic numpy"),
-    Room("train", 4, "numpy torch einops safetensors", "scipy sklearn torchvision PIL"),
+    Room("train", 4, "numpy torch einops safetensors pydantic", "scipy sklearn torchvision PIL"),
     Room("engines", 5, "numpy", "torch"),
     Room("report", 5, "numpy pandas matplotlib jinja2 markupsafe tabulate rich"),
     Room("inspection", 6, "numpy pandas torch einops", "timm torchvision PIL matplotlib safetensors scipy"),
@@ -48,7 +48,9 @@ ROOMS = (
 ROOM = {room.name: room for room in ROOMS}
 
 TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"} | {
-    "model.sizes", "model.tensors", "model.costs", "model.weights.start",
+    "model.sizes", "model.tensors", "model.costs", "model.weights.start", "model.mechanisms", "model.objective",
+    "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers", "model.channel_mixers",
+    "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
     "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
 }  # fmt: skip
@@ -58,7 +60,8 @@ TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"}
 def is_torch_free(name: str) -> bool:
     """`vitbench.model.sizes` -> True."""
     inner = name.removeprefix("vitbench.")
-    return inner in TORCH_FREE or inner.partition(".")[0] in TORCH_FREE
+    parts = inner.split(".")
+    return any(".".join(parts[:length]) in TORCH_FREE for length in range(1, len(parts) + 1))
 
 
 def imports(name: str, source: str) -> Iterator[tuple[str, bool]]:

@@ -143,7 +143,7 @@ def test_paper_is_at_the_papers_size(name: str) -> None:
     assert set(margins) <= {1.0}
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", sorted(SIX))
 def test_paper_asks_the_claims_of_the_question(name: str) -> None:
     ids = {claim.id for claim in experiment(f"paper/{name}").claims}
     assert ids == {claim.id for claim in experiment(name).claims}

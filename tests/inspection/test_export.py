@@ -61,6 +61,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "shared": ({**VIT, "pos_placement": "every_layer_shared"}, "model.pos_placement every_layer_shared"),
     "tanh head": ({**VIT, "head": "mlp_tanh"}, "model.head mlp_tanh"),
     "conv stem": ({**VIT, "stem": "conv"}, "model.stem conv"),
+    "depthwise": ({**VIT, "global_pool": "avg", "token_mixer": "depthwise"}, "model.token_mixer depthwise"),
+    "alibi": ({**VIT, "pos_embed": "alibi_2d"}, "model.pos_embed alibi_2d"),
     "small root": ({"name": "R50x1"}, "model.root small; its resnets have imagenet"),
     "narrow BiT": ({"name": "R50x0.5", **FULL_ROOT}, "model.layers [3, 4, 6, 3] x 0.5; with GroupNorm it has"),
     "BatchNorm, standardised": ({"name": "R14x1", "norm_layer": "batch", **FULL_ROOT}, "model.weight_standardize True"),
@@ -213,7 +215,7 @@ def test_trials_without_weights_are_refused(tmp_path: Path) -> None:
     lost = committed(store, spec, None, "b" * 16, status="diverged", reason="loss not finite at step 3")
     with pytest.raises(InputError, match="diverged: loss not finite at step 3; it left no weights"):
         export(lost, store, out, FAKE)
-    moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="of other images")
+    moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="0" * 64)
     with pytest.raises(ResultsError, match="fake is not the data it was trained on"):
         export(moved, store, out, FAKE)
     assert not out.exists()

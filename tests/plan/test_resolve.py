@@ -162,3 +162,13 @@ def test_clashes_are_one_clear_line(given: dict[str, Any], message: str) -> None
 def test_a_down_sampled_target_of_one_cell_is_the_mean_colour(patch: int, target: str) -> None:
     spec = made({"name": f"Mu/{patch}"}, epochs=2, objective={"name": "masked_patch", "target": "downsampled"})
     assert spec.train.objective.target == target
+
+
+def test_fields_that_no_part_reads_are_left_out() -> None:
+    """A mixer without heads has no number of heads; attention pooling reads it again."""
+    mixer = {"name": "Mu/2", "token_mixer": "depthwise", "global_pool": "avg"}
+    plain, heads = (made({**mixer, **more}) for more in ({}, {"num_heads": 4, "qkv_bias": False}))
+    assert plain == heads
+    assert plain.model.num_heads is None
+    pooled, other = (made({**mixer, "global_pool": "map", **m}) for m in ({}, {"num_heads": 4}))
+    assert pooled != other

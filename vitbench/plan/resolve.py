@@ -12,14 +12,14 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
+from vitbench.model.mechanisms import unread_fields
+from vitbench.model.objective import Objective, objective_of, spec_of
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
-    ABSOLUTE,
     DURATIONS,
     DataSpec,
     EvaluateSpec,
     ModelSpec,
-    ObjectiveSpec,
     TrainSpec,
     TrialSpec,
     sides,
@@ -31,8 +31,11 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
+    "channel_mixer",
 )  # fmt: skip
+COLUMNS = frozenset({"image", "label"})
+"""The columns that every data set has."""
 LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
 """Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
@@ -51,7 +54,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    if train.objective.name == "classify":
+    if objective_of(train.objective).predicts_classes:
         check_probes(spec.evaluate, data, facts)
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
@@ -181,14 +184,8 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += VIT_FIELDS
     elif model.family == "vit":
         idle += RESNET_FIELDS
-    if model.pos_embed not in ABSOLUTE:
-        idle += ["pos_placement"]
-    if model.pos_embed in ("none", "sincos_2d", "rope_2d") or not model.class_token:
-        idle += ["no_embed_class"]
-    if model.pos_embed not in ("relative_1d", "relative_2d"):
-        idle += ["relative_clip"]
-    if model.global_pool == "token" and model.final_norm == "after_pool":
-        idle += ["final_norm"]  # A LayerNorm acts on each token alone, so picking one commutes with it.
+    if model.family != "resnet":
+        idle += unread_fields(model)
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
@@ -204,14 +201,27 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     update |= _recipe(train, mixup, model)
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
-    if train.objective.name == "classify":
-        update["objective"] = ObjectiveSpec()
-    else:
-        update |= {key: getattr(TrainSpec(), key) for key in LABELLED} | {"mixup": 0.0}
-        if train.objective.target == "downsampled" and (model.patch_size or 0) < 4:
-            # One cell a patch: the mean colour itself, so that arms of the two targets are refused as equal.
-            update["objective"] = train.objective.model_copy(update={"target": "mean_colour"})
+    objective = objective_of(train.objective).resolved(model)
+    _check_objective(objective, facts)
+    update["objective"] = spec_of(objective)
+    update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
+    if "mixup" not in objective.reads:
+        update["mixup"] = 0.0
     return train.model_copy(update=update)
+
+
+def _check_objective(objective: Objective, facts: Facts) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if it needs another network."""
+    if missing := sorted(objective.columns - COLUMNS):
+        raise InputError(
+            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
+        )
+    if objective.networks:
+        roles = ", ".join(objective.networks)
+        raise InputError(
+            f"train.objective {objective.text()} needs another network ({roles}) from an earlier stage; "
+            "a stage can only start from the weights of the one before"
+        )
 
 
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:

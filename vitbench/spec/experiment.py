@@ -71,6 +71,9 @@ class Experiment(Frozen):
 
     name: Name
     question: str = ""
+    uses_code: Items[str] = Field(
+        (), description="Python files or entry points with mechanisms of your own; they are run"
+    )
     base: dict[str, Any] = Field(default_factory=dict)
     factors: dict[str, Items[Any]] = Field(default_factory=dict, description="First level of each: the baseline")
     arms: dict[Name, dict[str, Any]] = Field(default_factory=dict)

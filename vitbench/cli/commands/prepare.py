@@ -52,12 +52,12 @@ def prepare(asked: Asked, facts_of: FactsOf | None = None) -> list[Prepared]:
     `facts_of` tells whether the file's patch size suits the images of `--data`. Raises InputError.
     """
     path = load.find(asked.name)
-    loaded = load.load(path)
+    loaded = load.load(path, run_code=True)
     if not isinstance(loaded, Suite):
         return [_prepared(loaded, asked, "", facts_of)]
     experiments = []
     for name in loaded.suite:
-        member = load.load(load.find(name, beside=path.parent))
+        member = load.load(load.find(name, beside=path.parent), run_code=True)
         if isinstance(member, Suite):
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))

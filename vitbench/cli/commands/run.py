@@ -107,6 +107,7 @@ def run(asked: Asked, options: RunOptions, console: Console) -> int:
         oom=options.oom,
         program=options.program,
         recompute=options.recompute,
+        code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:

@@ -117,3 +117,21 @@ def init(path: Annotated[Path, typer.Argument(help="The new file, e.g. my-ablati
     from vitbench.cli.commands.init import init as write_starter
 
     raise typer.Exit(write_starter(path, console()))
+
+
+@tools.command("check-mechanism")
+def check_mechanism(
+    kind: Annotated[
+        str,
+        typer.Argument(help="patch_embed, position, token_mixer, channel_mixer, readout or objective.", metavar="KIND"),
+    ],
+    name: Annotated[str, typer.Argument(help="The mechanism's name, or NAME(field=value).", metavar="NAME")],
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="A Python file or entry point that defines it; it is run.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Check that a mechanism keeps the contract: costs, state, stacking, resuming, export, inspection."""
+    from vitbench.cli.commands.mechanism_check import check
+
+    raise typer.Exit(check(kind, name, tuple(code or ()), console()))
