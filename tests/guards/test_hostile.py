@@ -348,3 +348,17 @@ def test_a_full_disk_under_a_report_is_exit_code_6(
     answer = cli("report", "--format", "csv", "--results", root)
     assert answer.code == 6
     assert answer.err.startswith(f"error: {root}/smoke/table.csv: no space left")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch.so: failed to map segment from shared object")])
+def test_a_limit_on_memory_is_one_line(
+    error: Exception, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("vitbench.cli.commands.listing.list_experiments", limited)
+    answer = cli("list")
+    assert answer.code == 2
+    assert answer.err.startswith("error: not enough memory (")
+    assert len(answer.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""One process a core (or device), each with its own threads; the longest trials first.
+"""One trial process per core (or device), each with its own threads; the longest trials first.
 
 Two processes with one thread each beat one with two, and two with two each were over ten times slower on two cores:
 so the thread count is in the environment before a worker loads torch.
@@ -24,7 +24,7 @@ from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
 
 GRACE_SECONDS = 30.0
-"""What workers have, all together, to finish their steps and save them when the run is stopped."""
+"""What trial processes have, all together, to finish their steps and save them when the run is stopped."""
 
 RESTART_SECONDS = 0.5
 

@@ -1,4 +1,4 @@
-"""What a trained stack comes to: the deterministic part of each member's record, and the files beside it."""
+"""From a trained stack to results: the deterministic part of each member's record, and the files beside it."""
 
 from __future__ import annotations
 
