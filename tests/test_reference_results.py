@@ -14,6 +14,7 @@ HERE = Path(__file__).parent.parent
 ROOTS = sorted(path for path in (HERE / "results").glob("tier*-*") if path.is_dir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ROOTS, ids=lambda path: path.name)
 def test_committed_tables_are_what_their_records_give(root: Path, cli: Cli) -> None:
     answer = cli("report", "--check", "--results", str(root))
@@ -33,6 +34,7 @@ def test_the_committed_results_are_small() -> None:
     assert sum(len(zlib.compress(path.read_bytes())) for root in ROOTS for path in committed(root)) < 10 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     f'"matplotlib=={matplotlib.__version__}"' not in (HERE / "pyproject.toml").read_text(),
     reason="another matplotlib than the one that drew the committed plots",

@@ -53,6 +53,7 @@ def vague(name: str) -> bool:
     return Path(name).stem in VAGUE or Path(name).stem.rpartition("_")[2] in ("v2", "v3", "new", "old")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["ruff check --output-format concise", "ruff format --check", "mypy"])
 def test_linters_and_types(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from vitbench.cli.main import app
 from vitbench.data import DataOptions
 from vitbench.model.costs import forward_flops as closed_form
 from vitbench.spec.trial import ModelSpec, TrainSpec
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 
 SIZE = Size(embed_dim=16, depth=1, patch_size=7, epochs=2, num_train=192, num_val=64, num_test=40)
 
@@ -43,7 +43,7 @@ def plain(folder: Path, **changes: object) -> Plain:
 
 @pytest.mark.parametrize("suite", ["positions", "rates"])
 def test_both_sides_see_as_many_images_and_spend_as_many_flops(suite: str, folder: Path) -> None:
-    found = trials_of(experiment_text(suite, SIZE), DataOptions(data_dir=folder), choose)
+    found = trials_of(experiment_text(suite, SIZE), DataOptions(data_dir=folder), CHOOSER)
     assert len(found) == 20
     assert len({trial.trial_id for trial in found}) == 20
     steps = {trial.spec.train.steps for trial in found}
@@ -107,7 +107,7 @@ def test_steps_can_be_taken_on_drawn_images() -> None:
 
 
 def test_finished_trials_are_skipped_and_none_is_run() -> None:
-    assert finished_trials.measure(20, choose).keys() == {"plan", "skip"}
+    assert finished_trials.measure(20, CHOOSER).keys() == {"plan", "skip"}
 
 
 SUITE = {
@@ -127,6 +127,7 @@ SUITE = {
 }
 
 
+@pytest.mark.slow
 def test_tables_and_plots_are_written_whole(tmp_path: Path) -> None:
     table = pages.suite_table(SUITE)
     assert "| timm | 20.5 | 49 | 1.95 [" in table

@@ -170,6 +170,7 @@ def test_a_full_disk_is_exit_code_6(cli: Any, tiny: Path, tmp_path: Path, monkey
     assert cli("run", tiny, "--results", tmp_path / "results", "-j", 1).code == 0
 
 
+@pytest.mark.slow
 def test_a_limit_is_exit_code_3_and_the_same_command_goes_on(cli: Any, tiny: Path, tmp_path: Path) -> None:
     common = ["run", tiny, "--results", tmp_path / "results", "-j", 1]
     first = cli(*common, "--limit", 1)
@@ -218,6 +219,7 @@ def test_plan_lists_every_difference_of_two_arms(cli: Any, tiny: Path) -> None:
     assert all(word in answer.out for word in ("model.global_pool", "cls_token", "pos_embed", "parameters"))
 
 
+@pytest.mark.slow
 def test_runs_are_named_after_their_overrides(cli: Any, tiny: Path, tmp_path: Path) -> None:
     root = ["--results", tmp_path / "results", "-j", 1, "--quiet", "--limit", 1]
     for extra in ([], ["--set", "train.lr=1e-3"], ["--data", "fake_colour"], ["--as", "mine"]):
@@ -234,6 +236,7 @@ def test_list_names_every_experiment(cli: Any) -> None:
     assert all(item["question"] for item in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in sorted(Path("experiments").glob("*.yaml"))])
 def test_every_shipped_experiment_can_be_planned(name: str, cli: Any, tmp_path: Path) -> None:
     answer = cli("plan", name, "--results", tmp_path / "results", "--json")
@@ -248,6 +251,7 @@ def reported(root: Path) -> list[float]:
     return [row["result"]["test_top1_percent"] for row in rows if row["role"] == "reporting"]
 
 
+@pytest.mark.slow
 def test_smoke_learns_and_an_untrained_model_does_not(cli: Any, smoke_root: Path, tmp_path: Path) -> None:
     """15 points above chance; the same arms after one step at a rate of nearly 0 fail this."""
     untrained = ["--set", "transfer.train.steps=1", "--set", "transfer.train.lr=1e-12", "-j", 1, "--quiet"]
@@ -258,6 +262,7 @@ def test_smoke_learns_and_an_untrained_model_does_not(cli: Any, smoke_root: Path
     assert min(highs) > CHANCE_PERCENT + 15 > max(lows)
 
 
+@pytest.mark.slow
 def test_status_and_report_of_a_finished_run(cli: Any, smoke_root: Path) -> None:
     (status,) = json.loads(cli("status", "--results", smoke_root, "--json").out)
     assert (status["done"], status["missing"], status["complete"]) == (18, 0, True)

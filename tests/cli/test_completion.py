@@ -36,6 +36,7 @@ def offered(line: str, folder: Path = ROOT) -> tuple[list[str], str]:
     return done.stdout.split(), done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected", "needs_specs"),
     [
@@ -61,6 +62,7 @@ def test_what_a_shell_offers(line: str, expected: list[str], needs_specs: bool) 
     assert heavy == f"heavy: [] {needs_specs}"
 
 
+@pytest.mark.slow
 def test_torn_records_offer_nothing_and_say_nothing(tmp_path: Path) -> None:
     run = tmp_path / "mine"
     run.mkdir()

@@ -143,6 +143,7 @@ def test_header_says_claim_run_cost_and_result(tmp_path: Path) -> None:
     assert header(file) == {"claim": "", "run": "", "cost": "", "came_out": ""}
 
 
+@pytest.mark.slow
 def test_every_shipped_file_loads_and_says_its_claim_command_and_cost() -> None:
     found = available()
     assert "smoke" in found

@@ -163,12 +163,14 @@ def check(answer: Answer, words: list[str]) -> None:
         assert answer.err.replace("\n", "").isprintable(), (answer, words)
 
 
+@pytest.mark.slow
 @cases(180)
 @given(words=commands())
 def test_any_command_line(cli: Cli, place: Path, words: list[str]) -> None:
     check(cli(*words), words)
 
 
+@pytest.mark.slow
 @cases(40)
 @given(words=st.lists(st.text(max_size=8) | st.sampled_from([*OWN, *OPTIONS]), max_size=5))
 def test_any_words(cli: Cli, place: Path, words: list[str]) -> None:
@@ -181,6 +183,7 @@ def test_the_check_can_fail() -> None:
             check(answer, [])
 
 
+@pytest.mark.slow
 def test_the_words_reach_the_commands(cli: Cli, place: Path) -> None:
     """Most of what is drawn from is sound: without that the cases would all end at the first word."""
     sound: list[list[Any]] = [["plan", "tiny"], ["status"], ["verdict"], ["list"], ["plan", "suite.yaml"]]

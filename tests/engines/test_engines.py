@@ -88,12 +88,14 @@ seeds: 2
     assert len(ran.heard(Planned)) == 2, "in one round"
 
 
+@pytest.mark.slow
 def test_same_seed_twice_is_bit_equal(staged: Ran, tmp_path: Path) -> None:
     again = Ran(STAGED, tmp_path)
     assert results(again) == results(staged)
     assert again.files() == staged.files()
 
 
+@pytest.mark.slow
 def test_workers_give_bit_equal_results(staged: Ran, tmp_path: Path) -> None:
     parallel = Ran(STAGED, tmp_path, workers=2, engine="workers")
     assert results(parallel) == results(staged)
@@ -190,6 +192,7 @@ def test_a_fault_is_a_record_the_sweep_goes_on_and_it_is_not_repeated(
     assert {r.status for r in repaired.records.values()} == {"ok"}
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         faulty(patch, MemoryError("no more"), seed=1)
@@ -262,6 +265,7 @@ def test_a_trial_lost_for_the_third_time_is_left_missing(tmp_path: Path) -> None
     assert not Ran(one, tmp_path).outcome.missing
 
 
+@pytest.mark.slow
 def test_an_error_of_the_users_in_a_worker_ends_the_run_with_its_code(tmp_path: Path) -> None:
     trials: tuple[Trial, ...] = tuple(Ran(ARMS, tmp_path / "elsewhere").trials)
     store = Store(tmp_path / "here")

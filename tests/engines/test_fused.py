@@ -18,7 +18,7 @@ from vitbench.engines.memory import activation_bytes, member_bytes
 from vitbench.engines.stacks import split, stack_key, stacks
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Plan, Trial
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.events import Warned
 from vitbench.store.record import Record
 
@@ -38,7 +38,7 @@ KINDS = {
 
 def trials_of(text: str) -> tuple[Trial, ...]:
     facts_of = facts_source(data_options(None, False))
-    plan: Plan = expand(Builder(experiment(text), facts_of), {}, choose)
+    plan: Plan = expand(Builder(experiment(text), facts_of), {}, CHOOSER)
     return tuple(plan.unique().values())
 
 
@@ -57,6 +57,7 @@ def assert_alike(fused: Record, alone: Record) -> None:
             assert abs(getattr(own, key) - getattr(other, key)) <= 200 / own.num_test_images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_are_those_of_trials_one_by_one(kind: str, tmp_path: Path) -> None:
     stacked = Ran(KINDS[kind], tmp_path / "fused", engine="fused")
@@ -74,6 +75,7 @@ def test_a_diverged_member_gets_its_record_and_the_others_go_on(tmp_path: Path) 
         assert_alike(record, alone.records[trial_id])
 
 
+@pytest.mark.slow
 def test_stages_stack_and_follow_their_parents(tmp_path: Path) -> None:
     stacked, alone = Ran(STAGED, tmp_path / "fused", engine="fused"), Ran(STAGED, tmp_path / "alone")
     assert stacked.records.keys() == alone.records.keys()
@@ -92,6 +94,7 @@ def test_a_child_of_a_lost_stage_is_recorded_and_its_siblings_are_trained(tmp_pa
     assert sorted(r.status for r in children.values()) == ["diverged", "ok"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_splits_the_stack_and_those_like_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +185,7 @@ def test_an_engine_that_cannot_be_had_is_refused(asked: str, jobs: int | None) -
         check("fused", None, recompute=True)
 
 
+@pytest.mark.slow
 def test_workers_are_the_serial_run_bit_for_bit(tmp_path: Path) -> None:
     serial, parallel = Ran(TUNED, tmp_path / "a"), Ran(TUNED, tmp_path / "b", workers=2, engine="workers")
     assert results(serial) == results(parallel)

@@ -83,6 +83,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
     return [{**json.loads(line), "run": None} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_in_the_middle_the_same_command_goes_on(
     jobs: int, experiment: Path, tmp_path: Path, cli: Any, groups: list[int]
@@ -108,6 +109,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(
         assert saved[0] == saved[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "jobs", "code"), [(signal.SIGINT, 2, 130), (signal.SIGTERM, 1, 143)])
 def test_a_signal_stops_cleanly_and_leaves_no_child(
     number: signal.Signals, jobs: int, code: int, experiment: Path, tmp_path: Path, groups: list[int], cli: Any

@@ -18,7 +18,7 @@ from vitbench.model.weights.transfer import interpolate_grid
 from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import loads
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record, Result, Run, Status
 from vitbench.store.trials import Store
 
@@ -54,7 +54,7 @@ def planned(text: str, seed: int = 0) -> list[Trial]:
 
 def ran(text: str, root: Path, keep: str = "final") -> runner.RunOutcome:
     request = runner.RunRequest(Options(root, DataOptions(), keep=keep))
-    return runner.run(Builder(experiment(text), facts_of), request, choose, lambda event: None)
+    return runner.run(Builder(experiment(text), facts_of), request, CHOOSER, lambda event: None)
 
 
 def options(root: Path) -> Options:
@@ -69,6 +69,7 @@ def silent(event: Any) -> None:
     """Nobody listens."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [STAGED, MASKED], ids=["supervised", "masked patches"])
 @pytest.mark.parametrize("positions", ["learned_1d", "learned_2d", "relative_2d", "sincos_2d"])
 def test_fine_tuning_at_twice_the_resolution(text: str, positions: str, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_no_data_set_leads_out_of_its_folder(data: str, cli: Cli, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_is_named_within_the_results_whatever_its_data_are_called(cli: Cli, tmp_path: Path) -> None:
     for data in ("folder:../../x", "parquet:/etc/../x", "folder:..", "folder:a\nb", "hf:../../x"):
         assert cli("run", "smoke", "--data", data, "--results", tmp_path / "results").code == 2
@@ -121,6 +122,7 @@ def test_a_run_is_named_within_the_results_whatever_its_data_are_called(cli: Cli
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", ["../../smoke", "../trials", "/", "*", ".", "[0-9a-f]*", "x" * 300, "a\0b"])
 @pytest.mark.parametrize("command", ["export", "inspect"])
 def test_a_trial_is_found_among_the_trials_only(
@@ -346,3 +348,17 @@ def test_a_full_disk_under_a_report_is_exit_code_6(
     answer = cli("report", "--format", "csv", "--results", root)
     assert answer.code == 6
     assert answer.err.startswith(f"error: {root}/smoke/table.csv: no space left")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch.so: failed to map segment from shared object")])
+def test_a_limit_on_memory_is_one_line(
+    error: Exception, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("vitbench.cli.commands.listing.list_experiments", limited)
+    answer = cli("list")
+    assert answer.code == 2
+    assert answer.err.startswith("error: not enough memory (")
+    assert len(answer.err.splitlines()) == 1

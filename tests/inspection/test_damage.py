@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from vitbench.inspection.measures import adversarial, corruptions, perturb, reconstruction
-from vitbench.spec.trial import ObjectiveSpec
-from vitbench.train.objectives import patch_targets
+from vitbench.train.losses import patch_targets
+from vitbench.train.objectives.masked_patch import MaskedPatch
 
 SIDE = 12
 
@@ -112,7 +112,7 @@ def test_the_found_patch_harms_other_images_more_than_noise() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_perfect_prediction_is_painted_as_its_target(target: str, channels: int) -> None:
     """The targets of training, taken for predictions, paint each patch to within half a colour level."""
-    objective = ObjectiveSpec.model_validate({"name": "masked_patch", "target": target})
+    objective = MaskedPatch.model_validate({"target": target})
     x, mean, std = images(0, channels), torch.full((channels, 1, 1), 0.4), torch.full((channels, 1, 1), 0.3)
     if target == "pixels":
         predicted = patch_targets(objective, (x - mean) / std, 4)

@@ -61,6 +61,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "shared": ({**VIT, "pos_placement": "every_layer_shared"}, "model.pos_placement every_layer_shared"),
     "tanh head": ({**VIT, "head": "mlp_tanh"}, "model.head mlp_tanh"),
     "conv stem": ({**VIT, "stem": "conv"}, "model.stem conv"),
+    "depthwise": ({**VIT, "global_pool": "avg", "token_mixer": "depthwise"}, "model.token_mixer depthwise"),
+    "alibi": ({**VIT, "pos_embed": "alibi_2d"}, "model.pos_embed alibi_2d"),
     "small root": ({"name": "R50x1"}, "model.root small; its resnets have imagenet"),
     "narrow BiT": ({"name": "R50x0.5", **FULL_ROOT}, "model.layers [3, 4, 6, 3] x 0.5; with GroupNorm it has"),
     "BatchNorm, standardised": ({"name": "R14x1", "norm_layer": "batch", **FULL_ROOT}, "model.weight_standardize True"),
@@ -70,7 +72,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def resolved(fields: dict[str, Any], img_size: int = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
+def resolved(fields: dict[str, Any], img_size: Any = 8, objective: ObjectiveSpec | None = None) -> TrialSpec:
     train = TrainSpec(steps=1, objective=objective or ObjectiveSpec())
     written = TrialSpec(model=ModelSpec(**fields), data=DataSpec(name="fake", img_size=img_size), train=train)
     return resolve(written, facts("fake", FAKE))
@@ -116,6 +118,7 @@ def answers(spec: TrialSpec, ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
         return ours(images.standardise(unit)), theirs((unit - mean) / std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_timm_gives_equal_logits(name: str, tmp_path: Path) -> None:
     spec = resolved(*EXPORTED[name])
@@ -165,6 +168,7 @@ def test_untrained_attention_pooling_is_refused() -> None:
         architecture(spec.model, spec.train.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["average, norm after", "BatchNorm ResNet", "hybrid"])
 def test_configuration_is_what_timm_would_write(name: str, tmp_path: Path) -> None:
     import timm
@@ -211,7 +215,7 @@ def test_trials_without_weights_are_refused(tmp_path: Path) -> None:
     lost = committed(store, spec, None, "b" * 16, status="diverged", reason="loss not finite at step 3")
     with pytest.raises(InputError, match="diverged: loss not finite at step 3; it left no weights"):
         export(lost, store, out, FAKE)
-    moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="of other images")
+    moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="0" * 64)
     with pytest.raises(ResultsError, match="fake is not the data it was trained on"):
         export(moved, store, out, FAKE)
     assert not out.exists()

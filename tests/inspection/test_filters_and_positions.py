@@ -77,6 +77,7 @@ def test_a_function_of_distance_alone_has_no_row_effect() -> None:
     assert position_similarity.row_column_effect(1 - 0.1 * distance, 6) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_permutation_null_is_calibrated() -> None:
     """Of embeddings that know nothing of the grid, p is uniform; of local ones it is the least there can be."""
     from scipy.stats import kstest

@@ -22,8 +22,8 @@ from vitbench.inspection.export import export
 from vitbench.inspection.hooks import attention_seen, tokens_of, watch_attention
 from vitbench.inspection.measures import attention_distance
 from vitbench.inspection.network import Subject, load_subject, of_timm
-from vitbench.inspection.pictures import choose_pictures
 from vitbench.inspection.results import Shown
+from vitbench.inspection.sample_images import choose_pictures
 from vitbench.model.build import build, initialise
 from vitbench.plan.resolve import resolve
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
@@ -177,6 +177,7 @@ def test_every_kind_of_position_has_a_map(name: str, tmp_path: Path) -> None:
     assert maps.std() > 0.01
 
 
+@pytest.mark.slow
 def test_all_looks_of_a_vit_a_resnet_and_a_hybrid(tmp_path: Path) -> None:
     wants: dict[str, tuple[dict[str, Any], set[str]]] = {
         "vit": (VIT, {"filters", "positions", "distance", "rollout", "layers", "robustness"}),
@@ -286,6 +287,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, ones_answer: Callable[
     assert "no such run" in ones_answer("position_encoding")
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_looked_into(tmp_path: Path, cli: Cli) -> None:
     record = commit(tmp_path, resolved(VIT))
     export(record, Store(tmp_path), tmp_path / "out", FAKE)
@@ -323,6 +325,7 @@ def run_folder(root: Path, num_seeds: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_numbers_of_a_run_reach_its_claims_and_records_stay(tmp_path: Path, cli: Cli) -> None:
     folder = run_folder(tmp_path, 5)
     before = (folder / "records.jsonl").read_bytes()

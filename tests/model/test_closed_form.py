@@ -37,6 +37,7 @@ def test_names_and_shapes_are_the_modules(case: str) -> None:
     assert costs.num_params(model, objective) == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_flops_are_torchs(case: str) -> None:
     model, objective = CASES[case]

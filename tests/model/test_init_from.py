@@ -21,8 +21,8 @@ from vitbench.data import DataOptions, facts
 from vitbench.engines.execute import execute
 from vitbench.engines.options import Options
 from vitbench.model.build import build, initialise, load_weights
-from vitbench.model.tensors import parameters
-from vitbench.model.weights.start import fetched, misfit, read_shapes, weights_sha256
+from vitbench.model.parameters import parameters
+from vitbench.model.weights.start import fetched, misfit, read_shapes, tensors_by_name, weights_sha256
 from vitbench.model.weights.transfer import interpolate_grid
 from vitbench.plan.resolve import resolve
 from vitbench.plan.trials import Builder
@@ -273,17 +273,18 @@ def test_the_check_without_torch_is_the_one_with_torch(tmp_path: Path) -> None:
     for fields in ({}, {"depth": 3}, {"pos_embed": "learned_2d"}, {"no_embed_class": True}, {"patch_size": 4}):
         spec = TrialSpec(model=ModelSpec(**{**SIZES, **fields}), data=DataSpec(name="fake"), train=TrainSpec(steps=1))
         model = resolve(spec, facts("fake", DataOptions())).model
-        problem = misfit(read_shapes(path), {p.name: p.shape for p in parameters(model, ObjectiveSpec())})
+        problem = misfit(read_shapes(path), tensors_by_name(model, ObjectiveSpec()))
         module = build(model, ObjectiveSpec())
         initialise(module, model, ObjectiveSpec(), seed=0)
         if problem is None:
-            load_weights(module, state())
+            load_weights(module, state(), tensors_by_name(model, ObjectiveSpec()))
         else:
             with pytest.raises(InputError, match=re.escape(problem)):
-                load_weights(module, state())
+                load_weights(module, state(), tensors_by_name(model, ObjectiveSpec()))
         assert (problem is None) == (not fields)
 
 
+@pytest.mark.slow
 def test_planning_with_a_file_loads_no_torch(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"))

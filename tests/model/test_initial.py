@@ -9,7 +9,8 @@ import torch
 from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, made, resolved
 
 from vitbench.model.build import build, draw, initialise
-from vitbench.model.tensors import Parameter, parameters
+from vitbench.model.parameters import parameters
+from vitbench.model.tensors import Tensor as StateTensor
 
 WIDE = {**TINY, "embed_dim": 64, "num_classes": 10}
 
@@ -76,6 +77,6 @@ def test_timm_init() -> None:
     ],
 )
 def test_standard_deviations(init: str, std: float) -> None:
-    values = draw(Parameter("x", (64, 32, 3, 3), init), 0)
+    values = draw(StateTensor("x", (64, 32, 3, 3), init), 0)
     assert values.std().item() == pytest.approx(std, rel=0.02)
     assert values.mean().item() == pytest.approx(0, abs=0.02 * std)

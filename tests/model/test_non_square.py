@@ -11,8 +11,8 @@ from model_specs import HYBRID, OBJECTIVES, POSITIONS, RESNET, TINY, images, mad
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
 from vitbench.model.costs import check
+from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid
-from vitbench.model.tensors import parameters
 from vitbench.plan.resolve import default_patch, resolve
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
@@ -59,8 +59,7 @@ def test_a_tall_image_is_a_wide_one_turned(name: str) -> None:
 @pytest.mark.parametrize("name", ["sincos_2d", "rope_2d", "learned_2d"])
 def test_positions_are_those_of_the_larger_square(name: str) -> None:
     """Row y and column x have the same vector in a 3 x 6 grid as in a 6 x 6 grid."""
-    from vitbench.model import position
-    from vitbench.model.sizes import transformer
+    from vitbench.model.mechanisms import position_of
 
     def table(img_size: Any) -> torch.Tensor:
         model = resolved(TINY, **POSITIONS[name], img_size=img_size, global_pool="avg")
@@ -69,7 +68,7 @@ def test_positions_are_those_of_the_larger_square(name: str) -> None:
             with torch.no_grad():
                 for sign, axis in ((1.0, module.pos_embed_x), (-1.0, module.pos_embed_y)):
                     axis.copy_(sign * torch.arange(axis.shape[1]).view(1, -1, 1).expand_as(axis))
-        turn = position.rotation(name, transformer(model), torch.device("cpu"))
+        turn = position_of(model).rotation(model, torch.device("cpu"))
         found = module.positions(0, torch.device("cpu"))[0] if turn is None else torch.cat(turn, -1)
         return found.detach().view(*grid(model), -1)
 

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_timms(case: str) -> None:
     import timm

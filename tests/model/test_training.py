@@ -9,8 +9,8 @@ from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, images, made, re
 
 from vitbench.model.build import build
 from vitbench.model.layers import StochasticDepth, depth_rates
+from vitbench.model.mechanisms import position_of
 from vitbench.model.sizes import pixel_grid
-from vitbench.model.tensors import relative_tables
 from vitbench.spec.trial import ModelSpec
 
 
@@ -36,7 +36,7 @@ def test_three_steps_lower_the_loss(name: str) -> None:
 def last_relative_tables(model: ModelSpec) -> set[str]:
     """Of a model that reads a class token without a place: the tables that no output depends on."""
     read = model.family != "resnet" and model.global_pool == "token" and model.no_embed_class
-    return {f"blocks.1.attn.{table.name}" for table in relative_tables(model)} if read else set()
+    return {f"blocks.1.attn.{table.name}" for table in position_of(model).attention_tables(model)} if read else set()
 
 
 @pytest.mark.parametrize("target", OBJECTIVES)
@@ -81,6 +81,7 @@ def test_bfloat16_autocast_stays_near(name: str) -> None:
     assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["learned_2d", "sincos_2d", "relative_2d", "rope_2d", "map", "hybrid", "resnet batch norm"]
 )

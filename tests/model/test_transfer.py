@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_specs import MECHANISMS, OBJECTIVES, TINY, images, made, resolved
+from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, images, made, resolved
 
 from vitbench.base.errors import InputError
 from vitbench.model.build import load_weights
+from vitbench.model.weights.start import tensors_by_name
 from vitbench.model.weights.transfer import interpolate_grid
 
 
@@ -19,7 +20,7 @@ def test_all_but_the_head_is_carried_over(name: str) -> None:
     model = resolved(MECHANISMS[name], weight_init="jax")
     source = made(model, noise=0.2)
     target = made(resolved(MECHANISMS[name], weight_init="jax", num_classes=7), seed=5)
-    load_weights(target, source.state_dict())
+    load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))
     x = images(model)
     with torch.no_grad():
         assert not target(x).any()
@@ -57,7 +58,7 @@ def test_positions_are_stretched_as_in_vit_jax(side: int, class_rows: int) -> No
 def test_a_finer_grid_is_filled(fields: dict[str, Any]) -> None:
     source = made(resolved(TINY, **fields), noise=0.2)
     target = made(resolved(TINY, **fields, img_size=12), seed=5)
-    load_weights(target, source.state_dict())
+    load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))
     assert torch.isfinite(target.pre_logits(images(resolved(TINY, img_size=12)))).all()
     for key, tensor in target.state_dict().items():
         old = source.state_dict()[key]
@@ -73,7 +74,7 @@ def test_masked_patch_weights_become_a_classifiers() -> None:
         model = resolved(TINY, **fields)
         source = made(model, OBJECTIVES["mean_colour"], noise=0.2)
         target = made(model, seed=5)
-        load_weights(target, source.state_dict())
+        load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))
         assert torch.equal(target.blocks[1].mlp.fc2.weight, source.blocks[1].mlp.fc2.weight)
         assert not target(images(model)).any()
 
@@ -94,7 +95,7 @@ def test_what_does_not_fit_is_refused(fields: dict[str, Any], message: str) -> N
     source, target = made(resolved(TINY)), made(resolved(TINY, **fields))
     before = {key: tensor.clone() for key, tensor in target.state_dict().items()}
     with pytest.raises(InputError, match=message) as raised:
-        load_weights(target, source.state_dict())
+        load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))
     assert "\n" not in str(raised.value)
     assert all(torch.equal(before[key], tensor) for key, tensor in target.state_dict().items())
 
@@ -102,4 +103,4 @@ def test_what_does_not_fit_is_refused(fields: dict[str, Any], message: str) -> N
 def test_raster_offsets_of_another_grid_are_refused() -> None:
     source, target = (made(resolved(TINY, pos_embed="relative_1d", img_size=side)) for side in (8, 12))
     with pytest.raises(InputError, match="rel_pos"):
-        load_weights(target, source.state_dict())
+        load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))

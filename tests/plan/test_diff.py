@@ -75,7 +75,7 @@ def test_a_tensor_that_the_field_does_not_own_is_refused(monkeypatch: pytest.Mon
 
     made = experiment("factors: {model.global_pool: [token, avg]}")
     check(made)
-    monkeypatch.setitem(arm_diff.TENSORS, "model.global_pool", ("cls_token",))
+    monkeypatch.setitem(arm_diff.TENSORS, "model.global_pool", frozenset({"class_token"}))
     with pytest.raises(InputError, match="arms token and avg differ in pos_embed") as error:
         check(made)
     assert "which model.global_pool does not explain; say why under differs:" in str(error.value)
@@ -98,6 +98,6 @@ def test_every_arm_of_a_crossing_is_held_against_a_neighbour(monkeypatch: pytest
 
     made = experiment("factors:\n  model.depth: [2, 4]\n  model.global_pool: [token, avg]\n  train.lr: [1e-3, 2e-3]\n")
     check(made)
-    monkeypatch.setitem(arm_diff.TENSORS, "model.global_pool", ("cls_token",))
+    monkeypatch.setitem(arm_diff.TENSORS, "model.global_pool", frozenset({"class_token"}))
     with pytest.raises(InputError, match="differ in pos_embed"):
         check(made)

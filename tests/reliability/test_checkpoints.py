@@ -106,6 +106,7 @@ def test_another_trials_is_not_taken(trial: Trial, broken_off: Path, unbroken: P
     assert left(root, [trial]) == left(unbroken, [trial])
 
 
+@pytest.mark.slow
 def test_another_machines_is_not_taken(
     trial: Trial, broken_off: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

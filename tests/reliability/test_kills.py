@@ -23,6 +23,7 @@ def goes_on(trial: Trial, root: Path, unbroken: Path, resumed_at: int | None) ->
     assert checkpoints(root, trial) == ["final.safetensors"], "nothing temporary is left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", range(1, 6))
 def test_in_the_middle_of_a_checkpoints_bytes(piece: int, trial: Trial, unbroken: Path, tmp_path: Path) -> None:
     """A checkpoint of this model is 3 pieces long: the kills lie in the first and in the second checkpoint."""
@@ -34,6 +35,7 @@ def test_in_the_middle_of_a_checkpoints_bytes(piece: int, trial: Trial, unbroken
     goes_on(trial, tmp_path, unbroken, resumed_at=whole or None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "resumed_at"),
     [

@@ -22,7 +22,7 @@ from vitbench.engines import execute, local, processes
 from vitbench.engines.runner import RunRequest
 from vitbench.engines.runner import run as run_all
 from vitbench.plan.trials import Builder, Trial
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.events import Event, Progress, Started
 from vitbench.store.trials import Store
 from vitbench.train.trainer import Trainer
@@ -76,7 +76,7 @@ class Heard:
         assert not isinstance(made, Suite)
         self.said: list[Event] = []
         self.lost = planned()[0].trial_id
-        self.outcome = run_all(Builder(made, facts_of), RunRequest(options(root), workers), choose, self.hear)
+        self.outcome = run_all(Builder(made, facts_of), RunRequest(options(root), workers), CHOOSER, self.hear)
 
     def hear(self, event: Event) -> None:
         self.said.append(event)
@@ -168,6 +168,7 @@ def test_halving_keeps_the_batch_and_the_numbers(trial: Trial, unbroken: Path, t
     assert whole.run.micro_batches is None
 
 
+@pytest.mark.slow
 def test_halving_ends_at_single_images(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     monkeypatch.setattr(

@@ -74,6 +74,7 @@ def test_every_kind_of_training(kind: str, tmp_path: Path) -> None:
     assert record(tmp_path / "broken", trials[0]).status == ("diverged" if kind == "diverged" else "ok")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_streamed_images(num_workers: int, unbroken: Path, tmp_path: Path) -> None:
     trials, data = planned(), DataOptions(stream=True, num_workers=num_workers)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from soak import NUM_TRIALS, soak
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_under_random_kills(tmp_path: Path) -> None:
     tally = soak(tmp_path, kills=3, seed=1)
     assert sum(tally.kills.values()) >= 3

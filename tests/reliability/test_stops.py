@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished and saved, the code says which it was, no child is left."""
+"""SIGTERM, SIGHUP and Ctrl-C: the step is finished and saved, the code says which it was, no child is left."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from faulted import checkpoints, here, in_child, left, options, planned, record, saved_steps, started
 
-from vitbench.base.signals import Terminated, held, obey_parent, stoppable
+from vitbench.base.signals import HungUp, Terminated, held, obey_parent, stoppable
 from vitbench.data import DataOptions
 
 NEVER = float("inf")
 
 
-@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129)])
 def test_the_step_is_finished_and_saved(name: str, code: int, tmp_path: Path) -> None:
     (trial,) = planned()
     here([trial], options(tmp_path / "unbroken", every=NEVER))
@@ -29,6 +29,7 @@ def test_the_step_is_finished_and_saved(name: str, code: int, tmp_path: Path) ->
     assert left(tmp_path / "stopped", [trial]) == left(tmp_path / "unbroken", [trial])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, 12])
 def test_a_stop_before_a_reading_of_the_curve(step: int, tmp_path: Path) -> None:
     """The reading may take longer than the grace: it is made when the trial goes on, the last one included."""
@@ -139,6 +140,7 @@ def serve(connection: Any, how: Any) -> None:
     processes._serve(connection, how)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:
     """The driver was killed: its worker hears so when it speaks, finishes the step, saves and ends."""
     (trial,) = planned()
@@ -151,3 +153,21 @@ def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:
     process.join(timeout=120)
     assert process.exitcode == 143
     assert saved_steps(tmp_path, trial)
+
+
+def test_a_second_hang_up_does_nothing() -> None:
+    """A shell that ends passes SIGHUP on to jobs that the kernel has told already."""
+    with pytest.raises(HungUp) as stop:
+        stopped_twice(signal.SIGHUP, signal.SIGHUP)
+    assert stop.value.exit_code == 129
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_hang_up_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -15,7 +15,7 @@ from vitbench.engines import runner
 from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Suite
 from vitbench.spec.load import loads
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
 
@@ -26,7 +26,9 @@ ID = "0123456789abcdef"
 def everything(root: Path) -> runner.RunOutcome:
     made = loads(FOUR, "tiny.yaml")
     assert not isinstance(made, Suite)
-    return runner.run(Builder(made, facts_of), runner.RunRequest(options(root, every=60.0)), choose, lambda event: None)
+    return runner.run(
+        Builder(made, facts_of), runner.RunRequest(options(root, every=60.0)), CHOOSER, lambda event: None
+    )
 
 
 def share(root: Path, gate: Any) -> None:
@@ -34,6 +36,7 @@ def share(root: Path, gate: Any) -> None:
     sys.exit(len(everything(root).missing))
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_work(tmp_path: Path) -> None:
     pipes = [multiprocessing.Pipe() for _ in range(2)]
     children = [started(share, tmp_path / "shared", theirs) for _, theirs in pipes]
@@ -49,6 +52,7 @@ def test_two_runs_share_the_work(tmp_path: Path) -> None:
     assert left(tmp_path / "shared", trials) == left(tmp_path / "alone", trials)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_finished_elsewhere_at_the_last_moment_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from sample_rows import row
 
 from vitbench.report.class_evidence import class_table, confusion_frame
-from vitbench.report.secondary_evidence import read_answers
 from vitbench.spec.experiment import Experiment
+from vitbench.store.answers import read_answers
 
 LABEL = [0, 0, 0, 1]
 EXPERIMENT = Experiment.model_validate({"name": "e", "factors": {"model.pos_embed": ["a", "b"]}, "seeds": 1})

@@ -76,6 +76,7 @@ def overflow(browser: Browser) -> int:
     return int(browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1100])
 @pytest.mark.parametrize("name", PAGES)
@@ -130,6 +131,7 @@ def test_clicks_lead_from_a_claim_and_from_a_dot_to_the_trials(browser: Browser,
     assert browser.value("document.querySelector(':target').id") == "trial-avg-0.002-0"
 
 
+@pytest.mark.slow
 def test_the_filter_leaves_the_verdicts_asked_for(browser: Browser, tmp_path: Path) -> None:
     runs = [(class_token_experiment(), class_token_rows()), (position_experiment(), position_rows())]
     scoreboard(tmp_path, [store_run(tmp_path, experiment, rows) for experiment, rows in runs])
@@ -142,6 +144,7 @@ def test_the_filter_leaves_the_verdicts_asked_for(browser: Browser, tmp_path: Pa
         assert Counter(browser.value(seen)) == {f"line is-{state}": states[f"line is-{state}"]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(AXE is None, reason="no axe-playwright-python, which carries axe-core")
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)

@@ -28,6 +28,7 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix in (".md", ".csv", ".tex", ".html", ".svg", ".png")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formats", ["md", "csv,tex", "html"])
 def test_only_the_formats_asked_for_are_written(cli: Cli, root: Path, formats: str) -> None:
     answer = cli("report", "--results", str(root), "--format", formats)
@@ -57,6 +58,7 @@ def test_the_terminal_shows_verdicts_both_readings_and_side_evidence(cli: Cli, r
     assert "+0.97 (90%: +0.00 to +1.94)" in out
 
 
+@pytest.mark.slow
 def test_runs_written_side_by_side_are_those_written_alone(cli: Cli, root: Path, tmp_path: Path) -> None:
     store_run(root, position_experiment(), position_rows())
     both = cli("report", "--results", str(root))
@@ -68,6 +70,7 @@ def test_runs_written_side_by_side_are_those_written_alone(cli: Cli, root: Path,
     assert both.out.index("class_token_vs_gap: each arm") < both.out.index("\nposition_encoding: ")
 
 
+@pytest.mark.slow
 def test_open_shows_the_scoreboard(cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
@@ -76,6 +79,7 @@ def test_open_shows_the_scoreboard(cli: Cli, root: Path, monkeypatch: pytest.Mon
     assert opened == [(root / "index.html").as_uri()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("report",), ("report", "--check"), ("verdict",)])
 def test_a_run_that_has_just_begun_keeps_nobody_from_the_others(cli: Cli, root: Path, words: tuple[str, ...]) -> None:
     assert cli("report", "--results", str(root)).code == 0

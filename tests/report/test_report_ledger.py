@@ -8,7 +8,7 @@ from pathlib import Path
 from sample_rows import class_token_experiment, class_token_rows, store_run
 
 from vitbench.report.scoreboard.board import scoreboard
-from vitbench.report.scoreboard.ledger import Entry, entry_of, ledger
+from vitbench.report.scoreboard.ledger import LedgerEntry, entry_of, ledger
 
 CLAIMS = (Path(__file__).parents[2] / "docs/CLAIMS.md").read_text(encoding="utf-8")
 
@@ -28,7 +28,7 @@ def test_a_part_stands_in_its_claims_entry() -> None:
 
 def test_what_a_claim_takes_is_said_in_words() -> None:
     def needs(place: str) -> str:
-        return Entry("X-1", "s", "says", "source", place).needs
+        return LedgerEntry("X-1", "s", "says", "source", place).needs
 
     assert needs("[shape], [patch_size]") == "a run: vitbench run shape"
     assert needs("mechanism: distillation") == "mechanism: distillation"

@@ -64,6 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PAGES = ("index.html", "class_token_vs_gap/index.html", "position_encoding/index.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_asks_for_nothing_and_runs_nothing(root: Path, name: str) -> None:
     text = (root / name).read_text()
@@ -101,6 +102,7 @@ def test_no_nan_and_no_none_on_a_page(root: Path, name: str) -> None:
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", words)
 
 
+@pytest.mark.slow
 def test_long_names_may_be_broken_at_their_joints(tmp_path: Path) -> None:
     names = ["learned_1d", "learned_1d_every_layer", f"avg+{EVIL}_and_more"]
     made = Experiment.model_validate({"name": "e", "factors": {"model.pos_embed": names}, "seeds": 2})
@@ -117,6 +119,7 @@ def test_failures_stand_with_their_reasons(root: Path) -> None:
     assert "RuntimeError: out of luck" in text
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     rebuild(tmp_path / "one")
     rebuild(tmp_path / "two")
@@ -125,6 +128,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         assert path.is_dir() or path.read_bytes() == again.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_an_evil_arm_and_an_evil_data_set_do_no_harm(tmp_path: Path) -> None:
     names = ["digits", f"folder:{EVIL}"]
     question = f"{EVIL}?"

@@ -70,6 +70,7 @@ def test_small_images_are_enlarged_and_large_ones_thinned() -> None:
     assert sample_sheet(split, range(2))[-2:].min() == 255
 
 
+@pytest.mark.slow
 def test_analyses_stand_on_the_page_with_caption_and_numbers_and_do_no_harm(tmp_path: Path) -> None:
     experiment, rows = class_token_experiment(), class_token_rows(3)
     folder = store_run(tmp_path, experiment, rows)

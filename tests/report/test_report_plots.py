@@ -40,6 +40,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_rows_choose_the_plots_that_apply(case: str) -> None:
     experiment, rows, names = CASES[case]
@@ -57,6 +58,7 @@ save(plots_for(class_token_experiment(), class_token_rows()), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     here = Path(__file__).parents[1] / "fixtures"
     subprocess.run([sys.executable, "-c", SCRIPT, str(here), str(tmp_path / "one")], check=True)
@@ -110,6 +112,7 @@ def test_margins_are_those_of_the_data() -> None:
 LONG = [f"token+mlp_tanh+{place}_pool_number_{i}" for i, place in enumerate(["before", "after"] * 6)]
 
 
+@pytest.mark.slow
 def test_no_word_of_a_plot_is_cut_off() -> None:
     made = {
         "name": "e",
@@ -163,6 +166,7 @@ def test_arms_at_one_setting_stand_side_by_side() -> None:
     assert many[-1] - many[0] == pytest.approx(40.0)
 
 
+@pytest.mark.slow
 def test_a_located_crossing_stands_in_the_plot_with_its_interval() -> None:
     experiment, rows = scale_experiment(), scale_rows()
     verdicts = judge_all(experiment, rows, Context())

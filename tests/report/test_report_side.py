@@ -87,6 +87,7 @@ def test_without_answers_the_section_says_so(tmp_path: Path, trials: list[str] |
     assert text == "## e: secondary evidence\n\n- The run has no stored answers to the test images.\n"
 
 
+@pytest.mark.slow
 def test_page_and_markdown_show_it_and_no_verdict_moves(tmp_path: Path) -> None:
     made, found = class_token_experiment(), class_token_rows(2)
     bare, full = tmp_path / "bare", tmp_path / "full"

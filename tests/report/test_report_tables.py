@@ -38,6 +38,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PINNED)
 def test_committed_records_give_committed_bytes(rebuilt: Path, name: str) -> None:
     assert (rebuilt / name).read_bytes() == (GOLDEN / name).read_bytes()

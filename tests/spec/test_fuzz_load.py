@@ -114,6 +114,7 @@ def test_any_text(text: str) -> None:
 EDIT = st.tuples(st.floats(0, 1), st.integers(0, 6), st.sampled_from(WORDS) | st.text(max_size=4))
 
 
+@pytest.mark.slow
 @cases(400)
 @given(base=st.sampled_from([SAMPLE, STAGED]), edits=st.lists(EDIT, max_size=2))
 def test_any_mutation_of_a_valid_file(base: str, edits: list[tuple[float, int, str]]) -> None:
@@ -123,6 +124,7 @@ def test_any_mutation_of_a_valid_file(base: str, edits: list[tuple[float, int, s
     check(base)
 
 
+@pytest.mark.slow
 @cases(300)
 @given(mappings)
 def test_any_mapping(mapping: dict[str, Any]) -> None:

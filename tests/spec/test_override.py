@@ -7,6 +7,7 @@ import pytest
 from vitbench.base.errors import InputError
 from vitbench.spec.experiment import Experiment, Suite
 from vitbench.spec.load import apply_suite, loads, override
+from vitbench.spec.overrides import patches
 from vitbench.spec.yaml import read
 
 PLAIN = """\
@@ -112,7 +113,7 @@ REFUSALS = [
     ("model.dept=3", "unknown setting model.dept. Did you mean 'model.depth'?"),
     ("lr=3", "unknown setting lr. Did you mean 'train.lr'?"),
     ("base.model.depth=3", "unknown setting base.model.depth. Did you mean 'model.depth'?"),
-    ("tune=3", "tune is a section; set one of tune.seeds, tune.extend"),
+    ("tune=3", "tune is a section; set one of tune.by, tune.first, tune.alpha, tune.seeds, tune.extend"),
     ("train.objective=x", "train.objective is a section; set one of train.objective.name, train.objective.target, "
      "train.objective.mask_ratio"),
     ("model.depth=x", "needs a whole number, not 'x'"),
@@ -180,6 +181,22 @@ def test_other_data_bring_their_own_patch_size() -> None:
     assert again.base["model"] == {"name": "Mu", "depth": 2, "patch_size": 8}
 
 
+def test_other_data_keep_what_the_file_says() -> None:
+    """The image size always, and a patch that suits the new images."""
+    sized = _experiment("name: e\nbase: {data: {img_size: 16}, model: {name: Mu/4}, train: {epochs: 1}}")
+    assert _over(sized, data="cifar10").base == {
+        "data": {"name": "cifar10", "img_size": 16}, "model": {"name": "Mu/4"}, "train": {"epochs": 1}
+    }  # fmt: skip
+    for model in ("{name: Mu/4}", "{patch_size: 4}"):
+        before = _experiment(f"name: e\nbase: {{model: {model}}}\narms: {{a: {{}}, b: {{model.name: Ti/4}}}}")
+        kept = override(before, data="cifar10", seeds=None, sets=(), suits=lambda patch: patch == 4)
+        assert kept.base["model"] == before.base["model"]
+        assert kept.arms == before.arms
+        changed = override(before, data="cifar10", seeds=None, sets=(), suits=lambda patch: patch == 2)
+        assert patches(changed) == set()
+        assert patches(kept) == patches(before) == {4}
+
+
 @pytest.mark.parametrize("name", ["R26x1", "R26x1+ViT-Ti/16"])
 def test_other_data_keep_names_without_a_patch(name: str) -> None:
     experiment = _experiment(f"name: e\nbase: {{model: {{name: {name}}}}}")
@@ -189,7 +206,7 @@ def test_other_data_keep_names_without_a_patch(name: str) -> None:
 def test_other_data_reach_stages_and_arms() -> None:
     changed = _over(_experiment(STAGED), data="cifar10")
     assert changed.base == {"data": {"name": "cifar10"}, "model": {"name": "ViT-Ti"}}
-    assert changed.stages[0].data == {"name": "fake"}
+    assert changed.stages[0].data == {"name": "fake", "img_size": 32}
     assert changed.arms == {"scratch": {"pretrain.enabled": False}, "whole": {}}
 
 
@@ -209,7 +226,8 @@ def test_a_patch_that_the_file_varies_stays(varying: str) -> None:
     changed = _over(before, data="cifar10")
     assert changed.base == {"model": {"name": "Mu/2"}, "data": {"img_size": 8, "name": "cifar10"}}
     assert (changed.arms, changed.factors) == (before.arms, before.factors)
-    control = _over(_experiment(base + "arms: {a: {model.name: Mu/2}, b: {model.name: Ti/2}}"), data="cifar10")
+    unsized = "name: e\nbase: {model: {name: Mu/2}}\n"
+    control = _over(_experiment(unsized + "arms: {a: {model.name: Mu/2}, b: {model.name: Ti/2}}"), data="cifar10")
     assert control.base == {"model": {"name": "Mu"}, "data": {"name": "cifar10"}}
     assert control.arms == {"a": {"model.name": "Mu"}, "b": {"model.name": "Ti"}}
 
@@ -252,8 +270,8 @@ def test_a_suites_duration_holds_for_members_that_count_in_its_unit() -> None:
             "name: e\ntune: {train.clip_grad: [0.5, 1], train.lr: [1, 2]}",
             {"train.clip_grad": (0.5, 1), "train.lr": (1e-4,)},
         ),
-        (STAGED + "tune: {transfer.train.lr: [1]}", {"transfer.train.lr": (1e-5,)}),
-        (STAGED + "tune: {pretrain.train.lr: [1]}", {"pretrain.train.lr": (1e-4,)}),
+        (STAGED + "tune: {transfer.train.lr: [1, 2]}", {"transfer.train.lr": (1e-5,)}),
+        (STAGED + "tune: {pretrain.train.lr: [1, 2]}", {"pretrain.train.lr": (1e-4,)}),
     ],
 )
 def test_a_suite_tunes_what_its_members_tune_in_whichever_stage(text: str, grid: dict[str, tuple[float, ...]]) -> None:

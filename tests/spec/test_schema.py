@@ -147,7 +147,6 @@ REFUSED = [
     ("batch_size: 64", "batch_size: 6.4", "base.train.batch_size: type"),
     ("val_fraction: 0.15", "val_fraction: 1", "base.data.val_fraction: exclusiveMaximum"),
     ("model.global_pool", "model.global_pol", "factors.model.global_pol: not allowed"),
-    ("token, avg]\n", "token, avgg]\n", "factors.model.global_pool[1]: enum"),
     ("[token, avg]\n", "[]\n", "factors.model.global_pool: minItems"),
     ("[1e-3, 2e-3", "[-1, 2e-3", "tune.train.lr[0]: exclusiveMinimum"),
     ("  seeds: 3", "  seeds: 0", "tune.seeds: exclusiveMinimum"),

@@ -9,7 +9,15 @@ from stats_rows import an_experiment, made_rows, the_claim
 from vitbench.stats import compare_arms, judge, mean_interval, paired_interval
 from vitbench.stats.decision import Noise, Region, estimate, part_p_values
 from vitbench.stats.distributions import benjamini_hochberg, holm
-from vitbench.stats.looks import CALIBRATED, calibrate, fixed
+from vitbench.stats.looks import (
+    CALIBRATED,
+    FIRST_EDITION,
+    FIRST_EDITION_POWER,
+    SPENDING_POWER,
+    calibrate,
+    fixed,
+    schedule,
+)
 from vitbench.stats.power import equivalence_power, sd_range, smallest_difference, smallest_margin
 from vitbench.stats.qualifiers import bootstrap_t, sign_flip_p
 
@@ -151,9 +159,12 @@ def test_bootstrap_t_is_near_t_for_normal_data() -> None:
     assert high - low == pytest.approx(oracle.high - oracle.low, rel=0.15)
 
 
-@pytest.mark.parametrize("looks", list(CALIBRATED))
-def test_stored_boundaries_are_those_that_calibration_finds(looks: tuple[int, ...]) -> None:
-    found, stored = calibrate(looks), CALIBRATED[looks]
-    assert found.c95 == pytest.approx(stored.c95, abs=0.0101)
-    assert found.c90 == pytest.approx(stored.c90, abs=0.0101)
+@pytest.mark.parametrize(
+    ("looks", "power"),
+    [*((looks, FIRST_EDITION_POWER) for looks in FIRST_EDITION), *((looks, SPENDING_POWER) for looks in CALIBRATED)],
+)
+def test_stored_boundaries_are_those_that_calibration_finds(looks: tuple[int, ...], power: float) -> None:
+    found, stored = calibrate(looks, power=power), schedule(looks, power=power)
+    assert found.c95 == pytest.approx(stored.c95, abs=0.0251)
+    assert found.c90 == pytest.approx(stored.c90, abs=0.0251)
     assert sum(stored.shares) == pytest.approx(1.0)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.stats import nct
 
 from vitbench.stats.curves import crossing
 from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Noise, Region, estimate, limits, settle
 from vitbench.stats.distributions import benjamini_hochberg, t_quantile, t_upper
 from vitbench.stats.images import images_interval
 from vitbench.stats.intervals import counting_floor, paired_interval
-from vitbench.stats.looks import DEFAULT_LOOKS, Schedule, fixed, schedule
+from vitbench.stats.looks import DEFAULT_LOOKS, FIRST_EDITION_LOOKS, FIRST_EDITION_POWER, Schedule, fixed, schedule
 from vitbench.stats.tuning import tuning_noise
 
 Floats = npt.NDArray[np.float64]
@@ -138,6 +139,7 @@ def test_p_over_looks_is_conservative_and_plain_p_is_not() -> None:
     assert np.mean(np.minimum(plain.p_false, plain.p_true) <= 0.025) > 0.10
 
 
+@pytest.mark.slow
 def test_the_crossing_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     copies, n, x = 2_000, 5, np.array([0.0, 1.0, 2.0, 3.0])
     rng = generator("crossing")
@@ -156,6 +158,7 @@ def test_the_crossing_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_compute_ratio_is_covered_by_inversion_and_not_by_bootstrap() -> None:
     copies, n, x = 2_000, 5, np.array([0.0, 1.0, 2.0])
     rng = generator("ratio")
@@ -174,6 +177,7 @@ def test_the_compute_ratio_is_covered_by_inversion_and_not_by_bootstrap() -> Non
     assert np.mean((low <= where) & (where <= high)) == pytest.approx(0.825, abs=0.03)
 
 
+@pytest.mark.slow
 def test_tuned_arms_need_the_variance_of_the_choice() -> None:
     copies, grid, n, num_tuning = 1_500, np.arange(5.0) - 2.0, 20, 3
     rng = generator("tuned")
@@ -227,8 +231,11 @@ def test_benjamini_hochberg_over_nulls_that_share_a_baseline() -> None:
 
 
 def test_looks_reach_the_power_that_was_tabled() -> None:
+    """Of the first edition's looks the tabled shares; of the default looks the first against the noncentral t."""
     data = generator("reach").normal(1.0, 1.0, (COPIES, 20, 1))
-    plan = schedule(DEFAULT_LOOKS)
+    first = states(data[:, :6], [Region(low=0.0)], Schedule((6,), (3.64,), (3.01,), (1.0,)))
+    assert np.mean(first == SUPPORTED) == pytest.approx(nct.sf(3.64, 5, np.sqrt(6.0)), abs=0.012)
+    plan = schedule(FIRST_EDITION_LOOKS, power=FIRST_EDITION_POWER)
     estimates = [estimate(data[:, :look], data[:, :look], Noise.none(1)) for look in plan.looks]
     settled = settle(estimates, [Region(low=0.0)], plan)
     by = [np.mean((settled.state != OPEN) & (settled.settled_at <= index)) for index in range(4)]

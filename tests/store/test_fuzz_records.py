@@ -71,6 +71,7 @@ def test_the_valid_record_is_read(store: Store) -> None:
     assert read(store, VALID) is not None
 
 
+@pytest.mark.slow
 @cases(200)
 @given(content=st.binary(max_size=60) | trees.map(lambda tree: json.dumps(tree).encode()))
 def test_any_bytes_and_any_json(store: Store, content: bytes) -> None:
@@ -141,6 +142,7 @@ def changed(rows: list[dict[str, Any]], number: int, path: tuple[str, ...], valu
         inside[path[-1]] = value[path[-1]] if isinstance(value, dict) and path[-1] in value else value
 
 
+@pytest.mark.slow
 @cases(40)
 @given(changes=changes_of_rows)
 def test_rows_that_pass_can_be_reported(store: Store, changes: list[tuple[int, tuple[str, ...], Any]]) -> None:

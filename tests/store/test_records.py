@@ -112,6 +112,7 @@ def test_no_records_and_torn_records_are_one_clear_line(tmp_path: Path) -> None:
         load_records(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_package_loads_pandas_only_when_asked() -> None:
     seen = "assert 'pandas' {} sys.modules; "
     code = f"import sys, vitbench; {seen.format('not in')} vitbench.load_records; {seen.format('in')}"

@@ -229,6 +229,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_ten_thousand_records_are_read_once_each(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     text = record().model_dump_json()
     ids = [f"{number:016x}" for number in range(10_000)]

@@ -40,6 +40,7 @@ def assert_equal(a: Trained, b: Trained) -> None:
     assert all(torch.equal(tensor, b.state[name]) for name, tensor in a.state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stack_is_its_members(kind: str) -> None:
@@ -59,6 +60,7 @@ def test_a_stack_is_its_members(kind: str) -> None:
     assert stacked[0].curve != stacked[1].curve
 
 
+@pytest.mark.slow
 def test_a_stack_may_be_cut_anywhere() -> None:
     """Five trials as 3 + 2, as 4 + 1 and as 5."""
     specs, seeds = [spec(steps=10, lr=1e-3 * (k + 1)) for k in range(5)], list(range(5))
@@ -69,11 +71,13 @@ def test_a_stack_may_be_cut_anywhere() -> None:
             assert_same_training(member, expected)
 
 
+@pytest.mark.slow
 def test_micro_batches_make_up_the_batch() -> None:
     whole, parts = (trained([spec(grad_accum=n, steps=30)], [0])[0] for n in (1, 4))
     assert_same_training(parts, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["rate", "injected"])
 def test_a_diverged_member_is_frozen_and_the_others_go_on(how: str) -> None:
     specs = [spec(), spec(lr=1e30 if how == "rate" else 3e-3, clip_grad=None), spec(lr=1e-3)]
@@ -100,6 +104,7 @@ def test_training_ends_early_only_where_all_have_diverged() -> None:
     assert max(ticks, default=0) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 def test_same_seed_twice_is_bit_equal(drop: float) -> None:
     """Whatever else has drawn from torch's own generator; and another seed is another training."""
@@ -169,6 +174,7 @@ def test_the_curve_is_read_ten_times_and_at_the_end() -> None:
     assert member.best_val == max(point.val_top1_percent or 0 for point in member.curve)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_reading_is_the_mean_since_the_last() -> None:
     stack, losses = trainer([spec(steps=40)], [0]), []
     for step in range(40):

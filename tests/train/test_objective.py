@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from vitbench.data import DataOptions, open_images
-from vitbench.spec.trial import ObjectiveSpec
-from vitbench.train import objectives as o
+from vitbench.train import losses as o
+from vitbench.train.objectives.masked_patch import MaskedPatch
 from vitbench.train.sampling import Order
 
-MASKED = ObjectiveSpec(name="masked_patch")
+MASKED = MaskedPatch()
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_specs import CLASSIFY, MECHANISMS, resolved
 
+from vitbench.model.parameters import parameters
+from vitbench.model.tensors import Tensor
 from vitbench.spec.trial import TrainSpec
 from vitbench.train.optim import Optimizer, bias_corrections, learning_rates
-from vitbench.train.stack import decays
 
 SHAPES = [(4, 3), (5,)]
 NUM = 17
@@ -97,15 +99,20 @@ def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
     assert torch.equal(flat[1], alone[0])
 
 
-def test_tokens_positions_norms_and_biases_do_not_decay() -> None:
-    matrix, table = torch.Size([8, 4]), torch.Size([1, 16, 8])
-    assert decays("blocks.0.attn.qkv.weight", matrix)
-    assert decays("patch_embed.proj.weight", torch.Size([8, 1, 2, 2]))
-    for name, shape in {
-        "pos_embed": table, "cls_token": table, "mask_token": table, "blocks.1.pos_embed_x": table,
-        "blocks.0.attn.rel_pos_row": matrix, "norm.weight": torch.Size([8]), "head.bias": torch.Size([8]),
-    }.items():  # fmt: skip
-        assert not decays(name, shape), name
+TABLES = ("pos_embed", "cls_token", "mask_token", "rel_pos")
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_tokens_positions_norms_and_biases_do_not_decay(name: str) -> None:
+    for tensor in parameters(resolved(MECHANISMS[name]), CLASSIFY):
+        table = any(part in tensor.name for part in TABLES)
+        assert tensor.decays == (len(tensor.shape) > 1 and not table), tensor.name
+
+
+def test_decay_is_a_flag_and_no_matter_of_names() -> None:
+    """A matrix may be called like a table and decay all the same."""
+    assert Tensor("blocks.0.mixer.rel_weight", (4, 4), "zeros", decay=True).decays
+    assert not Tensor("blocks.0.mixer.weight", (4, 4), "zeros", decay=False).decays
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_loop import assert_alike, assert_equal
-from tiny_jobs import CPU, RESNET, VIT, images_of, spec, trained, trainer
+from test_loop import assert_equal
+from tiny_jobs import CPU, RESNET, VIT, assert_same_training, images_of, spec, trained, trainer
 
 from vitbench.base.errors import InputError
 from vitbench.base.seeding import uniforms
@@ -23,7 +23,7 @@ from vitbench.spec.trial import TrainSpec
 from vitbench.train.augment import CUTMIX_LANES, Augment, cutmix_boxes, mixed
 from vitbench.train.erasing import ERASE_LANES, erase
 from vitbench.train.loop import Saves, train_stack
-from vitbench.train.objectives import cross_entropy
+from vitbench.train.losses import cross_entropy
 from vitbench.train.optim import average_shares, rate_scale
 from vitbench.train.sampling import Order
 
@@ -45,7 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 def test_a_stack_is_its_members_and_the_field_has_an_effect(kind: str) -> None:
     specs = [spec(steps=10, lr=lr, **FIELDS[kind]) for lr in (3e-3, 1e-3)]
     for member, one, seed in zip(trained(specs, [0, 1]), specs, (0, 1), strict=True):
-        assert_alike(member, trained([one], [seed])[0])
+        assert_same_training(member, trained([one], [seed])[0])
     (plain,) = trained([spec(steps=10, lr=3e-3)], [0])
     (other,) = trained([specs[0]], [0])
     assert any(not torch.equal(tensor, plain.state[name]) for name, tensor in other.state.items())

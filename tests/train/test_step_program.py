@@ -112,6 +112,7 @@ def test_a_step_that_no_graph_can_hold_runs_as_it_is(monkeypatch: pytest.MonkeyP
     assert sums == WARM_UP + 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_is_eager_within_rounding() -> None:
     one = spec({**VIT, "depth": 1}, steps=8)

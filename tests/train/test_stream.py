@@ -79,6 +79,7 @@ def orders(num: int, augment: Augment, batch_size: int = 40) -> list[Order]:
     return [Order(seed, np.arange(NUM_TRAIN), batch_size, augment.streams) for seed in range(num)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["none", "light", "medium"])
 @pytest.mark.parametrize(("num_trials", "grad_accum"), [(1, 1), (2, 3)])
 def test_batches_are_bit_equal(folder: str, level: str, num_trials: int, grad_accum: int) -> None:
@@ -105,6 +106,7 @@ def test_another_step_starts_afresh(folder: str) -> None:
             assert torch.equal(unit, same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [10, PIECE, 500])
 def test_every_image_is_read_once_and_the_last_partial_batch_too(folder: str, batch: int) -> None:
     index = np.stack([np.arange(NUM_TRAIN), np.arange(NUM_TRAIN)[::-1]])
@@ -138,6 +140,7 @@ def record(one: TrialSpec, options: DataOptions, root: Path) -> Any:
     return found.result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train", [{"grad_accum": 2}, {"augment": "medium"}, {"objective": ObjectiveSpec(name="masked_patch")}]
 )

@@ -62,7 +62,7 @@ def committed(trial: Trial, number: int) -> Record:
     )
 
 
-def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
+def measure(num_trials: int, chooser: Chooser) -> dict[str, float]:
     """Seconds to expand the plan of `num_trials` committed trials, and to `run` it, that is to skip them all."""
     experiment = loads(TEXT.format(seeds=num_trials // ARMS), "many.yaml")
     assert isinstance(experiment, Experiment)
@@ -74,14 +74,14 @@ def measure(num_trials: int, choose: Chooser) -> dict[str, float]:
 
     with TemporaryDirectory() as name:
         store, out = Store(Path(name)), dict[str, float]()
-        plan = _timed(out, "plan", lambda: expand(Builder(experiment, facts_of), {}, choose))
+        plan = _timed(out, "plan", lambda: expand(Builder(experiment, facts_of), {}, chooser))
         for number, trial in enumerate(plan.trials):
             folder = store.folder(trial.trial_id)
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(committed(trial, number).model_dump_json(exclude_none=True))
         request = runner.RunRequest(Options(Path(name), DataOptions()))
         done = _timed(
-            out, "skip", lambda: runner.run(Builder(experiment, facts_of), request, choose, lambda event: None)
+            out, "skip", lambda: runner.run(Builder(experiment, facts_of), request, chooser, lambda event: None)
         )
         assert not done.missing
         return out

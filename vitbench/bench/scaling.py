@@ -39,7 +39,7 @@ def slope(values: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(values[-half:]), np.log(costs[-half:]), 1)[0])
 
 
-def measure(device: str, threads: int, choose: Chooser, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(device: str, threads: int, chooser: Chooser, say: Callable[[str], None]) -> dict[str, Any]:
     """Every axis as plain data: values, seconds, slope."""
     import torch
 
@@ -49,7 +49,7 @@ def measure(device: str, threads: int, choose: Chooser, say: Callable[[str], Non
         measured = [step_seconds(axis, value, device) for value in values]
         out["axes"][axis] = _axis(values, measured)
         say(f"{axis}: slope {out['axes'][axis]['slope']:.2f}")
-    many: list[Mapping[str, float]] = [finished_trials.measure(count, choose) for count in TRIALS]
+    many: list[Mapping[str, float]] = [finished_trials.measure(count, chooser) for count in TRIALS]
     for name in many[0]:
         out["axes"][f"trials: {name}"] = _axis(TRIALS, [seconds[name] for seconds in many])
         say(f"trials: {name}: {many[-1][name]:.2f} s for {TRIALS[-1]:,}")

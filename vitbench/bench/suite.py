@@ -103,9 +103,9 @@ seeds: {SEEDS}
 """
 
 
-def trials_of(text: str, data: DataOptions, choose: Chooser) -> tuple[Trial, ...]:
+def trials_of(text: str, data: DataOptions, chooser: Chooser) -> tuple[Trial, ...]:
     """The trials of the experiment."""
-    return expand(Builder(loads(text, "bench.yaml"), lambda name: facts(name, data)), {}, choose).trials  # type: ignore[arg-type]
+    return expand(Builder(loads(text, "bench.yaml"), lambda name: facts(name, data)), {}, chooser).trials  # type: ignore[arg-type]
 
 
 def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules) -> Iterator[Contestant]:
@@ -137,7 +137,7 @@ def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules)
         yield Contestant(name, command, {}, False)
 
 
-def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say: Say) -> dict[str, Any]:
+def run(suite: str, size: Size, device: str, rules: Rules, chooser: Chooser, say: Say) -> dict[str, Any]:
     """Every contestant in turn, whole processes timed from outside: the measurements as plain data."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -152,7 +152,7 @@ def run(suite: str, size: Size, device: str, rules: Rules, choose: Chooser, say:
                 costs[contestant.name].append(measure(command, contestant.environment))
                 say(f"{contestant.name}: {costs[contestant.name][-1].seconds:.1f} s")
                 top1[contestant.name] = _top1(contestant, costs[contestant.name][-1], results)
-        trials = trials_of(experiment_text(suite, size), DataOptions(data_dir=folder), choose)
+        trials = trials_of(experiment_text(suite, size), DataOptions(data_dir=folder), chooser)
         plain = json.loads(costs["timm"][-1].output.splitlines()[-1])
         num_images = sum((t.spec.train.steps or 0) * t.spec.train.batch_size for t in trials)
         assert num_images == plain["images"], "both sides see as many images"

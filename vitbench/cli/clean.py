@@ -53,10 +53,23 @@ def leftovers(store: Store, use: Use) -> list[Leftover]:
         if folder.name in busy:
             continue
         if folder.name not in use.roles:
-            out += [] if use.open_runs else [_leftover(folder, "no run's plan uses this trial", folder.name)]
+            out += [] if use.open_runs else [_leftover(folder, _unused(store, folder.name), folder.name)]
         else:
             out += _of_trial(store, folder.name, use.roles[folder.name])
     return sorted(out, key=lambda leftover: leftover.path)
+
+
+def _unused(store: Store, trial_id: str) -> str:
+    """Why a trial may go, and which trial it is: its status, data, seed and number of steps."""
+    why = "no run's plan uses this trial"
+    try:
+        record = store.read(trial_id)
+    except ResultsError:
+        return why
+    if record is None:
+        return f"{why} (not finished)"
+    data = record.spec.get("data", {}).get("name", "digits")
+    return f"{why} ({record.status}: {data}, seed {record.seed}, {record.result.num_steps} steps)"
 
 
 def _of_trial(store: Store, trial_id: str, roles: frozenset[str]) -> Iterator[Leftover]:

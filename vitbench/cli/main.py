@@ -32,6 +32,7 @@ from vitbench.cli.commands.arguments import (
     Program,
     Quiet,
     Recompute,
+    Replace,
     Results,
     RetryFailed,
     SeedsOption,
@@ -51,6 +52,9 @@ from vitbench.cli.setting_options import SettingsGroup
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 129 SIGHUP, 130
 Ctrl-C and 143 SIGTERM, which the same command resumes."""
+
+NO_MEMORY = ("failed to map segment", "cannot allocate memory")
+"""What the loader of shared libraries says where a limit on memory is too low for torch."""
 
 app = typer.Typer(
     name="vitbench",
@@ -81,6 +85,7 @@ def run(
     results: Results = Path("results"),
     quiet: Quiet = False,
     as_json: Json = False,
+    replace: Replace = False,
     keep: Keep = "final",
     track: Track = None,
     _: Help = False,
@@ -123,6 +128,7 @@ def run(
         engine=engine,
         program=program,
         recompute=recompute,
+        replace_run=replace,
     )
     raise typer.Exit(running.run(request, run_options, console()))
 
@@ -283,6 +289,14 @@ def main() -> None:
             raise
         print("error:", printable(f"{error.filename or 'disk'}: {error.strerror}"), file=sys.stderr)
         sys.exit(6 if full else 2)
+    except (MemoryError, ImportError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ImportError) and not any(words in line for words in NO_MEMORY):
+            raise
+        print(
+            f"error: not enough memory ({printable(line)}); see `ulimit -v` and the container's limit", file=sys.stderr
+        )
+        sys.exit(2)
     except Stopped as stop:
         print("stopped; finished trials are kept, run the same command again to resume", file=sys.stderr)
         sys.exit(stop.exit_code)

@@ -6,11 +6,11 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from vitbench.spec.paths import SPEC_PATHS
-
 
 def advice(option: str) -> str | None:
     """`Use --set train.lr=VALUE.` for `--lr`; None where no spec field has this name."""
+    from vitbench.spec.paths import SPEC_PATHS  # Late: only a refused option needs it.
+
     field = option.lstrip("-").partition("=")[0].replace("-", "_")
     paths = [path for path in SPEC_PATHS if field in (path, path.rpartition(".")[2])]
     return f"Use {' or '.join(f'--set {path}=VALUE' for path in paths)}." if paths else None

@@ -78,11 +78,11 @@ class Located:
 
 def find(name: str) -> tuple[str, str, Source]:
     """Canonical name, argument and source of `data.name`; InputError with the nearest names if it is not allowed."""
-    name = name.removeprefix("torch/")
-    kind, colon, argument = parse_reading(name)[0].partition(":")
+    canonical = name.removeprefix("torch/")
+    kind, colon, argument = parse_reading(canonical)[0].partition(":")
     sources = {allowed.partition(":")[0]: (allowed, source) for allowed, source in DATASETS.items()}
     if kind in sources and (":" in sources[kind][0]) == bool(colon):
-        return name, argument if colon else kind, sources[kind][1]
+        return canonical, argument if colon else kind, sources[kind][1]
     hint = _path_hint(name) or nearest(kind, sources) or f" Allowed: {', '.join(DATASETS)}"
     raise InputError(f"data.name: no data set {name!r}.{hint}")
 

@@ -78,7 +78,7 @@ def partition_sizes(counts: Counts, spec: DataSpec) -> tuple[int, int]:
 def class_sizes(counts: Counts, spec: DataSpec) -> Sizes:
     """The sizes of a partition; a share is rounded half up, and no class is held out in whole."""
     present = {c: count for c, count in enumerate(counts.images) if count}
-    kept = present if spec.classes is None else {c: present[c] for c in _checked(spec.classes, present)}
+    kept = present if spec.labels is None else {c: present[c] for c in _checked(spec.labels, present)}
     groups = {c: _groups_of(c, count, counts) for c, count in kept.items()}
     held = {} if counts.val else {c: _held_out_groups(spec.val_fraction, kept[c], groups[c]) for c in kept}
     val = {c: counts.val[c] if counts.val else sum(size * n for size, n in held[c].items()) for c in kept}

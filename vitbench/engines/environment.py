@@ -1,4 +1,4 @@
-"""What a record says of the machine that a trial ran on."""
+"""The machine that a trial runs on, as its record describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One try at a stack of trials, from loading the images to the committed records."""
+"""One attempt at a stack of trials, from loading the images to the committed records."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 
 
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
-    """Run one trial under its kernel lock; True also where it is done already.
+    """Run one trial under its kernel lock; True also where it was done before.
 
     False where another process holds it, or where the stage that it starts from has no record yet.
     """
@@ -84,7 +84,7 @@ def _more_micro_batches(trials: Sequence[Trial], options: Options, now: int | No
 
 
 def free_memory() -> None:
-    """Hands back what nothing refers to."""
+    """Release memory that nothing refers to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -106,7 +106,7 @@ def _execute(trials: Sequence[Trial], options: Options, emit: Emit, micro_batche
 
 @dataclass(frozen=True)
 class _Member:
-    """A trial of a stack, where its checkpoints lie, and the one that it goes on from."""
+    """A trial of a stack, where its checkpoints lie, and the checkpoint that it resumes from."""
 
     trial: Trial
     place: Checkpoints
@@ -185,7 +185,7 @@ def _run(outcome: TrialOutcome, attempt: int, options: Options, started: datetim
 
 
 def started_event(trial: Trial) -> Started:
-    """What is said when a trial begins."""
+    """The event of a trial that begins."""
     spec, setting = trial.spec, dict(trial.setting)
     num_steps = known(spec.train.steps)
     return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, costs.trial_flops(spec))

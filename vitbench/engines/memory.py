@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.sizes import grid, known, pixel_grid
+from vitbench.model.objective import MemberBatch, objective_of
+from vitbench.model.sizes import known, pixel_grid
 from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
@@ -37,12 +39,19 @@ def activation_bytes(spec: TrialSpec) -> int:
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
         images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
-        if train.objective.name == "classify":
-            module(images)
-        else:
-            module(images, *torch.zeros(2, num_images, grid(model).area, dtype=torch.int64))
+        module(images, *drawn_inputs(spec, num_images))
     held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
+
+
+def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
+    """What the network takes beside `num_images` images, without values."""
+    objective, index = objective_of(spec.train.objective), np.arange(num_images)
+    if not objective.inputs:
+        return []
+    batch = MemberBatch(0, index, np.zeros_like(index), np.zeros((num_images, 0)))
+    arrays = objective.draw(spec.model, [batch], [])
+    return [torch.zeros(arrays[name].shape[1:], dtype=torch.int64) for name in objective.inputs]
 
 
 def member_bytes(spec: TrialSpec) -> int:

@@ -21,7 +21,7 @@ HINT = "it may need a smaller train.batch_size, more train.grad_accum, fewer tri
 
 @dataclass(frozen=True)
 class Options:
-    """Picklable, since workers receive it."""
+    """Picklable, because trial processes receive it."""
 
     root: Path
     data: DataOptions
@@ -33,6 +33,8 @@ class Options:
     oom: str = "fail"
     program: str = "auto"
     recompute: bool = False
+    code: tuple[str, ...] = ()
+    """The user's code that trials need: a process of its own imports it first."""
 
 
 def num_cores() -> int:
@@ -52,7 +54,7 @@ def why_not_halve(spec: TrialSpec) -> str | None:
 
 
 def lost(what: str, trial: Trial, times: int) -> Warned:
-    """What is said when a trial is lost for the `times`-th time."""
+    """The warning after a trial was lost for the `times`-th time."""
     if times < MAX_LOSSES:
         return Warned(f"{what}; trying again")
     return Warned(f"{what} for the third time; left missing: {HINT}", given_up=trial.trial_id)

@@ -1,4 +1,4 @@
-"""One process a core (or device), each with its own threads; the longest trials first.
+"""One trial process per core (or device), each with its own threads; the longest trials first.
 
 Two processes with one thread each beat one with two, and two with two each were over ten times slower on two cores:
 so the thread count is in the environment before a worker loads torch.
@@ -21,9 +21,10 @@ from vitbench.base.errors import IncompleteError, VitbenchError
 from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
 from vitbench.plan.trials import Trial
+from vitbench.spec.mechanism import load_code
 
 GRACE_SECONDS = 30.0
-"""What workers have, all together, to finish their steps and save them when the run is stopped."""
+"""What trial processes have, all together, to finish their steps and save them when the run is stopped."""
 
 RESTART_SECONDS = 0.5
 
@@ -87,6 +88,7 @@ def _work(connection: Connection, options: Options) -> None:
         except OSError:
             ask(Terminated())
 
+    load_code(options.code)
     while True:
         try:
             trial = connection.recv()

@@ -14,7 +14,7 @@ from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.store.events import Event, Finished, Listener, Planned, Warned, Work
-from vitbench.store.record import Record, metric_of
+from vitbench.store.record import REPORTS, Record, metric_of
 from vitbench.store.trials import Store
 
 WAIT_SECONDS = 1.0
@@ -49,7 +49,7 @@ def flops_of(trial: Trial) -> float:
     return trial_flops(trial.spec)
 
 
-def run(builder: Builder, request: RunRequest, choose: Chooser, listen: Listener) -> RunOutcome:
+def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listener) -> RunOutcome:
     """Run what is missing and return everything; finished trials are never run again, lost ones not in this run."""
     experiment, store = builder.experiment, Store(request.options.root)
     records: dict[str, Record] = {}
@@ -62,7 +62,7 @@ def run(builder: Builder, request: RunRequest, choose: Chooser, listen: Listener
         listen(event)
 
     while True:
-        plan = expand(builder, records, choose, request.seeds)
+        plan = expand(builder, records, chooser, request.seeds)
         unique = plan.unique()
         records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
         missing = plan.missing(records)
@@ -170,17 +170,17 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
     )
 
 
-def look(builder: Builder, store: Store, choose: Chooser) -> tuple[Plan, dict[str, Record]]:
+def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Record]]:
     """The plan as far as the committed records reveal it, and those records; nothing is run.
 
     Of a design with looks, the seeds of a later look belong to the plan once every arm has run one of them; a few
     arms may have them from another experiment that shares their trials.
     """
     experiment = builder.experiment
-    found, last = _look(builder, store, choose, None), experiment.seeds.first()[-1]
-    for reached in (experiment.seeds.looks or ())[1:]:
-        plan, records = _look(builder, store, choose, range(reached))
-        later = [trial for trial in plan.trials if trial.role == "reporting" and trial.seed > last]
+    found, last = _look(builder, store, chooser, None), experiment.seeds.first()[-1]
+    for reached in experiment.seeds.all_looks()[1:]:
+        plan, records = _look(builder, store, chooser, range(reached))
+        later = [trial for trial in plan.trials if trial.role in REPORTS and trial.seed > last]
         if not later or {t.arm for t in later} != {t.arm for t in later if t.trial_id in records}:
             return found
         found, last = (plan, records), reached - 1
@@ -188,11 +188,11 @@ def look(builder: Builder, store: Store, choose: Chooser) -> tuple[Plan, dict[st
 
 
 def _look(
-    builder: Builder, store: Store, choose: Chooser, seeds: Sequence[int] | None
+    builder: Builder, store: Store, chooser: Chooser, seeds: Sequence[int] | None
 ) -> tuple[Plan, dict[str, Record]]:
     records: dict[str, Record] = {}
     while True:
-        plan = expand(builder, records, choose, seeds)
+        plan = expand(builder, records, chooser, seeds)
         found = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
         records |= found
         if not found or plan.complete:

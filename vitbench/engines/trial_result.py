@@ -1,4 +1,4 @@
-"""What a trained stack comes to: the deterministic part of each member's record, and the files beside it."""
+"""From a trained stack to results: the deterministic part of each member's record, and the files beside it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TrialOutcome:
 
 def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
     """Test data are read here, once, for the last weights and for the best by validation."""
-    classifies = trainer.classifies
+    classifies = trainer.objective.predicts_classes
     last = trainer.test() if classifies else [None] * len(trained)
     best = None
     if classifies:

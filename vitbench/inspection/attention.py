@@ -14,8 +14,8 @@ from torch import Tensor
 from vitbench.inspection.hooks import watch_attention
 from vitbench.inspection.measures import attention_distance, rollout
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures
 from vitbench.inspection.results import Findings, Row, Shown
+from vitbench.inspection.sample_images import Pictures
 
 MAP_BYTES = 64 * 2**20
 """What the maps of one layer may take for a batch: it decides how many images go through at once."""

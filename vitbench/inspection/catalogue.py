@@ -1,4 +1,4 @@
-"""Every analysis by the name that `--what` takes: what it looks at, how it is drawn, what its caption says."""
+"""Every analysis by its name in `--what`: the function, its figure and its caption."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from vitbench.base.errors import InputError, nearest
-from vitbench.inspection import attention, figures, layerwise, masked, robustness, structure
+from vitbench.inspection import analysis_figures as figures
+from vitbench.inspection import attention, layerwise, masked, robustness, structure
 from vitbench.inspection.results import Look
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One kind of look. `of_stage`: at networks of a first stage, which predict patches. `pictures`: is what it draws
-    made of the images themselves, which not every data set lets one publish?"""
+    """One kind of analysis. `of_stage`: it reads networks of a first stage, which predict patches. `pictures`: its
+    figure shows images of the data set, which not every data set allows to publish."""
 
     look: Look
-    draw: Callable[[figures.Found], Figure]
+    draw: Callable[[figures.FindingsByLabel], Figure]
     caption: str
     of_stage: bool = False
     pictures: bool = False
@@ -85,7 +86,7 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def chosen(text: str | None) -> dict[str, Analysis]:
-    """The analyses that `--what a,b` names; all of them without it. Raises InputError."""
+    """The analyses that `--what a,b` names, or all of them. Raises InputError on an unknown name."""
     names = list(ANALYSES) if text is None else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in ANALYSES:

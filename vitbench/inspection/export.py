@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError, nearest
 from vitbench.data import DataOptions, facts
+from vitbench.model.mechanisms import Part, parts_of, position_of
+from vitbench.model.objective import Objective, objective_of
+from vitbench.model.parameters import parameters
 from vitbench.model.sizes import backbone, known, pixel_grid, transformer
 from vitbench.model.weights.start import WEIGHTS_FILE
-from vitbench.spec.trial import ABSOLUTE, ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
@@ -91,9 +94,8 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
     spec = TrialSpec.model_validate(record.spec)
     chosen = architecture(spec.model, spec.train.objective)
     weights = kept_weights(record, store)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
-    described = _config(spec, chosen, *_seen(spec, record, data))
+    require_new_folder(folder)
+    described = _config(spec, chosen, *standardisation(spec, record, data))
     from vitbench.train.checkpoint import pack, read_weights
 
     replace_durably(folder / WEIGHTS_FILE, pack(timm_state(spec, read_weights(weights))))
@@ -101,59 +103,51 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
     return chosen
 
 
+def require_new_folder(folder: Path) -> None:
+    """Raise InputError where the folder is in use."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
+
+
 def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
     """timm's name for a resolved model, and its arguments. Raises InputError with the reason where timm has none."""
-    reason = _resnet_obstacle(model) if model.family == "resnet" else _vit_obstacle(model, objective)
-    if reason:
-        raise InputError(f"timm cannot hold this model: {reason}")
     if model.family == "resnet":
+        if reason := _resnet_obstacle(model):
+            raise InputError(f"timm cannot hold this model: {reason}")
         bit = BIT.get((known(model.layers), known(model.width_factor)))
         args = {"layers": list(known(model.layers)), "width_factor": model.width_factor, "stem_type": "fixed"}
         name, args = (BATCH_NORM, args) if model.norm_layer == "batch" else (known(bit), {})
         return Architecture(name, args, "stem.conv", "head.fc")
-    name = HYBRIDS[known(model.layers)] if model.family == "hybrid" else VIT
-    first = "patch_embed.backbone.stem.conv" if model.family == "hybrid" else "patch_embed.proj"
-    return Architecture(name, _vit_args(model), first, "head")
+    args = _vit_args(model, objective)
+    if model.family != "hybrid":
+        return Architecture(VIT, args, "patch_embed.proj", "head")
+    if reason := _backbone_obstacle(model):
+        raise InputError(f"timm cannot hold this model: {reason}")
+    return Architecture(HYBRIDS[known(model.layers)], args, "patch_embed.backbone.stem.conv", "head")
 
 
-def _vit_args(model: ModelSpec) -> dict[str, Any]:
-    """Arguments of timm's VisionTransformer; whatever absolute encoding there is becomes its learned table."""
-    return {
+def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
+    """Arguments of timm's VisionTransformer, as the model's parts give them.
+
+    Raises InputError with the reason of the first part that timm cannot build: a part that says nothing is refused.
+    """
+    args: dict[str, Any] = {
         "img_size": list(pixel_grid(model)),
         "in_chans": model.in_chans,  # timm builds a hybrid's backbone before it reads input_size
         "patch_size": model.patch_size,
         "embed_dim": model.embed_dim,
         "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": model.mlp_ratio,
-        "qkv_bias": model.qkv_bias,
         "class_token": model.class_token,
-        "global_pool": model.global_pool,
-        "pos_embed": "none" if model.pos_embed == "none" else "learn",
-        "no_embed_class": not _has_class_row(model),
         "final_norm": model.final_norm != "none",
         "fc_norm": model.final_norm == "after_pool",
     }
-
-
-def _has_class_row(model: ModelSpec) -> bool:
-    """Has the class token a position? A fixed encoding gives it none."""
-    return transformer(model).class_position and model.pos_embed != "sincos_2d"
-
-
-def _vit_obstacle(model: ModelSpec, objective: ObjectiveSpec) -> str | None:
-    """Why timm's VisionTransformer is another function than this model, whatever its weights; None: it is not."""
-    if model.pos_embed not in (*ABSOLUTE, "none"):
-        return f"model.pos_embed {model.pos_embed} acts inside the attention; its ViT adds one position a token"
-    if model.pos_placement != "stem":
-        return f"model.pos_placement {model.pos_placement}; its ViT adds positions once, at the stem"
-    if model.stem == "conv":
-        return "model.stem conv; its ViT cuts patches"
-    if objective.name == "masked_patch":
-        return "map pools with weights that predicting patches does not train" if model.global_pool == "map" else None
-    if model.head == "mlp_tanh":
-        return "model.head mlp_tanh; its ViT has one linear layer after the pooling"
-    return _backbone_obstacle(model) if model.family == "hybrid" else None
+    parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
+    for part in parts:
+        answer = part.timm(model)
+        if isinstance(answer, str):
+            raise InputError(f"timm cannot hold this model: {answer}")
+        args |= answer
+    return args
 
 
 def _backbone_obstacle(model: ModelSpec) -> str | None:
@@ -195,18 +189,22 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A trial's tensors under timm's names: what predicts masked patches dropped, positions as one table."""
     from vitbench.model.build import build
 
-    out = {name: tensor for name, tensor in state.items() if not name.startswith(("mask_token", "mpp_head."))}
-    if spec.model.family == "resnet" or spec.model.pos_embed in ("none", "learned_1d"):
+    table = {tensor.name: tensor for tensor in parameters(spec.model, spec.train.objective)}
+    predicts = objective_of(spec.train.objective).predicts_classes
+    out = {name: tensor for name, tensor in state.items() if predicts or table[name].role != "task"}
+    if spec.model.family == "resnet":
         return out
     module = build(spec.model, spec.train.objective)
     module.load_state_dict(state)
-    table: Tensor = module.positions(0, state["patch_embed.proj.weight"].device)  # type: ignore[operator]
-    placeless = transformer(spec.model).num_tokens - transformer(spec.model).num_patches
-    rows = table if _has_class_row(spec.model) else table[:, placeless:]
-    return {**{name: t for name, t in out.items() if not name.startswith("pos_embed")}, "pos_embed": rows.detach()}
+    positions: Tensor | None = module.positions(0, state["patch_embed.proj.weight"].device)  # type: ignore[operator]
+    if positions is None:
+        return out
+    shape, position = transformer(spec.model), position_of(spec.model)
+    rows = positions if position.class_row(spec.model) else positions[:, shape.num_tokens - shape.num_patches :]
+    return {**{name: t for name, t in out.items() if table[name].part != "position"}, "pos_embed": rows.detach()}
 
 
-def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
+def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
     """What standardised the trial's inputs, and its classes' names (none where the data set has none).
 
     Raises ResultsError where the data set is another one by now.
@@ -222,14 +220,14 @@ def _seen(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[s
             "so what standardised its inputs is not known"
         )
     names = facts(spec.data.name, options).class_names
-    shown = [names[c] for c in spec.data.classes or range(images.num_classes)] if names else []
+    shown = [names[c] for c in spec.data.labels or range(images.num_classes)] if names else []
     return {"mean": images.mean.flatten().tolist(), "std": images.std.flatten().tolist()}, shown
 
 
 def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The content of config.json, in the layout of timm's `save_config_for_hf`."""
     model = spec.model
-    classifies = spec.train.objective.name == "classify"
+    classifies = objective_of(spec.train.objective).predicts_classes
     num_classes = known(model.num_classes) if classifies else 0
     return {
         "architecture": chosen.name,

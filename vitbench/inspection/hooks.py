@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
 from vitbench.inspection.network import Subject
+from vitbench.model.attention_layers import Attention
 from vitbench.model.layers import probabilities
-from vitbench.model.vit import Attention
 
 See = Callable[[int, Tensor], None]
 """Called for every layer and batch with the layer's number and its attention `[B, H, T, T]`, which is then forgotten:

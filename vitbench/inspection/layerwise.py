@@ -1,4 +1,4 @@
-"""What each layer knows: probes and neighbours on its tokens, single tokens, and how alike layers are (CKA).
+"""Analyse each layer: probes and nearest neighbours on its tokens, single tokens, and similarity of layers (CKA).
 
 Shapes: n images, L layers and the input of the first, N patches, M <= N patches kept, D width.
 """
@@ -13,8 +13,8 @@ import torch
 from vitbench.inspection.hooks import tokens_of
 from vitbench.inspection.measures import representation
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures
 from vitbench.inspection.results import Findings, Row, Shown
+from vitbench.inspection.sample_images import Pictures
 from vitbench.train import few_shot
 
 NEIGHBOURS = 10
@@ -27,7 +27,7 @@ MOST_VALUES = 1e8
 
 
 @dataclass(frozen=True)
-class Held:
+class LayerTokens:
     """Of every layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`."""
 
     pooled: list[np.ndarray]
@@ -36,8 +36,8 @@ class Held:
     kept: np.ndarray
 
 
-def hold(subject: Subject, pictures: Pictures) -> Held:
-    """What the network holds of the images, layer by layer."""
+def hold(subject: Subject, pictures: Pictures) -> LayerTokens:
+    """The tokens of every layer for the images."""
     parts = []
     for _, images in pictures.batches(32):
         found = tokens_of(subject, images)
@@ -50,7 +50,7 @@ def hold(subject: Subject, pictures: Pictures) -> Held:
         )
     layers = [[torch.cat(column).numpy() for column in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
     prefix = [layer[1][:, 0] for layer in layers] if subject.num_prefix else None
-    return Held([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
+    return LayerTokens([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
 
 
 def _kept(num_patches: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def layers(subject: Subject, shown: Shown) -> Findings:
 
 
 def _affordable(subject: Subject, pictures: Pictures) -> Pictures:
-    """The first of the images, so many that what all layers hold of them fits in memory."""
+    """The first images, as many as have tokens of all layers that fit in memory."""
     found = tokens_of(subject, pictures.pixels[:1].float() / 255)
     each = sum(min(x.shape[1], MOST_TOKENS + 2) * x.shape[2] for x in found)
     num = int(max(2, min(len(pictures), MOST_VALUES // each)))
@@ -101,7 +101,7 @@ def _accuracies(
 
 
 def _single_tokens(fit: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray]) -> float:
-    """Accuracy of a probe on one token alone, mean over the tokens kept."""
+    """Accuracy of a probe on one single token, averaged over the kept tokens."""
     each = [
         _percent(few_shot.ridge(x.astype(np.float64), labels[0], y.astype(np.float64), L2), labels[1])
         for x, y in zip(fit.swapaxes(0, 1), test.swapaxes(0, 1), strict=True)

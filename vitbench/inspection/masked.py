@@ -1,4 +1,4 @@
-"""What a network that predicts masked patches makes of them, painted into the images.
+"""Predictions of a network trained on masked patches, drawn into the images.
 
 Shapes: n images, N patches, C channels.
 """
@@ -13,7 +13,8 @@ from vitbench.base.errors import InputError
 from vitbench.inspection.measures.reconstruction import painted, with_patches
 from vitbench.inspection.network import Subject
 from vitbench.inspection.results import Findings, Shown
-from vitbench.train.objectives import corrupt
+from vitbench.train.losses import corrupt
+from vitbench.train.objectives.masked_patch import MaskedPatch
 
 GALLERY = 8
 
@@ -21,9 +22,10 @@ GALLERY = 8
 def reconstruction(subject: Subject, shown: Shown) -> Findings:
     """Images with half of their patches hidden, and as the network fills them in; how much of the hidden pixels'
     variance the filling explains, in percent (painting the data's mean colour explains 0)."""
-    if not subject.predicts_patches or subject.spec is None:
+    objective = subject.objective
+    if subject.spec is None or objective is None or "reconstruction" not in objective.gives:
         raise InputError(f"{subject.name}: was not trained to predict masked patches, so it reconstructs nothing")
-    objective = subject.spec.train.objective
+    assert isinstance(objective, MaskedPatch)
     error, floor, gallery = 0.0, 0.0, []
     for where, images in shown.test.batches(64):
         index = shown.test.index[where]

@@ -21,6 +21,8 @@ from vitbench.data import DataOptions, facts
 from vitbench.data.source import optional
 from vitbench.inspection.export import CONFIG_FILE, find_trial, kept_weights
 from vitbench.model.build import build, initialise
+from vitbench.model.mechanisms import token_mixer_of
+from vitbench.model.objective import Objective, objective_of
 from vitbench.model.sizes import known, total_stride
 from vitbench.model.weights.pretrained import fetch
 from vitbench.model.weights.start import TIMM, WEIGHTS_FILE, fetched
@@ -67,16 +69,20 @@ class Subject:
         return self.img_size // self.patch_px
 
     @property
-    def predicts_patches(self) -> bool:
-        """Was it trained on masked patches, so that it knows no classes?"""
-        return self.spec is not None and self.spec.train.objective.name == "masked_patch"
+    def objective(self) -> Objective | None:
+        """What it was trained for, where that is known."""
+        return None if self.spec is None else objective_of(self.spec.train.objective)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks that attend. Raises InputError for a network that has none."""
-        found = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
-        if not found:
+        """The blocks whose attention can be read. Raises InputError for a network without any."""
+        attending = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
+        if self.spec is not None and self.spec.model.family != "resnet":
+            mixer = token_mixer_of(self.spec.model)
+            if "attention_maps" not in mixer.gives:
+                raise InputError(f"{self.name}: its token mixer, {mixer.text()}, has no attention to look at")
+        if not attending:
             raise InputError(f"{self.name}: a {type(self.module).__name__} has no attention to look at")
-        return found
+        return attending
 
     def before(self) -> Subject | None:
         """The same network before training, where its first weights are known."""
@@ -88,8 +94,8 @@ class Subject:
 
     def logits(self, unit: Tensor) -> Tensor:
         """Logits `[B, K]` of images in [0, 1]. Raises InputError for one that predicts patches."""
-        if self.predicts_patches:
-            raise InputError(f"{self.name}: predicts masked patches, so it has no classes to get right")
+        if self.objective is not None and not self.objective.predicts_classes:
+            raise InputError(f"{self.name}: {self.objective.text()} predicts no classes, so no answer can be right")
         out: Tensor = self.module(self.standardise(unit))
         return out
 
@@ -121,7 +127,7 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     module, untrained = (build(spec.model, spec.train.objective) for _ in range(2))
     module.load_state_dict(read_weights(path))
     initialise(untrained, spec.model, spec.train.objective, record.seed)
-    classes = np.arange(images.num_classes) if spec.data.classes is None else np.asarray(sorted(spec.data.classes))
+    classes = np.arange(images.num_classes) if spec.data.labels is None else np.asarray(sorted(spec.data.labels))
     return Subject(
         name=f"trial {record.trial_id}",
         module=module.eval(),

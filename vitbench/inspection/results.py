@@ -1,4 +1,4 @@
-"""What one look into one network gives, and the images that it may ask for."""
+"""The result of one analysis of one network, and the images that an analysis reads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from vitbench.data import DataOptions
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures, choose_pictures
+from vitbench.inspection.sample_images import Pictures, choose_pictures
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Named numbers (one a network each: what claims read), the rows of a table, and arrays for the figure."""
+    """Numbers by name (one value per network; claims read them), the rows of a table, and arrays for the figure."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Shown:
-    """The images of one look, read when they are asked for."""
+    """The images of one analysis, read on first use."""
 
     subject: Subject
     images: str | None
@@ -36,14 +36,14 @@ class Shown:
 
     @cached_property
     def test(self) -> Pictures:
-        """The images that are looked at."""
+        """Test images, the same for every network and seed."""
         return choose_pictures(self.subject, self.images, self.limit, self.options)
 
     @cached_property
     def fit(self) -> Pictures:
-        """Training images, twice as many, on which probes are fitted."""
+        """Training images for fitting probes: twice as many as test images."""
         return choose_pictures(self.subject, self.images, 2 * self.limit, self.options, fit=True)
 
 
 Look = Callable[[Subject, Shown], Findings]
-"""Raises InputError, in one line, where the network has nothing of the kind."""
+"""Raises InputError, in one line, where the analysis does not apply to the network."""

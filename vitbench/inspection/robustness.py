@@ -14,8 +14,8 @@ from torch import Tensor
 from vitbench.base.seeding import derive_seed
 from vitbench.inspection.measures import adversarial, corruptions, perturb
 from vitbench.inspection.network import Subject
-from vitbench.inspection.pictures import Pictures
 from vitbench.inspection.results import Findings, Shown
+from vitbench.inspection.sample_images import Pictures
 
 BATCH = 64
 """Draws are made batch by batch, so this is part of which images are damaged how."""
@@ -29,12 +29,12 @@ ATTACK_SHARE = 0.2
 """Side of the adversarial patch, as a share of the image's."""
 
 Damage = Callable[[Tensor, int], Tensor]
-"""Images `[B, C, S, S]` in [0, 1] and the place of the first among all, to damaged ones."""
+"""(images `[B, C, S, S]` in [0, 1], position of the first image in the set) -> damaged images."""
 
 
 def robustness(subject: Subject, shown: Shown) -> Findings:
     """Accuracy in percent, clean and under each kind of damage; where the images' classes are not the network's,
-    agreement with its own clean answers in place of accuracy."""
+    agreement with its predictions on clean images replaces accuracy."""
     pictures = shown.test
     clean = answers(subject, pictures, lambda images, _: images)
     target = pictures.labels if pictures.known_classes else clean
@@ -54,7 +54,7 @@ def robustness(subject: Subject, shown: Shown) -> Findings:
 
 
 def answers(subject: Subject, pictures: Pictures, damage: Damage) -> np.ndarray:
-    """The classes that the network sees in damaged images, `[n]`."""
+    """The network's predicted classes for damaged images, `[n]`."""
     found = []
     with torch.no_grad():
         for where, images in pictures.batches(BATCH):
@@ -133,7 +133,7 @@ def _shuffle(images: Tensor, at: int, cells: int, shift_px: int) -> Tensor:
 
 
 def _noise(at: int, *shape: int) -> Tensor:
-    """Uniform draws that depend on the place of the batch and the shape alone."""
+    """Uniform draws that depend only on the batch's position and the shape."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(_seed("draws", at)))
 
 

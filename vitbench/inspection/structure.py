@@ -5,6 +5,7 @@ Shapes: N places, G grid side, D embed_dim, O offsets of a relative table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from vitbench.inspection.measures import filters as spectra
 from vitbench.inspection.measures import position_similarity as similarity
 from vitbench.inspection.network import Subject
 from vitbench.inspection.results import Findings, Shown
-from vitbench.model import position
-from vitbench.model.sizes import transformer
+from vitbench.model.mechanisms import Position, position_of
+from vitbench.model.sizes import known
 
 SHOWN_FILTERS = 28
 """As many as the paper shows."""
@@ -90,16 +91,16 @@ def position_map(subject: Subject) -> np.ndarray:
     table = _absolute(subject)
     if table is not None:
         return similarity.cosine_map(table)
-    spec = subject.spec
-    if spec is not None and spec.model.pos_embed == "rope_2d":
-        turn = position.rotation("rope_2d", transformer(spec.model), torch.device("cpu"))
-        assert turn is not None
+    position = _position(subject)
+    turn = position.rotation(known(subject.spec).model, torch.device("cpu")) if position is not None else None
+    if turn is not None:
         cos, sin = (part[subject.num_prefix :].double().numpy() for part in turn)
         return similarity.rotary_map(cos, sin)
     tables = _relative_tables(subject)
     if not tables:
         raise InputError(f"{subject.name}: has no positions to compare")
-    return _of_offsets(subject.side, tables)
+    assert position is not None
+    return _of_offsets(subject.side, tables, position.offsets)
 
 
 def _absolute(subject: Subject) -> np.ndarray | None:
@@ -117,24 +118,34 @@ def _absolute(subject: Subject) -> np.ndarray | None:
 
 def _fixed(subject: Subject) -> bool:
     """Are the positions of a kind that training does not change?"""
-    return subject.spec is not None and subject.spec.model.pos_embed in ("sincos_2d", "rope_2d")
+    position = _position(subject)
+    return position is not None and position.fixed
+
+
+def _position(subject: Subject) -> Position | None:
+    """The position encoding of a trial's transformer; None for other networks."""
+    if subject.spec is None or subject.spec.model.family == "resnet":
+        return None
+    return position_of(subject.spec.model)
 
 
 def _relative_tables(subject: Subject) -> dict[str, np.ndarray]:
     """{name of the table: mean over layers of the cosine map of its offsets, `[O, O]`}."""
+    position = _position(subject)
+    offsets = position.offsets if position is not None else {}
     found: dict[str, list[np.ndarray]] = {}
     for name, tensor in subject.module.named_parameters():
-        if (kind := name.rpartition(".")[2]) in ("rel_pos", "rel_pos_h", "rel_pos_w"):
+        if (kind := name.rpartition(".")[2]) in offsets:
             found.setdefault(kind, []).append(similarity.cosine_map(tensor.detach().double().numpy()))
     return {kind: np.mean(maps, axis=0) for kind, maps in found.items()}
 
 
-def _of_offsets(side: int, tables: dict[str, np.ndarray]) -> np.ndarray:
+def _of_offsets(side: int, tables: dict[str, np.ndarray], offsets: Mapping[str, str]) -> np.ndarray:
     """Similarity `[N, N]` from the offsets' maps `[O, O]`, whose middle row is offset 0."""
     rows, columns = (offset.astype(int) for offset in similarity.grid_offsets(side))
-    steps = {"rel_pos": rows * side + columns, "rel_pos_h": rows, "rel_pos_w": columns}
+    steps = {"raster": rows * side + columns, "row": rows, "column": columns}
     parts = []
     for kind, table in tables.items():
         reach = len(table) // 2
-        parts.append(table[reach, reach + np.clip(steps[kind], -reach, reach)])
+        parts.append(table[reach, reach + np.clip(steps[offsets[kind]], -reach, reach)])
     return np.asarray(np.mean(parts, axis=0))

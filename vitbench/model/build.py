@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitbench.model.hybrid import HybridEmbed
 from vitbench.model.init import draw
+from vitbench.model.mechanisms import patch_embed_of
+from vitbench.model.objective import objective_of
+from vitbench.model.parameters import parameters
 from vitbench.model.resnet import ResNet
-from vitbench.model.tensors import parameters
-from vitbench.model.vit import ConvStem, Encoder, MaskedPatchViT, ViT, patch_projection
+from vitbench.model.vit import Encoder
 from vitbench.model.weights.transfer import load_weights
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
@@ -21,14 +22,10 @@ __all__ = ["Encoder", "build", "draw", "initialise", "load_weights"]
 
 
 def build(model: ModelSpec, objective: ObjectiveSpec) -> nn.Module:
-    """The module of a resolved spec that `cost.check` finds nothing wrong with; its parameters hold no values yet."""
+    """The module of a resolved spec that `costs.check` finds nothing wrong with; its parameters hold no values yet."""
     if model.family == "resnet":
         return ResNet(model)
-    if objective.name == "masked_patch":
-        return MaskedPatchViT(model, patch_projection(model), objective)
-    if model.family == "hybrid":
-        return ViT(model, HybridEmbed(model))
-    return ViT(model, ConvStem(model) if model.stem == "conv" else patch_projection(model))
+    return objective_of(objective).module(model, patch_embed_of(model).module(model))
 
 
 def initialise(module: nn.Module, model: ModelSpec, objective: ObjectiveSpec, seed: int) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vitbench.base.seeding import derive_seed
-from vitbench.model.tensors import Parameter
+from vitbench.model import tensors
 
 TRUNCATED_STD = 0.87962566103423978
 """The standard deviation of a standard normal cut at 2; flax divides by it."""
 
 
-def draw(parameter: Parameter, seed: int) -> Tensor:
+def draw(parameter: tensors.Tensor, seed: int) -> Tensor:
     """Values of one tensor, fp32 on the CPU: a function of (seed, name, shape, init) and of nothing else."""
     kind, _, argument = parameter.init.partition(":")
     generator = Generator().manual_seed(derive_seed(seed, f"init/{parameter.name}"))

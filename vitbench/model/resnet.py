@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitbench.model.layers import StochasticDepth, depth_rates, dropout
+from vitbench.model.layers import PatchProjection, StochasticDepth, depth_rates, dropout
 from vitbench.model.sizes import Backbone, Bottleneck, backbone, known, norm_groups
 from vitbench.spec.trial import ModelSpec
 
@@ -175,3 +175,15 @@ class ResNet(ResNetFeatures):
     def pre_logits(self, images: Tensor) -> Tensor:
         """Features `[B, F]` before the classifier."""
         return self.forward_head(self.forward_features(images), pre_logits=True)
+
+
+class HybridEmbed(PatchProjection):
+    """A hybrid's way from images `[B, C, H, W]` to tokens `[B, N, D]`: the feature map in patches of its cells."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        backbone = ResNetFeatures(model)
+        super().__init__(backbone.num_features, known(model.embed_dim), known(model.patch_size))
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.backbone(images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from vitbench.spec.trial import ModelSpec, ObjectiveSpec, sides
+from vitbench.spec.trial import ModelSpec, sides, size_words
 
 T = TypeVar("T")
 
@@ -46,9 +46,23 @@ def pixel_grid(model: ModelSpec) -> Grid:
     return Grid(*sides(model.img_size))
 
 
+def pixel_words(model: ModelSpec) -> str:
+    """`28`, or `16 x 32` where the sides differ."""
+    cells = pixel_grid(model)
+    return str(cells.rows) if cells.rows == cells.columns else size_words(cells)
+
+
+def divisors(number: int, least: int = 1) -> str:
+    """`1, 2, 4`: the divisors of a number."""
+    return ", ".join(str(n) for n in range(least, number + 1) if number % n == 0)
+
+
 @dataclass(frozen=True)
 class Transformer:
-    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions."""
+    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions.
+
+    `num_heads` and `mlp_dim` are 0 if no part of the model reads them.
+    """
 
     embed_dim: int
     depth: int
@@ -60,6 +74,7 @@ class Transformer:
 
     @property
     def head_dim(self) -> int:
+        assert self.num_heads > 0, "no part of this model has heads"
         return self.embed_dim // self.num_heads
 
     @property
@@ -167,8 +182,8 @@ def transformer(model: ModelSpec) -> Transformer:
     return Transformer(
         embed_dim=embed_dim,
         depth=known(model.depth),
-        num_heads=known(model.num_heads),
-        mlp_dim=int(embed_dim * known(model.mlp_ratio)),
+        num_heads=model.num_heads or 0,
+        mlp_dim=int(embed_dim * (model.mlp_ratio or 0)),
         grid=grid(model),
         class_token=known(model.class_token),
         class_position=known(model.class_token) and not model.no_embed_class,
@@ -184,16 +199,6 @@ def conv_stem_widths(model: ModelSpec) -> tuple[int, ...]:
     return tuple(known(model.embed_dim) >> (layers - 1 - layer) for layer in range(layers))
 
 
-def relative_reaches(model: ModelSpec) -> tuple[int, ...]:
-    """The largest offset that each relative table tells apart: of raster places, or of rows and of columns.
-
-    A table has `2 * reach + 1` rows.
-    """
-    shape = transformer(model)
-    lengths = (shape.num_places,) if model.pos_embed == "relative_1d" else shape.grid
-    return tuple(min(model.relative_clip or length, length - 1) for length in lengths)
-
-
 def norm_groups(width: int) -> int:
     """Groups of a GroupNorm: 32, or fewer where that would leave less than 2 channels a group.
 
@@ -203,21 +208,3 @@ def norm_groups(width: int) -> int:
     while (width // 2) % groups:
         groups //= 2
     return groups
-
-
-def cells_side(model: ModelSpec) -> int:
-    """Cells along one edge of a masked patch's down-sampled target."""
-    return min(4, known(model.patch_size) // 2)
-
-
-def prediction_width(model: ModelSpec, objective: ObjectiveSpec) -> int:
-    """Outputs per patch of masked patch prediction: 3-bit colours as classes, or pixels.
-
-    Source: Dosovitskiy et al. 2021, App. B.1.2. Differs: with C channels there are 8**C colours (grey: 8).
-    """
-    colours = 1 << (3 * known(model.in_chans))
-    if objective.target == "mean_colour":
-        return colours
-    if objective.target == "downsampled":
-        return cells_side(model) ** 2 * colours
-    return known(model.patch_size) ** 2 * known(model.in_chans)

@@ -19,76 +19,48 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model import position
-from vitbench.model.layers import (
-    LayerNorm,
-    Mlp,
-    PatchProjection,
-    StochasticDepth,
-    attend,
-    depth_rates,
-    dropout,
-    probabilities,
-)
-from vitbench.model.readout import AttentionPool
-from vitbench.model.sizes import Transformer, conv_stem_widths, known, norm_groups, prediction_width, transformer
-from vitbench.model.tensors import position_tables, relative_tables
-from vitbench.spec.trial import ModelSpec, ObjectiveSpec
+from vitbench.model.layers import LayerNorm, PatchProjection, StochasticDepth, depth_rates, dropout
+from vitbench.model.mechanisms import channel_mixer_of, position_of, readout_of, token_mixer_of
+from vitbench.model.parameters import position_tables
+from vitbench.model.placing import Rotation, prefixed, register
+from vitbench.model.sizes import Transformer, conv_stem_widths, known, norm_groups, transformer
+from vitbench.spec.trial import ModelSpec
 
 MASKED, REPLACED = 1, 2
 """Actions on a patch that change its embedding: the mask token, or another patch's embedding."""
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention `[B, T, D]` -> `[B, T, D]`, with relative or rotary positions where chosen."""
+class EncoderBlock(nn.Module):
+    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; a later block may have positions of its own (`every_layer`).
 
-    def __init__(self, model: ModelSpec, shape: Transformer) -> None:
-        super().__init__()
-        self.pos_embed_kind, self.shape = model.pos_embed, shape
-        self.qkv = nn.Linear(shape.embed_dim, 3 * shape.embed_dim, bias=model.qkv_bias)
-        self.proj = nn.Linear(shape.embed_dim, shape.embed_dim)
-        self.drop = dropout(model.drop_rate)
-        position.register(self, relative_tables(model))
-
-    def forward(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
-        q, k, v = self._queries_keys_values(x, turn)
-        mixed = attend(q, k, v, position.relative(self.pos_embed_kind, self, self.shape, q))
-        out: Tensor = self.drop(self.proj(rearrange(mixed, "b h t k -> b t (h k)")))
-        return out
-
-    def probabilities(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
-        """How much each query attends to each key, `[B, H, T, T]`."""
-        q, k, _ = self._queries_keys_values(x, turn)
-        return probabilities(q, k, position.relative(self.pos_embed_kind, self, self.shape, q))
-
-    def _queries_keys_values(self, x: Tensor, turn: position.Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Each `[B, H, T, K]`; queries are scaled by K^-0.5, so relative logits are too (Shaw et al. 2018, eq. 5)."""
-        q, k, v = rearrange(self.qkv(x), "b t (s h k) -> s b h t k", s=3, h=self.shape.num_heads).unbind(0)
-        if turn is not None:
-            q, k = position.rotate(q, turn), position.rotate(k, turn)
-        return q * q.shape[-1] ** -0.5, k, v
-
-
-class Block(nn.Module):
-    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; a later block may own positions (`every_layer`)."""
+    The token mixer is `attn`, as in timm, or has the name of its slot.
+    """
 
     def __init__(self, model: ModelSpec, shape: Transformer, layer: int) -> None:
         super().__init__()
         if layer > 0:
-            position.register(self, position_tables(model, layer))
+            register(self, position_tables(model, layer))
+        mixer = token_mixer_of(model)
+        self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
         self.norm1 = LayerNorm(shape.embed_dim)
-        self.attn = Attention(model, shape)
+        self.add_module(self.slot, mixer.module(model))
         self.norm2 = LayerNorm(shape.embed_dim)
-        self.mlp = Mlp(shape.embed_dim, shape.mlp_dim, model.drop_rate)
+        self.mlp = channel_mixer_of(model).module(model)
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
 
-    def forward(self, x: Tensor, turn: position.Rotation | None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), turn))
+    @property
+    def token_mixer(self) -> nn.Module:
+        """The token mixer."""
+        return self.get_submodule(self.slot)
+
+    def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
+        mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
+        x = x + self.drop_path(mixed)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
 
-class ConvStem(nn.Module):
+class ConvStemLayers(nn.Module):
     """Images `[B, C, H, W]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
 
     Source: Xiao et al. 2021, section 3. Differs: GroupNorm in place of BatchNorm, so that no image depends on the
@@ -114,11 +86,6 @@ class ConvStem(nn.Module):
         return F.linear(tokens, self.proj.weight.flatten(1), self.proj.bias)
 
 
-def patch_projection(model: ModelSpec) -> PatchProjection:
-    """The paper's way from images to tokens, for a plain ViT."""
-    return PatchProjection(known(model.in_chans), known(model.embed_dim), known(model.patch_size))
-
-
 class Encoder(nn.Module):
     """Images `[B, C, H, W]` -> tokens `[B, T, D]`: what classifying and predicting patches share."""
 
@@ -127,10 +94,10 @@ class Encoder(nn.Module):
         self.model, self.shape = model, (shape := transformer(model))
         self.num_prefix_tokens = int(shape.class_token)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
-        position.register(self, position_tables(model, 0))
+        register(self, position_tables(model, 0))
         self.patch_embed = patch_embed
         self.pos_drop = dropout(model.drop_rate)
-        self.blocks = nn.ModuleList(Block(model, shape, layer) for layer in range(shape.depth))
+        self.blocks = nn.ModuleList(EncoderBlock(model, shape, layer) for layer in range(shape.depth))
         self.norm = LayerNorm(shape.embed_dim) if model.final_norm == "before_pool" else nn.Identity()
         self.fc_norm = LayerNorm(shape.embed_dim) if model.final_norm == "after_pool" else nn.Identity()
         self.recompute = False
@@ -142,7 +109,7 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        turn = position.rotation(self.model.pos_embed, self.shape, patches.device)
+        turn = position_of(self.model).rotation(self.model, patches.device)
         x = self._with_class_token(patches)
         for layer, block in enumerate(self.blocks):
             x = self._placed(x, layer)
@@ -152,13 +119,13 @@ class Encoder(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
-        turn = position.rotation(self.model.pos_embed, self.shape, images.device)
+        turn = position_of(self.model).rotation(self.model, images.device)
         x = self._with_class_token(self.patch_embed(images))
         maps = []
         for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+            assert isinstance(block, EncoderBlock)
             x = self._placed(x, layer)
-            maps.append(block.attn.probabilities(block.norm1(x), turn))
+            maps.append(block.token_mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
             x = block(x, turn)
         return torch.stack(maps)
 
@@ -168,7 +135,8 @@ class Encoder(nn.Module):
         if layer > 0 and placement == "stem":
             return None
         owner = self.blocks[layer] if layer > 0 and placement == "every_layer" else self
-        return position.absolute(self.model.pos_embed, owner, self.shape, device)
+        positions = position_of(self.model).added(owner, self.model, device)
+        return None if positions is None else prefixed(positions, self.shape.num_tokens - positions.shape[1])
 
     def _with_class_token(self, patches: Tensor) -> Tensor:
         if self.cls_token is None:
@@ -183,7 +151,7 @@ class Encoder(nn.Module):
         return self.pos_drop(x) if layer == 0 else x
 
 
-def _replayed(block: nn.Module, x: Tensor, turn: position.Rotation | None) -> Tensor:
+def _replayed(block: nn.Module, x: Tensor, turn: Rotation | None) -> Tensor:
     """`block(x, turn)`, computed again for the gradient; with the weights of this call, which a stack only lends."""
     names, weights = zip(*block.named_parameters(), strict=True)
 
@@ -201,7 +169,7 @@ class ViT(Encoder):
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__(model, patch_embed)
         shape = transformer(model)
-        self.attn_pool = AttentionPool(shape) if model.global_pool == "map" else None
+        self.attn_pool = readout_of(model).module(model)
         self.representation = nn.Linear(shape.embed_dim, shape.embed_dim) if model.head == "mlp_tanh" else None
         self.head = nn.Linear(shape.embed_dim, known(model.num_classes))
 
@@ -221,14 +189,8 @@ class ViT(Encoder):
         return self.forward_head(self.forward_features(images), pre_logits=True)
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        """`[B, D]`: the class token, or the patches' mean or attention pooling without it."""
-        if self.model.global_pool == "token":
-            return tokens[:, 0]
-        patches = tokens[:, self.num_prefix_tokens :]
-        if self.attn_pool is None:
-            return patches.mean(dim=1)
-        pooled: Tensor = self.attn_pool(patches)
-        return pooled
+        """`[B, D]`: what the readout makes of tokens `[B, T, D]`."""
+        return readout_of(self.model).pooled(tokens, self.num_prefix_tokens, self.attn_pool)
 
 
 class MaskedPatchViT(Encoder):
@@ -238,10 +200,10 @@ class MaskedPatchViT(Encoder):
     does on their pooled vector, so that its weights carry over.
     """
 
-    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, objective: ObjectiveSpec) -> None:
+    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, num_outputs: int) -> None:
         super().__init__(model, patch_embed)
         self.mask_token = nn.Parameter(torch.empty(1, 1, known(model.embed_dim)))
-        self.mpp_head = nn.Linear(known(model.embed_dim), prediction_width(model, objective))
+        self.mpp_head = nn.Linear(known(model.embed_dim), num_outputs)
 
     def forward(self, images: Tensor, action: Tensor, source: Tensor) -> Tensor:
         """`action [B, N]`: 0 intact, 1 mask token, 2 the embedding of patch `source [B, N]`, 3 unchanged."""

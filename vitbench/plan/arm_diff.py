@@ -8,32 +8,36 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from vitbench.base.errors import InputError
-from vitbench.model.costs import forward_flops, num_params, parameters
+from vitbench.model.costs import forward_flops, num_params
+from vitbench.model.parameters import parameters
 from vitbench.plan.trials import Builder, settings
 from vitbench.spec.arms import Arm
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 
-POSITIONS = ("*pos_embed*", "*rel_pos*")
-TENSORS: Mapping[str, tuple[str, ...]] = {
-    "model.global_pool": ("cls_token", "attn_pool.*", "norm.*", "fc_norm.*", *POSITIONS),
-    "model.pos_embed": POSITIONS,
-    "model.pos_placement": POSITIONS,
-    "model.relative_clip": POSITIONS,
-    "model.no_embed_class": POSITIONS,
-    "model.final_norm": ("norm.*", "fc_norm.*"),
-    "model.head": ("head.*", "representation.*"),
-    "model.patch_size": ("patch_embed.*", "mpp_head.*", *POSITIONS),
-    "model.stem": ("patch_embed.*",),
-    "data.img_size": POSITIONS,
-    "data.classes": ("head.*",),
-    "data.name": ("*",),
-    "train.objective.name": ("head.*", "representation.*", "mpp_head.*", "mask_token", "norm.*", "fc_norm.*"),
-    "train.objective.target": ("mpp_head.*",),
+TENSORS: Mapping[str, frozenset[str]] = {
+    "model.global_pool": frozenset(("class_token", "readout", "final_norm", "position")),
+    "model.pos_embed": frozenset(("position",)),
+    "model.pos_placement": frozenset(("position",)),
+    "model.relative_clip": frozenset(("position",)),
+    "model.no_embed_class": frozenset(("position",)),
+    "model.token_mixer": frozenset(("token_mixer", "position")),
+    "model.channel_mixer": frozenset(("channel_mixer",)),
+    "model.final_norm": frozenset(("final_norm",)),
+    "model.head": frozenset(("head",)),
+    "model.patch_size": frozenset(("patch_embed", "head", "position")),
+    "model.stem": frozenset(("patch_embed",)),
+    "data.img_size": frozenset(("position",)),
+    "data.classes": frozenset(("head",)),
+    "train.objective.name": frozenset(("head", "readout", "final_norm")),
+    "train.objective.target": frozenset(("head",)),
 }
-"""The tensors whose shape or initialisation a field may change; any other field of `model` may change them all."""
+"""The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may
+change them all, as may `data.name`."""
 DERIVED: Mapping[str, tuple[str, ...]] = {
     "model.global_pool": ("model.class_token",),
+    "model.token_mixer": ("model.num_heads", "model.qkv_bias"),
+    "model.channel_mixer": ("model.mlp_ratio",),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
     "data.scale": ("data.name",),
@@ -58,6 +62,8 @@ class Difference:
     key: str
     a: str
     b: str
+    part: str = ""
+    """Of a tensor: the kind of mechanism that owns it."""
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -67,8 +73,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _tensors(spec: TrialSpec) -> dict[str, str]:
-    return {p.name: f"{list(p.shape)} {p.init}" for p in parameters(spec.model, spec.train.objective)}
+def _tensors(spec: TrialSpec) -> dict[str, tuple[str, str]]:
+    """{name: (shape and initialisation, part)}."""
+    return {t.name: (f"{list(t.shape)} {t.init}", t.part) for t in parameters(spec.model, spec.train.objective)}
 
 
 def spec_difference(stage: str, a: TrialSpec, b: TrialSpec) -> list[Difference]:
@@ -78,9 +85,9 @@ def spec_difference(stage: str, a: TrialSpec, b: TrialSpec) -> list[Difference]:
     counts = {"parameters": num_params, "forward FLOPs": forward_flops}
     out = [Difference(stage, "spec", k, f"{keys_a[k]}", f"{keys_b[k]}") for k in keys_a if keys_a[k] != keys_b[k]]
     for name in dict.fromkeys([*tensors_a, *tensors_b]):
-        left, right = tensors_a.get(name, "absent"), tensors_b.get(name, "absent")
+        (left, part_a), (right, part_b) = (tensors.get(name, ("absent", "")) for tensors in (tensors_a, tensors_b))
         if left != right:
-            out.append(Difference(stage, "tensor", name, left, right))
+            out.append(Difference(stage, "tensor", name, left, right, part_a or part_b))
     for name, count in counts.items():
         left, right = (f"{count(s.model, s.train.objective):,}" for s in (a, b))
         if left != right:
@@ -141,8 +148,8 @@ def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b
     own = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
     bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in own]
     keys = [*bare, *experiment.differs, *(d for path in bare for d in DERIVED.get(path, ()))]
-    tensors = [p for path in bare for p in TENSORS.get(path, ("*",) if path.startswith("model.") else ())]
-    tensors += list(experiment.differs)
+    anything = "data.name" in bare or any(p.startswith("model.") and p not in TENSORS for p in bare)
+    parts = frozenset[str]().union(*(TENSORS.get(path, frozenset()) for path in bare))
     if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != own:
         keys.append("train.steps")
     if any(path.startswith("train.") and path.split(".")[1] in ("epochs", "steps", "images") for path in bare):
@@ -150,8 +157,12 @@ def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b
     if any(path in ("enabled", "model.init_from") for path in bare):
         return
     for difference in arm_difference(builder, a, b):
-        allowed = {"spec": keys, "tensor": tensors}.get(difference.kind, ["*"])
-        if not any(fnmatchcase(difference.key, pattern) for pattern in allowed):
+        named = any(fnmatchcase(difference.key, pattern) for pattern in experiment.differs)
+        allowed = {
+            "spec": any(fnmatchcase(difference.key, pattern) for pattern in keys),
+            "tensor": anything or difference.part in parts or named,
+        }
+        if not allowed.get(difference.kind, True):
             yield (
                 f"{experiment.name}: arms {a.name} and {b.name} differ in {difference.key} "
                 f"({difference.a} and {difference.b}), which {factor} does not explain; say why under differs:"

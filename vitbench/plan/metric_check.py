@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vitbench.base.errors import InputError
+from vitbench.model.objective import objective_of
 from vitbench.plan.trials import Builder, settings
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import is_analysis, measured, refuse_unmeasured
@@ -32,7 +33,7 @@ def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
     specs = [builder.stages(arm, setting)[-1][1] for arm in builder.arms.values()]
-    return [name for spec in specs for name in measured(spec, spec.train.objective.name == "classify")]
+    return [name for spec in specs for name in measured(spec, objective_of(spec.train.objective).predicts_classes)]
 
 
 def _named(experiment: Experiment) -> list[tuple[str, str]]:

@@ -9,15 +9,17 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
+from vitbench.data.class_names import class_positions
+from vitbench.data.splits import class_sizes
 from vitbench.model import costs
+from vitbench.model.mechanisms import unread_fields
+from vitbench.model.objective import Objective, objective_of, spec_of
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
-    ABSOLUTE,
     DURATIONS,
     DataSpec,
     EvaluateSpec,
     ModelSpec,
-    ObjectiveSpec,
     TrainSpec,
     TrialSpec,
     sides,
@@ -29,8 +31,11 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
+    "channel_mixer",
 )  # fmt: skip
+COLUMNS = frozenset({"image", "label"})
+"""The columns that every data set has."""
 LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
 """Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
@@ -49,7 +54,8 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     if problems:
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts)
-    if train.objective.name == "classify":
+    if objective_of(train.objective).predicts_classes:
+        check_probes(spec.evaluate, data, facts)
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -73,18 +79,54 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
         raise InputError(f"data {facts.name}: images of unequal size; set data.img_size (e.g. --set data.img_size=64)")
     classes = data.classes
     if classes is not None:
-        wrong = [c for c in classes if not 0 <= c < facts.num_classes]
-        if wrong or len(set(classes)) < 2:
-            raise InputError(f"data.classes: {list(classes)}: need two or more of 0..{facts.num_classes - 1}")
-        classes = tuple(sorted(set(classes)))
+        classes = class_positions(classes, facts.class_names)
         classes = None if len(classes) == facts.num_classes else classes
     flip = facts.flip if data.flip is None else data.flip
+    fraction = DataSpec().val_fraction if facts.val_counts else data.val_fraction
     in_chans = None if data.in_chans == facts.in_chans else data.in_chans
     # How images are read is part of the name, and of the fingerprint that stands for it in a trial's identity.
-    reading = {"name": data.source, "scale": None, "split": "random"}
+    reading = {"name": data.source, "scale": None, "split": "random", "val_fraction": fraction}
     return data.model_copy(
         update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
     )
+
+
+def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
+    """Nothing; InputError if a class has too few training images for a probe to be what its name says.
+
+    With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
+    """
+    if not (evaluate.few_shot or evaluate.knn):
+        return
+    sizes = probe_sizes(evaluate, data, facts)
+    if not sizes:
+        raise InputError("evaluate.few_shot_classes: held_out needs data.classes that leave some classes out")
+    fewest = min(sizes, key=lambda c: sizes[c])
+    most_shots, average = max(evaluate.few_shot, default=0), sum(sizes.values()) // len(sizes)
+    if most_shots > sizes[fewest]:
+        raise InputError(
+            f"evaluate.few_shot: {most_shots} shots, and class {facts.class_names[fewest]} has {sizes[fewest]} "
+            "training images"
+        )
+    if evaluate.knn > average:
+        raise InputError(
+            f"evaluate.knn: {evaluate.knn} neighbours of {sum(sizes.values())} training images in {len(sizes)} classes "
+            f"are the majority, not the nearest; at most {average}"
+        )
+
+
+def probe_sizes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> dict[int, int]:
+    """The images that the probes of one trial are fitted on, by class."""
+    if evaluate.few_shot_classes == "trained":
+        return dict(class_sizes(facts.counts, data).train)
+    trained = set(range(facts.num_classes)) if data.labels is None else set(data.labels)
+    return {c: count for c, count in enumerate(facts.class_counts) if c not in trained and count}
+
+
+def patch_suits(patch: int, img_size: int | tuple[int, int]) -> bool:
+    """Whether a patch divides images of this size into no more patches than `default_patch` allows."""
+    longest = max(sides(img_size))
+    return math.gcd(*sides(img_size)) % patch == 0 and longest // patch <= (8 if longest <= 64 else 14)
 
 
 def default_patch(img_size: int | tuple[int, int]) -> int | None:
@@ -142,14 +184,8 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += VIT_FIELDS
     elif model.family == "vit":
         idle += RESNET_FIELDS
-    if model.pos_embed not in ABSOLUTE:
-        idle += ["pos_placement"]
-    if model.pos_embed in ("none", "sincos_2d", "rope_2d") or not model.class_token:
-        idle += ["no_embed_class"]
-    if model.pos_embed not in ("relative_1d", "relative_2d"):
-        idle += ["relative_clip"]
-    if model.global_pool == "token" and model.final_norm == "after_pool":
-        idle += ["final_norm"]  # A LayerNorm acts on each token alone, so picking one commutes with it.
+    if model.family != "resnet":
+        idle += unread_fields(model)
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
@@ -165,14 +201,27 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     update |= _recipe(train, mixup, model)
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
-    if train.objective.name == "classify":
-        update["objective"] = ObjectiveSpec()
-    else:
-        update |= {key: getattr(TrainSpec(), key) for key in LABELLED} | {"mixup": 0.0}
-        if train.objective.target == "downsampled" and (model.patch_size or 0) < 4:
-            # One cell a patch: the mean colour itself, so that arms of the two targets are refused as equal.
-            update["objective"] = train.objective.model_copy(update={"target": "mean_colour"})
+    objective = objective_of(train.objective).resolved(model)
+    _check_objective(objective, facts)
+    update["objective"] = spec_of(objective)
+    update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
+    if "mixup" not in objective.reads:
+        update["mixup"] = 0.0
     return train.model_copy(update=update)
+
+
+def _check_objective(objective: Objective, facts: Facts) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if it needs another network."""
+    if missing := sorted(objective.columns - COLUMNS):
+        raise InputError(
+            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
+        )
+    if objective.networks:
+        roles = ", ".join(objective.networks)
+        raise InputError(
+            f"train.objective {objective.text()} needs another network ({roles}) from an earlier stage; "
+            "a stage can only start from the weights of the one before"
+        )
 
 
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.base.errors import InputError
+from vitbench.plan.race_trials import ArmRacePlan, Lost, RaceRules, likely_trials, rules_of, run_race
 from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
 from vitbench.spec.arms import Arm, Assignment, find_arms
 from vitbench.spec.experiment import Experiment
@@ -16,12 +18,13 @@ from vitbench.store.record import Record
 
 
 def expand(
-    builder: Builder, records: Mapping[str, Record], choose: Chooser, seeds: Sequence[int] | None = None
+    builder: Builder, records: Mapping[str, Record], chooser: Chooser, seeds: Sequence[int] | None = None
 ) -> Plan:
     """Every trial that is knowable now, given the records so far (by trial id).
 
-    First arm x setting x tuning seed; once those are committed, each arm's choice (and a grid extended where an
-    optimum is at its edge), then the reporting trials at the choices and at the shared settings of `report.also_at`.
+    A race asks for the settings still in it, stage by stage. A first-edition file asks first for arm x setting x tuning
+    seed; once those are committed, each arm's choice (and a grid extended where an optimum is at its end), then the
+    reporting trials at the choices. Both add the shared settings of `report.also_at`.
     """
     experiment = builder.experiment
     reporting = tuple(seeds if seeds is not None else experiment.seeds.first())
@@ -30,19 +33,101 @@ def expand(
     if tune is None:
         trials = [t for arm in all_arms for seed in reporting for t in builder.trials(arm, {}, seed, "reporting")]
         return Plan(tuple(trials), all_arms, {arm.name: {} for arm in all_arms}, ({},))
+    if tune.races:
+        return _race_plan(builder, records, chooser, reporting)
     tuning: list[Trial] = []
-    for extended in range(tune.extend + 1):
+    for extended in range(tune.num_extensions + 1):
         grid = settings(experiment, extended)
         tuning = _tuning_trials(builder, all_arms, grid, tune.seeds)
         if any(t.trial_id not in records for t in tuning):
             return Plan(tuple(tuning), all_arms, {}, grid, (), False, _later(builder, all_arms, grid, reporting))
-        chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, choose) for arm in all_arms}
-        if extended == tune.extend or not _at_edge(chosen.values(), grid, tune.grid):
+        chosen = {arm.name: _choose(builder, arm, grid, tune.seeds, records, chooser) for arm in all_arms}
+        if extended == tune.num_extensions or not _at_edge(chosen.values(), grid, tune.grid):
             break
     choices = {name: grid[index] for name, index in chosen.items() if index is not None}
     unfit = tuple(name for name, index in chosen.items() if index is None)
     reports = _reporting_trials(builder, choices, reporting, experiment, grid)
     return Plan((*tuning, *reports), all_arms, choices, grid, unfit)
+
+
+def _race_plan(builder: Builder, records: Mapping[str, Record], chooser: Chooser, seeds: Sequence[int]) -> Plan:
+    """The plan of a race: what each arm asks for, then the shared settings once every arm has run its seeds."""
+    experiment = builder.experiment
+    grid, rules = settings(experiment), rules_of(experiment, seeds)
+    races = {arm.name: _arm_race(builder, arm, grid, rules, records, chooser) for arm in builder.arms.values()}
+    trials = [
+        trial
+        for name, race in races.items()
+        for setting, seed in race.entries
+        for trial in builder.trials(builder.arms[name], setting, seed, "trial")
+    ]
+    complete = all(race.complete for race in races.values())
+    choices = {name: list(race.leaders.values())[-1] for name, race in races.items() if race.leaders}
+    if complete:
+        trials += _shared_trials(builder, races, rules, grid)
+    later = tuple(
+        builder.trials(builder.arms[name], grid[0], rules.seeds[0], "trial")[-1]
+        for name, race in races.items()
+        for _ in range(likely_trials(rules, race))
+    )
+    tried = tuple({json.dumps(s, sort_keys=True): s for race in races.values() for s, _ in race.entries}.values())
+    standings = tuple(race.standing for race in races.values())
+    return Plan(tuple(trials), tuple(builder.arms.values()), choices, tried, (), complete, later, standings)
+
+
+def _arm_race(
+    builder: Builder,
+    arm: Arm,
+    grid: Sequence[Assignment],
+    rules: RaceRules,
+    records: Mapping[str, Record],
+    chooser: Chooser,
+) -> ArmRacePlan:
+    """The race of one arm, its scores read from the records."""
+
+    def score(setting: Assignment, seed: int) -> float | Lost | None:
+        record = records.get(builder.trials(arm, setting, seed, "trial")[-1].trial_id)
+        if record is None:
+            return None
+        value = record.result.val_top1_percent
+        return value if record.status == "ok" and value is not None else Lost()
+
+    def can_add(setting: Assignment) -> bool:
+        try:
+            builder.stages(arm, setting)
+        except InputError:
+            return False
+        return True
+
+    return run_race(arm.name, grid, rules, score, chooser, can_add)
+
+
+def _shared_trials(
+    builder: Builder, races: Mapping[str, ArmRacePlan], rules: RaceRules, grid: Sequence[Assignment]
+) -> list[Trial]:
+    """Trials at the settings of `report.also_at` that the races did not ask for.
+
+    A shared setting may be another arm's leader; each look has its own, so that its verdict never changes.
+    """
+    raced = {
+        (name, json.dumps(setting, sort_keys=True), seed)
+        for name, race in races.items()
+        for setting, seed in race.entries
+    }
+    looks = [point for point in builder.experiment.seeds.all_looks() if point in rules.points] or [rules.points[-1]]
+    extra: dict[tuple[str, str, int], tuple[Assignment, int]] = {}
+    for look in dict.fromkeys((*looks, rules.points[-1])):
+        choices = {name: race.leaders[look] for name, race in races.items()}
+        for name, choice in choices.items():
+            for setting in _shared_settings(builder.experiment, choices, choice, grid):
+                for seed in rules.seeds[:look]:
+                    extra.setdefault((name, json.dumps(setting, sort_keys=True), seed), (setting, seed))
+    return [
+        trial
+        for key, (setting, seed) in extra.items()
+        if key not in raced
+        for trial in builder.trials(builder.arms[key[0]], setting, seed, "reporting")
+    ]
 
 
 def _tuning_trials(
@@ -63,7 +148,7 @@ def _choose(
     grid: Sequence[Assignment],
     num_seeds: int,
     records: Mapping[str, Record],
-    choose: Chooser,
+    chooser: Chooser,
 ) -> int | None:
     """Index in `grid` of the arm's choice; None where no setting is eligible."""
     scores = np.zeros((len(grid), num_seeds))
@@ -74,7 +159,7 @@ def _choose(
             value = record.result.val_top1_percent
             if record.status == "ok" and value is not None:
                 scores[k, t], eligible[k, t] = value, True
-    choice = choose(grid, scores, eligible)
+    choice = chooser.choose(grid, scores, eligible)
     return None if choice is None else choice.index
 
 

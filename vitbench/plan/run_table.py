@@ -15,7 +15,7 @@ from vitbench.base.durable import replace_durably
 from vitbench.model.sizes import grid
 from vitbench.plan.trials import Plan, Trial
 from vitbench.store.answers import read_trial_answers
-from vitbench.store.record import Record
+from vitbench.store.record import REPORTS, Record
 from vitbench.store.trials import Store
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "levels": dict(trial.levels),
         "setting": dict(trial.setting),
         "role": trial.role,
-        "chosen": trial.role == "reporting" and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
+        "chosen": trial.role in REPORTS and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
         "stage": trial.stage,
         "seed": trial.seed,
         "trial_id": trial.trial_id,
@@ -77,7 +77,7 @@ def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:
     ids, parts, common = [], [], None
     for row in found:
         path = store.folder(row["trial_id"]) / "predictions.npz"
-        if row["role"] != "reporting" or row["status"] != "ok" or row["trial_id"] in ids or not exists(path):
+        if row["role"] not in REPORTS or row["status"] != "ok" or row["trial_id"] in ids or not exists(path):
             continue
         part = read_trial_answers(path, row["result"].get("predictions_sha256"))
         if common is None:

@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import Any
 
+from vitbench.model.mechanisms import MODEL_KINDS
+from vitbench.spec.mechanism import source_hashes
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.record import ALGORITHM_VERSION
 
@@ -16,9 +18,9 @@ def trial_id(
 ) -> str:
     """Sixteen hex digits that name what a trial computes, and nothing about where or under which name it runs.
 
-    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from, and
-    ALGORITHM_VERSION. Left out: data.name and model.init_from (the images' fingerprint and the weights' hash stand
-    for them), arm, device, engine, threads.
+    Hashed: the resolved spec's fields that differ from their defaults, seed, data, the stage it starts from,
+    ALGORITHM_VERSION, and the source of a user's own mechanisms. Left out: data.name and model.init_from (the images'
+    fingerprint and the weights' hash stand for them), arm, device, engine, threads.
     """
     identity = {
         "spec": _hashed_fields(spec, weights_sha256),
@@ -27,8 +29,16 @@ def trial_id(
         "parent": parent,
         "algorithm": ALGORITHM_VERSION,
     }
+    if code := source_hashes(chosen_mechanisms(spec)):
+        identity["code"] = code
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def chosen_mechanisms(spec: TrialSpec) -> list[tuple[str, str]]:
+    """(kind, text) of every mechanism that a resolved spec chooses."""
+    parts = MODEL_KINDS.items() if spec.model.family != "resnet" else ()
+    return [*((kind, getattr(spec.model, field)) for kind, field in parts), ("objective", spec.train.objective.name)]
 
 
 @functools.lru_cache(maxsize=4096)

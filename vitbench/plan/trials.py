@@ -34,14 +34,23 @@ FactsOf = Callable[[str], Facts]
 
 
 class Chosen(Protocol):
-    """What a chooser returns: the index of the chosen setting, and whether it is at an edge of its grid."""
+    """What a chooser returns: the index of the chosen setting, and whether it is at an end of its grid."""
 
     @property
     def index(self) -> int: ...
 
+    @property
+    def at_edge(self) -> bool: ...
 
-Chooser = Callable[[Sequence[Assignment], np.ndarray, np.ndarray], Chosen | None]
-"""choose(settings [K], scores [K, T], eligible [K, T]): the setting of one arm, from validation scores only."""
+
+class Chooser(Protocol):
+    """How validation scores decide among the settings of one arm; `vitbench.stats.chooser` is the one in use."""
+
+    def choose(self, settings: Sequence[Assignment], scores: np.ndarray, eligible: np.ndarray) -> Chosen | None:
+        """The setting with the best mean score [K, T] among those eligible at every seed [K, T]."""
+
+    def survivors(self, scores: np.ndarray, ok: np.ndarray, alpha: float) -> Sequence[int]:
+        """The settings [K] that go on after these seeds [K, n]: those that are not significantly behind."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class RaceStanding:
+    """One arm's race: seeds that its settings have, settings that go on and that are out, and what may still come.
+
+    `least`, `most`: trials beyond the known ones up to the planned seeds.
+    """
+
+    arm: str
+    num_seeds: int
+    racing: tuple[Assignment, ...]
+    dropped: tuple[Assignment, ...]
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The trials knowable now, the choices made so far, and how many trials there will be at most."""
+    """The trials knowable now, the choices made so far, and stand-ins for the trials of later rounds."""
 
     trials: tuple[Trial, ...]
     arms: tuple[Arm, ...]
@@ -72,7 +96,10 @@ class Plan:
     unfit: tuple[str, ...] = ()
     complete: bool = True
     later: tuple[Trial, ...] = ()
-    """Stand-ins for the trials that later rounds may add, at most: arms and sizes are right, the ids are not."""
+    """Stand-ins for the trials of later rounds: arms and sizes are right, the ids are not. Of a race those that are
+    likely, else the most that there may be."""
+    standings: tuple[RaceStanding, ...] = ()
+    """Per arm of a race, where it stands."""
 
     def unique(self) -> dict[str, Trial]:
         """Trials by id, in order; equal trials of several arms or roles once."""
@@ -87,8 +114,16 @@ class Plan:
 
     @property
     def num_expected(self) -> int:
-        """How many trials there will be at most, equal ones counted once."""
+        """How many trials there will be: of a race those that are likely, else at most; equal ones counted once."""
         return len(self.unique()) + len(self.later)
+
+    def bounds(self) -> tuple[int, int, int]:
+        """(least, likely, most) trials of the seeds that are planned; all the same where nothing races."""
+        likely = self.num_expected
+        least = sum(standing.least for standing in self.standings)
+        most = sum(standing.most for standing in self.standings)
+        known = len(self.unique())
+        return (known + least, likely, max(known + most, likely)) if self.standings else (likely,) * 3
 
 
 def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...]:

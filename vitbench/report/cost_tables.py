@@ -10,7 +10,7 @@ from vitbench.report.live.progress import duration
 from vitbench.report.row_values import quantity
 from vitbench.stats.table import Row
 
-ROLES = {"tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"}
+ROLES = {"trial": "tuning and reporting", "tuning": "tuning", "reporting": "reporting", "stage": "earlier stages"}
 
 
 def cost_table(rows: Sequence[Row]) -> Table:

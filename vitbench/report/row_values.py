@@ -10,6 +10,7 @@ from vitbench.spec.arms import arms, level_name
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
 from vitbench.stats.table import Row, metric_value
+from vitbench.store.record import REPORTS, TUNES
 
 Setting = tuple[tuple[str, Any], ...]
 """A tuned setting as sorted (path, value) pairs, so that it can be a key."""
@@ -61,17 +62,22 @@ def dot_links(rows: Iterable[Row], values: Mapping[int, float], form: str = ".2f
 
 def own_best(rows: Iterable[Row]) -> list[Row]:
     """Reporting rows at their own arm's chosen setting."""
-    return [row for row in rows if row["role"] == "reporting" and row.get("chosen", True)]
+    return [row for row in rows if row["role"] in REPORTS and row.get("chosen", True)]
 
 
 def tuning(rows: Iterable[Row]) -> list[Row]:
-    """Rows of the tuning seeds."""
-    return [row for row in rows if row["role"] == "tuning"]
+    """Rows whose validation score may have chosen a setting."""
+    return [row for row in rows if row["role"] in TUNES]
 
 
 def shared_settings(rows: Sequence[Row]) -> list[Setting]:
-    """Settings at which every arm has reporting rows, ascending; with one arm there is nothing to share."""
-    reporting = [row for row in rows if row["role"] == "reporting"]
+    """Settings at which every arm has reporting rows, ascending; with one arm there is nothing to share.
+
+    Settings that a race dropped in some arm are not shared: they lack that arm's later seeds.
+    """
+    reporting = [row for row in rows if row["role"] in REPORTS]
+    if any(row["role"] == "trial" for row in reporting):
+        reporting = _at_every_seed(reporting)
     present = {row["arm"] for row in reporting}
     by_setting: dict[Setting, set[str]] = {}
     for row in reporting:
@@ -79,6 +85,15 @@ def shared_settings(rows: Sequence[Row]) -> list[Setting]:
     return sorted(
         (s for s, its_arms in by_setting.items() if s and its_arms == present and len(present) > 1), key=_by_size
     )
+
+
+def _at_every_seed(rows: Sequence[Row]) -> list[Row]:
+    """The rows at settings that have every seed of their arm."""
+    seeds: dict[tuple[str, Setting], set[int]] = {}
+    for row in rows:
+        seeds.setdefault((row["arm"], setting_of(row)), set()).add(int(row["seed"]))
+    most = {arm: max(len(its) for (name, _), its in seeds.items() if name == arm) for arm, _ in seeds}
+    return [row for row in rows if len(seeds[row["arm"], setting_of(row)]) == most[row["arm"]]]
 
 
 def _by_size(setting: Setting) -> tuple[tuple[str, float, str], ...]:

@@ -85,7 +85,9 @@ def class_labels(rows: Sequence[Row]) -> dict[int, str]:
 
 
 def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[str, ...]:
-    num_images, num_classes = len(answers.label), len(np.unique(answers.label))
+    num_images, (present, counts) = len(answers.label), np.unique(answers.label, return_counts=True)
+    even = counts.max() <= 2 * counts.min()
+    sizes = f"about {num_images / len(present):.0f}" if even else f"{counts.min()} to {counts.max()}"
     trials = {row["trial_id"] for row in reporting}
     num_without = len(trials - answers.correct.keys())
     notes = [
@@ -94,7 +96,7 @@ def _notes(answers: Answers, baseline: str, reporting: Sequence[Row]) -> tuple[s
         "Calibration error: confidence against accuracy over 15 equal bins, in points, mean over seeds with its "
         f"{100 * LEVEL:.0f}% interval; few images increase it.",
         f"Classes: the largest gain and loss against {baseline} on the same seeds, in points. They are the extremes of "
-        f"{num_classes} classes of about {num_images / num_classes:.0f} images, so they are partly chance.",
+        f"{len(present)} classes of {sizes} images, so they are partly chance.",
     ]
     left_out = [f"Left out: {num_without} of {len(trials)} trials, which have no stored answers to these images."]
     return (*notes, *(left_out if num_without else ()))

@@ -18,10 +18,11 @@ from vitbench.report.row_values import (
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import Metric, metric_named
 from vitbench.stats.claim_data import tuning_variance
-from vitbench.stats.compare import compare_to_baseline
+from vitbench.stats.compare import OTHER_IMAGES, compare_to_baseline, one_test_set
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
 from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.table import Row, tabulate
+from vitbench.store.record import REPORTS
 
 LEVEL = 0.95
 
@@ -58,7 +59,7 @@ def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmS
 
 def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setting) -> list[ArmSummary]:
     """One summary per arm, all at `setting`, which none of them chose there: seed noise alone."""
-    at = [row for row in rows if row["role"] == "reporting" and setting_of(row) == setting]
+    at = [row for row in rows if row["role"] in REPORTS and setting_of(row) == setting]
     metric = experiment.report.metric
     scores = {arm: scores_by_seed((r for r in at if r["arm"] == arm), metric) for arm in arm_order(experiment, rows)}
     return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at), metric))
@@ -67,18 +68,26 @@ def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setti
 def _summaries(experiment: Experiment, rows: Sequence[Row], at: Sequence[Row], pairs: Pairs) -> list[ArmSummary]:
     seeds = {*experiment.seeds.first(), *(int(row["seed"]) for row in at)}
     grouped = {arm: [row for row in at if row["arm"] == arm] for arm in arm_order(experiment, rows)}
-    baseline, ranks = next(iter(grouped)), pairs.ranks()
+    baseline = next(iter(grouped))
+    ranks = pairs.ranks() if one_test_set(at) else dict.fromkeys(grouped, "")
     return [
         _summary(
             arm,
             members,
             mean_interval(list(pairs.scores[arm].values()), LEVEL, pairs.num_images),
-            None if arm == baseline else pairs.difference(arm, baseline),
+            None if arm == baseline else _difference(pairs, grouped, arm, baseline),
             len(seeds - {int(row["seed"]) for row in members}),
             ranks[arm],
         )
         for arm, members in grouped.items()
     ]
+
+
+def _difference(pairs: Pairs, grouped: Mapping[str, list[Row]], arm: str, baseline: str) -> Interval:
+    """The paired difference; none between arms that were tested on different images."""
+    if one_test_set([*grouped[arm], *grouped[baseline]]):
+        return pairs.difference(arm, baseline)
+    return Interval(None, None, None, 0, LEVEL, reason=OTHER_IMAGES)
 
 
 def _summary(

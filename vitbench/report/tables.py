@@ -14,6 +14,7 @@ from vitbench.report.summaries import ArmSummary, TunedPoint, own_best_summaries
 from vitbench.spec.arms import level_name
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
+from vitbench.stats.compare import OTHER_IMAGES
 from vitbench.stats.intervals import Interval
 from vitbench.stats.table import Row
 
@@ -96,6 +97,10 @@ def _result_notes(arms: Sequence[ArmSummary], metric: str, tuned: bool) -> list[
         notes.append(f"Bold: {side} every other arm by the paired 95% interval.")
     if any(arm.rank == "tied" for arm in arms):
         notes.append(f"{TIE} The paired 95% interval does not separate this arm from the best mean, so no arm is bold.")
+    if any(arm.versus_baseline and arm.versus_baseline.reason == OTHER_IMAGES for arm in arms):
+        notes.append(
+            f"Arms that were tested on other images than {baseline} are not compared with it, and none is bold."
+        )
     if any(lost_label(arm) for arm in arms):
         notes.append("Lost trials (diverged, failed, missing) are counted and never averaged.")
     return notes
@@ -177,7 +182,7 @@ def difference_cell(interval: Interval | None, metric: str) -> str:
 def interval_cell(interval: Interval, sign: str = "", decimals: int = 2) -> str:
     """Mean and half-width, or both ends of a lopsided interval, or the mean with n without an interval."""
     if interval.mean is None:
-        return "no score"
+        return OTHER_IMAGES if interval.reason == OTHER_IMAGES else "no score"
     form = f"{sign}.{decimals}f"
     mean = f"{interval.mean:{form}}"
     if interval.low is None or interval.high is None:

@@ -15,8 +15,9 @@ from vitbench.spec.experiment import Experiment
 from vitbench.stats.contrasts import Resolver, Untested, question
 from vitbench.stats.table import Row, TrialTable, tabulate
 from vitbench.stats.verdict_list import single_claims
+from vitbench.store.record import REPORTS
 
-ROLES = ("reporting", "tuning", "stage")
+ROLES = ("trial", "reporting", "tuning", "stage")
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,15 @@ def trials_of(experiment: Experiment, rows: Sequence[Row]) -> Trials:
     """The trials of a run; a trial of several arms has its anchor once."""
     cells: dict[Behind, list[Row]] = {}
     for row in sorted(rows, key=lambda row: ROLES.index(row["role"])):
-        cells.setdefault((row["arm"], row["role"], setting_of(row)), []).append(row)
+        role = "reporting" if row["role"] in REPORTS else row["role"]
+        cells.setdefault((row["arm"], role, setting_of(row)), []).append(row)
     anchored, behind, arms = set[str](), dict[Behind, str](), []
     for i, arm in enumerate(arm_order(experiment, rows)):
         groups: list[TrialGroup] = []
         for key, members in ((key, cells[key]) for key in cells if key[0] == arm):
             behind[key] = f"arm-{i}-{len(groups)}"
+            if members[0]["role"] == "trial":  # it tunes and reports
+                behind[key[0], "tuning", key[2]] = behind[key]
             groups.append(TrialGroup(behind[key], _title(members), _lines(experiment, members, anchored)))
         lines = [line for group in groups for line in group.lines]
         has_lost = any(line["status"] != "ok" for line in lines)
@@ -72,7 +76,7 @@ def _title(members: Sequence[Row]) -> str:
     """`reporting, lr 0.008, the arm's own choice`."""
     first, setting = members[0], setting_label(setting_of(members[0]))
     role = str(first.get("stage") or "stage") if first["role"] == "stage" else str(first["role"])
-    chosen = ["the arm's own choice"] if setting != "-" and role == "reporting" and first.get("chosen") else []
+    chosen = ["the arm's own choice"] if setting != "-" and first["role"] in REPORTS and first.get("chosen") else []
     return ", ".join([role, *([] if setting == "-" else [setting]), *chosen])
 
 

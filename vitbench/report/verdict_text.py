@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vitbench.report.formats import Table
 from vitbench.report.row_values import quantity
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.seal import edits, read_seal
 from vitbench.stats.table import Row
 from vitbench.stats.verdict_types import Context, Verdict
 from vitbench.store.answers import read_answers
@@ -34,13 +36,18 @@ def scale_of(rows: Sequence[Row]) -> str:
     return f"{span} parameters on {', '.join(data_names(rows))}" if rows else ""
 
 
-def facts_of(rows: Sequence[Row], folder: Path) -> Context:
-    """Facts that the verdicts need beside the rows: scale, lowest sane baseline, correct answers per test image."""
+def facts_of(rows: Sequence[Row], folder: Path, experiment: Experiment | None = None) -> Context:
+    """Facts that the verdicts need beside the rows.
+
+    They are the scale, the lowest sane baseline, the correct answers per test image, and what the experiment of the
+    folder changed after its first trial.
+    """
     floor = (
         DIGITS_FLOOR_PERCENT if data_names(rows) == ["digits"] else next((r.get("floor_percent") for r in rows), None)
     )
     answers = read_answers(folder)
-    return Context(scale_of(rows), floor, answers.correct if answers else {})
+    changed = edits(read_seal(folder), experiment) if experiment else {}
+    return Context(scale_of(rows), floor, answers.correct if answers else {}, changed)
 
 
 def effect_text(verdict: Verdict) -> str:

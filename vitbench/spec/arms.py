@@ -25,7 +25,10 @@ class Arm:
 
 
 def level_name(level: Any) -> str:
-    """A level as it appears in an arm's name: `avg`, `true`, `0.001`, `3x4x6x3`."""
+    """A level as it appears in an arm's name: `avg`, `true`, `0.001`, `3x4x6x3`, `depthwise(kernel_size=5)`."""
+    if isinstance(level, Mapping):
+        fields = ", ".join(f"{key}={level_name(value)}" for key, value in sorted(level.items()) if key != "name")
+        return f"{level.get('name')}({fields})" if fields else str(level.get("name"))
     if isinstance(level, bool):
         return str(level).lower()
     if isinstance(level, (list, tuple)):

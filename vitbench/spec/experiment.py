@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -15,19 +15,52 @@ MAX_TRIALS = 10_000
 
 
 class Tune(Frozen):
-    """A grid searched alike in every arm, on seeds of its own, chosen on validation data."""
+    """A grid of settings, searched alike in every arm and chosen on validation data.
 
-    grid: dict[str, Items[Any]] = Field(description="{spec.path: [values]}; in a file the paths stand beside `seeds`")
-    seeds: PositiveInt = 3
-    extend: Annotated[int, Field(ge=0, le=4)] = Field(0, description="Steps by which an edge optimum extends the grid")
+    `by: race`: every seed trains the settings still in the race, and every training both tunes and reports.
+    `by: seeds`: the first edition; tuning seeds of their own choose, other seeds report.
+    """
+
+    grid: dict[str, Items[Any]] = Field(description="{spec.path: [values]}; in a file the paths may stand beside `by`")
+    by: Literal["race", "seeds"] = "seeds"
+    first: Annotated[int, Field(ge=2)] = Field(3, description="Race: seeds that train every setting")
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="Race: error at which a setting is dropped")
+    seeds: PositiveInt = Field(3, description="First edition: tuning seeds")
+    extend: Annotated[int, Field(ge=0, le=4)] | None = Field(
+        None, description="Steps by which an optimum at an end extends the grid (race: 2, else 0)"
+    )
+
+    @property
+    def races(self) -> bool:
+        """Whether every training both tunes and reports."""
+        return self.by == "race"
+
+    @property
+    def num_extensions(self) -> int:
+        """How many steps the grid may grow at an end."""
+        return self.extend if self.extend is not None else 2 if self.races else 0
 
     @model_validator(mode="before")
     @classmethod
-    def _paths_beside_seeds(cls, value: Any) -> Any:
+    def _paths_beside_keys(cls, value: Any) -> Any:
+        """Move the paths of a file under `grid`. A file without `seeds` races.
+
+        A `grid` without `by` is the copy that a first-edition run left of its file: it keeps its tuning seeds.
+        """
         if isinstance(value, dict) and "grid" not in value:
             grid = {key: item for key, item in value.items() if "." in str(key)}
-            return {"grid": grid, **{key: item for key, item in value.items() if key not in grid}}
+            keys = {key: item for key, item in value.items() if key not in grid}
+            return {"grid": grid, **({} if "seeds" in keys else {"by": "race"}), **keys}
         return value
+
+    @model_validator(mode="after")
+    def _one_design(self) -> Tune:
+        if self.races and "seeds" in self.model_fields_set:
+            raise ValueError("a race has no tuning seeds of its own; leave out `seeds`, or write `by: seeds`")
+        given = {"first", "alpha"} & self.model_fields_set
+        if given and not self.races:
+            raise ValueError(f"`{min(given)}` belongs to `by: race`")
+        return self
 
 
 class Seeds(Frozen):
@@ -36,6 +69,7 @@ class Seeds(Frozen):
     num: PositiveInt | None = None
     chosen: Items[int] | None = None
     looks: Items[PositiveInt] | None = None
+    extended: Items[PositiveInt] = Field((), description="Looks beyond the declared maximum, the last of `looks`")
 
     def first(self) -> tuple[int, ...]:
         """The reporting seeds of an ordinary run."""
@@ -45,7 +79,34 @@ class Seeds(Frozen):
 
     def most(self) -> int:
         """How many reporting seeds there may be in the end."""
-        return len(self.chosen) if self.chosen is not None else max(self.looks or (self.num or 5,))
+        if self.chosen is not None:
+            return len(self.chosen)
+        return max(*(self.looks or (self.num or 5,)), *self.extended, 1)
+
+    def all_looks(self) -> tuple[int, ...]:
+        """Every look, those beyond the declared maximum included; empty in a fixed design."""
+        return (*(self.looks or ()), *self.extended)
+
+
+def declare_maximum(seeds: Seeds, most: int) -> Seeds:
+    """The looks of a run whose declared maximum is `most` seeds: cut at it, or continued up to it.
+
+    Raises ValueError where no look is left.
+    """
+    looks = seeds.looks or ()
+    if not looks or most < looks[0]:
+        raise ValueError(f"{most} is under the first look, {looks[0] if looks else 'none'}")
+    kept = tuple(look for look in looks if look <= most)
+    return Seeds(looks=(*kept, *(later_looks(looks[-1], most) if most > looks[-1] else ())))
+
+
+def later_looks(last: int, most: int) -> tuple[int, ...]:
+    """Looks after `last` up to `most`, each about 1.4 times the one before."""
+    out: list[int] = []
+    while last < most:
+        last = min(most, math.ceil(1.4 * last))
+        out.append(last)
+    return tuple(out)
 
 
 class ReportSpec(Frozen):
@@ -71,6 +132,9 @@ class Experiment(Frozen):
 
     name: Name
     question: str = ""
+    uses_code: Items[str] = Field(
+        (), description="Python files or entry points with mechanisms of your own; they are run"
+    )
     base: dict[str, Any] = Field(default_factory=dict)
     factors: dict[str, Items[Any]] = Field(default_factory=dict, description="First level of each: the baseline")
     arms: dict[Name, dict[str, Any]] = Field(default_factory=dict)
@@ -96,6 +160,8 @@ class Experiment(Frozen):
         both = tuned & set(self.factors)
         if both:
             raise ValueError(f"{min(both)} is both a factor and tuned; it can be one or the other")
+        if self.tune and self.tune.races and math.prod(len(values) for values in self.tune.grid.values()) == 1:
+            raise ValueError("tune: a race needs two settings or more; write the only one under base")
         for stage in self.stages:
             if stage.name in TrialSpec.model_fields:
                 raise ValueError(f"a stage cannot be called {stage.name}, which is a section of its spec")
@@ -112,14 +178,23 @@ class Experiment(Frozen):
         arms, settings = self._num_arms(), self._num_settings()
         shared = sum(settings if v == "grid" else 1 for values in self.report.also_at.values() for v in values)
         reporting = self.seeds.most()
-        tuning = settings * self.tune.seeds if self.tune else 0
-        return max(1, len(self.stages)) * arms * (tuning + reporting * (1 + shared))
+        if self.tune is None:
+            trials = reporting * (1 + shared)
+        elif self.tune.races:
+            trials = reporting * (settings + shared)
+        else:
+            trials = settings * self.tune.seeds + reporting * (1 + shared)
+        return max(1, len(self.stages)) * arms * trials
 
     def _num_arms(self) -> int:
         return max(1, len(self.arms)) * math.prod(len(levels) for levels in self.factors.values())
 
     def _num_settings(self) -> int:
-        return math.prod(len(v) + 2 * self.tune.extend for v in self.tune.grid.values()) if self.tune else 1
+        if self.tune is None:
+            return 1
+        if self.tune.races:
+            return math.prod(len(v) for v in self.tune.grid.values()) + self.tune.num_extensions * len(self.tune.grid)
+        return math.prod(len(v) + 2 * self.tune.num_extensions for v in self.tune.grid.values())
 
     def _sizes(self) -> str:
         return f"{self._num_arms():,} arms, {self._num_settings():,} settings"

@@ -74,10 +74,11 @@ def _fit_suite(definitions: Schema) -> None:
 def _fit_common(properties: Schema, levels: Schema) -> None:
     """`base`, `tune` and `seeds`, which an experiment and a suite write alike, in place."""
     properties["base"] = _ref("TrialSpec")
-    grid = {key: _ref("Tune", "properties", key) for key in ("seeds", "extend")}
+    grid = {key: _ref("Tune", "properties", key) for key in ("by", "first", "alpha", "seeds", "extend")}
+    paths = {"description": "The tuned paths, in place of writing them here", "type": "object"}
     properties["tune"] = {
-        "description": "The grid, searched alike in every arm, and its own seeds",
-        **_by_path({**levels, **grid}, {"type": "array"}),
+        "description": "The grid, searched alike in every arm: a race, or (`seeds`) tuning seeds of its own",
+        **_by_path({**levels, "grid": paths, **grid}, {"type": "array"}),
     }
     chosen = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED}}
     properties["seeds"] = {

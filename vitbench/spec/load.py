@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vitbench.base.errors import InputError, nearest
 from vitbench.spec.checks import setting_problems, tuned_paths
 from vitbench.spec.experiment import Experiment, Suite
 from vitbench.spec.files import available, folders
+from vitbench.spec.mechanism import load_code, located_code, unknown_names_allowed
 from vitbench.spec.messages import Loc, hint, key_path, show, translate
 from vitbench.spec.overrides import apply_suite, override
 from vitbench.spec.paths import get_path, merge, set_path, validate_trial
@@ -62,14 +64,37 @@ def header(path: Path) -> dict[str, str]:
     return {"claim": claim.strip(), **dict.fromkeys(_LABELS.values(), ""), **said}
 
 
-def load(path: Path) -> Experiment | Suite:
-    """The experiment or suite of a file; raises InputError with one line for everything that is wrong in it."""
-    return loads(read_text(path), str(path))
+def load(path: Path, *, run_code: bool = False) -> Experiment | Suite:
+    """The experiment or suite of a file; raises InputError with one line for everything that is wrong in it.
+
+    `run_code` imports the user's code that the file declares (`uses_code`). Without it, names of mechanisms that are
+    not built in are kept as they are, so that reading a results folder runs nothing.
+    """
+    return loads(read_text(path), str(path), run_code=run_code)
 
 
-def loads(text: str, source: str) -> Experiment | Suite:
+def loads(text: str, source: str, *, run_code: bool = False) -> Experiment | Suite:
     """As `load`, of a text; `source` names it in errors; `extends` and a suite's members are looked for beside it."""
     written = _read(text, source, ())
+    code = _located_code(written, Path(source).parent)
+    if run_code:
+        load_code(code)
+    with unknown_names_allowed() if code and not run_code else nullcontext():
+        return _validated(written, source)
+
+
+def _located_code(written: _Written, folder: Path) -> tuple[str, ...]:
+    """What `uses_code` declares, with absolute paths, also put into `written`."""
+    declared = written.value.get("uses_code")
+    if not isinstance(declared, list) or not all(isinstance(item, str) for item in declared):
+        return ()  # The types of an Experiment say what is wrong.
+    code = located_code(declared, folder)
+    written.value["uses_code"] = list(code)
+    return code
+
+
+def _validated(written: _Written, source: str) -> Experiment | Suite:
+    """The experiment or suite that a file says. Raises InputError with one line for each problem."""
     kind = Suite if "suite" in written.value else Experiment
     problems: list[str] = []
     loaded = None

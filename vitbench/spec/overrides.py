@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +16,10 @@ from vitbench.spec.paths import get_path, merge, path_problem, same_knob, set_pa
 from vitbench.spec.trial import DURATIONS, DataSpec
 from vitbench.spec.yaml import read
 
-SETTABLE = ("seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.seeds", "tune.extend", "report.metric")
+SETTABLE = (
+    "seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.by", "tune.first", "tune.alpha",
+    "tune.seeds", "tune.extend", "report.metric",
+)  # fmt: skip
 """What `--set` takes beside spec paths."""
 
 _SIZE_PATHS = ("model.patch_size", "model.img_size", "data.img_size")
@@ -38,7 +41,7 @@ def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
             path: over.get(path, over.get(split_stage(path, names)[1], levels))
             for path, levels in experiment.tune.grid.items()
         }
-        changed["tune"] = {**suite.tune.model_dump(), "grid": grid}
+        changed["tune"] = {**suite.tune.model_dump(exclude_unset=True), "grid": grid}
     if suite.seeds is not None:
         changed["seeds"] = suite.seeds.model_dump(exclude_unset=True)
     return _changed(experiment, changed, f"suite {suite.name}, {experiment.name}")
@@ -50,14 +53,22 @@ def _fitting(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
     return {**over, "train": train} if "train" in over else over
 
 
-def override(experiment: Experiment, *, data: str | None, seeds: str | None, sets: Sequence[str]) -> Experiment:
+def override(
+    experiment: Experiment,
+    *,
+    data: str | None,
+    seeds: str | None,
+    sets: Sequence[str],
+    suits: Callable[[int], bool] | None = None,
+) -> Experiment:
     """The experiment with what the command line says over it.
 
-    Other data make the patch size follow their image size again, unless the file varies the patch.
+    Other data keep the file's `data.img_size` and patch sizes. Without an image size in the file, a patch that does not
+    suit the new images (`suits`; None: not known yet) is derived from their size, unless the file varies the patch.
     Raises InputError with one line for every option that cannot hold.
     """
     if data is not None:
-        experiment = _with_data(experiment, data)
+        experiment = _with_data(experiment, data, suits or (lambda _: False))
     if seeds is not None:
         experiment = _changed(experiment, {"seeds": parse_seeds(seeds)}, f"--seeds {seeds}")
     problems = []
@@ -95,18 +106,40 @@ def parse_seeds(text: str) -> dict[str, Any]:
     return found
 
 
-def _with_data(experiment: Experiment, data: str) -> Experiment:
-    """The experiment on other images; a patch that its file does not vary follows their size."""
+def _with_data(experiment: Experiment, data: str, suits: Callable[[int], bool]) -> Experiment:
+    """The experiment on other images; a patch that does not suit them is left to be derived."""
     if varied := _varied_by(experiment, "data.name"):
         raise InputError(f"--data {data}: data.name is {varied}")
     changed: dict[str, Any] = {"base": set_path(experiment.base, "data.name", data)}
     replaced = data != experiment.base.get("data", {}).get("name", DataSpec.model_fields["name"].default)
-    if replaced and not _varies_patch(experiment):
+    sized = experiment.base.get("data", {}).get("img_size") is not None
+    if replaced and not sized and not _varies_patch(experiment):
         stages = [stage.model_dump(exclude_unset=True) for stage in experiment.stages]
-        changed["base"] = _without_patch(changed["base"])
-        changed["stages"] = [_without_patch(stage) for stage in stages]
-        changed["arms"] = {name: _without_patch_paths(fields) for name, fields in experiment.arms.items()}
+        changed["base"] = _without_patch(changed["base"], suits)
+        changed["stages"] = [stage if _has_own_data(stage) else _without_patch(stage, suits) for stage in stages]
+        changed["arms"] = {name: _without_patch_paths(fields, suits) for name, fields in experiment.arms.items()}
     return _changed(experiment, changed, f"--data {data}")
+
+
+def _has_own_data(stage: dict[str, Any]) -> bool:
+    """Whether a stage stays on the data that the file gives it."""
+    return "name" in stage.get("data", {})
+
+
+def patches(experiment: Experiment) -> set[int]:
+    """The patch sizes that the file sets outside its factors."""
+    sections = [experiment.base, *(stage.model_dump(exclude_unset=True) for stage in experiment.stages)]
+    pairs = [(f"model.{key}", value) for part in sections for key, value in part.get("model", {}).items()]
+    pairs += [pair for fields in experiment.arms.values() for pair in fields.items()]
+    return {patch for path, value in pairs if (patch := _patch_in(path, value))}
+
+
+def _patch_in(path: str, value: Any) -> int | None:
+    """The patch size that a setting states, by itself or in a model's name."""
+    if path.endswith("model.patch_size"):
+        return value if isinstance(value, int) else None
+    match = _PATCHED_VIT.fullmatch(str(value)) if path.endswith("model.name") else None
+    return int(match[2]) if match else None
 
 
 def _varies_patch(experiment: Experiment) -> bool:
@@ -125,21 +158,24 @@ def _varies_patch(experiment: Experiment) -> bool:
     return len({p for fields in experiment.arms.values() for item in fields.items() for p in patches(*item)}) > 1
 
 
-def _without_patch(sections: dict[str, Any]) -> dict[str, Any]:
-    """`base`, or a stage, without patch and image size: they are derived from the data."""
+def _without_patch(sections: dict[str, Any], suits: Callable[[int], bool]) -> dict[str, Any]:
+    """`base`, or a stage, without a patch size that does not suit the images, and without the model's image size."""
     out = dict(sections)
-    for section in out.keys() & {"model", "data"}:
-        nested = {f"{section}.{key}": value for key, value in out[section].items()}
-        out[section] = {path.partition(".")[2]: value for path, value in _without_patch_paths(nested).items()}
+    if "model" in out:
+        nested = {f"model.{key}": value for key, value in out["model"].items()}
+        out["model"] = {path.partition(".")[2]: value for path, value in _without_patch_paths(nested, suits).items()}
     return out
 
 
-def _without_patch_paths(fields: dict[str, Any]) -> dict[str, Any]:
+def _without_patch_paths(fields: dict[str, Any], suits: Callable[[int], bool]) -> dict[str, Any]:
     """The same for settings by path, those of a stage included; a hybrid's name keeps its stride."""
-    out = {path: value for path, value in fields.items() if not path.endswith(_SIZE_PATHS)}
-    for path, value in out.items():
-        if path.endswith("model.name") and isinstance(value, str) and (match := _PATCHED_VIT.fullmatch(value)):
-            out[path] = match[1]
+    out: dict[str, Any] = {}
+    for path, value in fields.items():
+        patch = _patch_in(path, value)
+        if path.endswith("model.img_size") or (path.endswith("model.patch_size") and not (patch and suits(patch))):
+            continue
+        match = _PATCHED_VIT.fullmatch(value) if patch and isinstance(value, str) else None
+        out[path] = match[1] if match and patch and not suits(patch) else value
     return out
 
 

@@ -7,9 +7,12 @@ spec has none left. `trial_id` hashes the resolved spec, so every field here is 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from vitbench.spec.mechanism import NAME_OR_FIELDS, canonical, mechanism, registered
 
 T = TypeVar("T")
 
@@ -56,9 +59,12 @@ DrawnBy = Literal["random", "blocks"]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 Family = Literal["vit", "resnet", "hybrid"]
-Pool = Literal["token", "avg", "map"]
-PosEmbed = Literal["none", "learned_1d", "learned_2d", "relative_1d", "relative_2d", "sincos_2d", "rope_2d"]
-ABSOLUTE = ("learned_1d", "learned_2d", "sincos_2d")
+PatchEmbedName = Annotated[str, BeforeValidator(partial(canonical, "patch_embed")), NAME_OR_FIELDS]
+PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), NAME_OR_FIELDS]
+TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
+ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
+ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
+ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective"))]
 
 
 class ModelSpec(Frozen):
@@ -76,19 +82,21 @@ class ModelSpec(Frozen):
     num_heads: PositiveInt | None = None
     mlp_ratio: PositiveFloat | None = None
     qkv_bias: bool = True
-    global_pool: Pool = "token"
+    global_pool: ReadoutName = "token"
     class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
     head: Literal["linear", "mlp_tanh"] = "linear"
-    pos_embed: PosEmbed = "learned_1d"
+    pos_embed: PositionName = "learned_1d"
+    token_mixer: TokenMixerName = Field("attention", description="How tokens mix in a block")
+    channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
     no_embed_class: bool = Field(False, description="True: the class token gets no position (big_vision)")
     relative_clip: PositiveInt | None = Field(None, description="Largest offset told apart by relative_*; None: all")
-    stem: Literal["patchify", "conv"] = Field("patchify", description="conv: 3x3 stride-2 convolutions, Xiao et al.")
+    stem: PatchEmbedName = Field("patchify", description="conv: 3x3 stride-2 convolutions, Xiao et al.")
     drop_rate: Fraction = 0.0
     drop_path_rate: Fraction = 0.0
     weight_init: Literal["jax", "timm"] = "jax"
@@ -114,7 +122,9 @@ class DataSpec(Frozen):
     )
     val_fraction: Fraction = Field(0.15, description="Share of the training images held out, stratified")
     train_fraction: Share = Field(1.0, description="Nested, stratified subset of the training images")
-    classes: Items[int] | None = Field(None, description="Train on these classes only; None: all")
+    classes: Items[int | str] | None = Field(
+        None, description="Train on these classes only, by name or by position; None: all"
+    )
     flip: bool | None = Field(None, description="May images be mirrored? Follows the data source")
     scale: Scale | None = Field(
         None, description="How 16-bit grey and float images become 8 bits; None: such images are refused"
@@ -130,13 +140,34 @@ class DataSpec(Frozen):
         query = "&".join(f"{key}={value}" for key, value in fields.items() if value)
         return f"{self.name}{'&' if '?' in self.name else '?'}{query}" if query else self.name
 
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The positions of `classes` in a resolved spec, in which none is a name; None: all classes."""
+        if self.classes is None:
+            return None
+        positions = tuple(value for value in self.classes if isinstance(value, int))
+        assert len(positions) == len(self.classes), "data.classes holds names until the spec is resolved"
+        return positions
+
 
 class ObjectiveSpec(Frozen):
-    """What training minimises."""
+    """What training minimises. Fields that only one objective has stand beside `name` and become part of its text."""
 
-    name: Literal["classify", "masked_patch"] = "classify"
+    name: ObjectiveName = "classify"
     target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"
     mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_into_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return value
+        name, _, inside = value["name"].partition("(")
+        if inside and name in registered("objective"):  # Fields in a text move beside it, so that none is said twice.
+            value = {**mechanism("objective", value["name"]).model_dump(mode="json"), **value, "name": name}
+        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
+        kept = {key: item for key, item in value.items() if key in cls.model_fields}
+        return {**kept, "name": {"name": value["name"], **extra}} if extra else value
 
 
 class TrainSpec(Frozen):

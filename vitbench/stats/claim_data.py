@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +13,13 @@ from vitbench.base.seeding import derive_seed
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
-from vitbench.stats.contrasts import Cell, Question
+from vitbench.stats.contrasts import Cell, Question, Resolver, Untested, question
 from vitbench.stats.decision import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
-from vitbench.stats.design import Design, design
+from vitbench.stats.design import Design, design, races
 from vitbench.stats.distributions import Floats
-from vitbench.stats.paired_sample import Sample, gather, noise_of
-from vitbench.stats.table import TrialTable
+from vitbench.stats.paired_sample import Sample, gather, noise_of, observed
+from vitbench.stats.race import Race
+from vitbench.stats.table import TrialTable, metric_value
 from vitbench.stats.tuning import tuning_noise
 from vitbench.stats.verdict_types import State
 
@@ -25,22 +28,54 @@ MOST_DIVERGED = 0.2
 
 
 @dataclass(frozen=True)
+class LookReading:
+    """What one look reads: the contrasts at the settings chosen by then, their sample, and the noise of the choices.
+
+    `variances`: V of each tuned cell, None where it is unknown; `depends`: tuned cells whose quantity differs between
+    settings that may be the best.
+    """
+
+    question: Question
+    sample: Sample
+    variances: Mapping[Cell, float | None]
+    depends: tuple[Cell, ...]
+    noise: Noise
+
+
+@dataclass(frozen=True)
 class Case:
-    """One claim, the contrasts it asks for, and what the trials say of them."""
+    """One claim, the looks reached, and what the trials say at each of them; the last look is the present."""
 
     claim: Claim
     experiment: Experiment
     table: TrialTable
-    asked: Question
     design: Design
-    sample: Sample
-    variances: Mapping[Cell, float | None]
-    noise: Noise
+    readings: tuple[LookReading, ...]
+
+    @property
+    def question(self) -> Question:
+        """The claim's contrasts at the present look."""
+        return self.readings[-1].question
+
+    @property
+    def sample(self) -> Sample:
+        """The scores at the present look."""
+        return self.readings[-1].sample
+
+    @property
+    def variances(self) -> Mapping[Cell, float | None]:
+        """V of each tuned cell at the present look."""
+        return self.readings[-1].variances
+
+    @property
+    def noise(self) -> Noise:
+        """Floors and V per part at the present look."""
+        return self.readings[-1].noise
 
     @property
     def regions(self) -> list[Region]:
         """The region of each part."""
-        return [part.region for part in self.asked.parts]
+        return [part.region for part in self.question.parts]
 
     @property
     def look(self) -> int:
@@ -51,18 +86,19 @@ class Case:
         """Half-width of the present interval, in standard errors."""
         return self.design.plan.factor(self.look, level, self.sample.n - 1)
 
-    def data(self, sample: Sample | None = None) -> tuple[Floats, Floats]:
-        """The parts' contrasts per seed [n, P], from below and from above."""
-        found = [(sample or self.sample).project(part.weights) for part in self.asked.parts]
-        return np.stack([low for low, _ in found], axis=1), np.stack([high for _, high in found], axis=1)
+    def data(self, index: int = -1) -> tuple[Floats, Floats]:
+        """The parts' contrasts per seed [n, P] at a look (default: the present), from below and from above."""
+        reading = self.readings[index]
+        contrasts = [reading.sample.project(part.weights) for part in reading.question.parts]
+        return np.stack([low for low, _ in contrasts], axis=1), np.stack([high for _, high in contrasts], axis=1)
 
     def estimate(self, index: int) -> Estimate | None:
         """The estimate at one look; None where an earlier look has fewer seeds than a verdict needs, or no spread."""
-        sample = self.sample.take(self.design.seeds[index])
-        if index < self.look and sample.n < self.claim.seeds_min:
+        reading = self.readings[index]
+        if index < self.look and reading.sample.n < self.claim.seeds_min:
             return None
-        low, high = self.data(sample)
-        return estimate(low, high, self.noise) if has_spread(low, high, self.noise) else None
+        low, high = self.data(index)
+        return estimate(low, high, reading.noise) if has_spread(low, high, reading.noise) else None
 
     def settle(self) -> Settlement:
         """The rule applied to the looks reached."""
@@ -93,9 +129,18 @@ class Case:
             return "inconclusive", f"n = {n}, a verdict needs {self.claim.seeds_min}"
         unknown = next((cell for cell, variance in self.variances.items() if variance is None), None)
         if unknown is not None:
-            why = "needs 2 tuning seeds" if is_accuracy(unknown.metric) else f"{unknown.metric} is no accuracy"
+            why = _why_unknown(unknown, races(self.experiment))
             return "inconclusive", f"{unknown.arm}: the noise of its tuned choice is unknown ({why})"
+        if depends := self.readings[-1].depends:
+            return "inconclusive", f"{depends[0].arm}: {depends[0].metric} depends on the tuned setting"
         return None
+
+
+def _why_unknown(cell: Cell, raced: bool) -> str:
+    """Why V of a tuned cell is unknown."""
+    if raced:
+        return f"{cell.metric} was not measured at every setting that may be the best"
+    return "needs 2 tuning seeds" if is_accuracy(cell.metric) else f"{cell.metric} is no accuracy"
 
 
 def absence(cell: Cell) -> str:
@@ -103,26 +148,76 @@ def absence(cell: Cell) -> str:
     return f"{cell.arm}: no trials yet" + ("" if cell.setting == "{}" else f" at {cell.setting}")
 
 
-def open_case(claim: Claim, experiment: Experiment, table: TrialTable, asked: Question) -> Case:
+def open_case(claim: Claim, experiment: Experiment, table: TrialTable) -> Case:
     """The case of one claim. Raises InputError for an unknown metric, Untested where nothing can be measured."""
-    cells = asked.cells()
-    planned = design(experiment, cells, table)
-    sample = gather(cells, table, planned.seeds[-1])
-    variances = {cell: tuning_variance(table, cell.arm, cell.metric) for cell in cells if cell.tuned}
-    known = {cell: variance for cell, variance in variances.items() if variance is not None}
-    return Case(claim, experiment, table, asked, planned, sample, variances, noise_of(asked.parts, sample, known))
+    if races(experiment):
+        planned = design(experiment, partial(_raced_upto, claim, experiment, table))
+        looks = [table.upto(len(seeds)) for seeds in planned.seeds]
+        readings = [
+            _reading(question(claim, Resolver(experiment, then)), then, seeds)
+            for then, seeds in zip(looks, planned.seeds, strict=True)
+        ]
+        return Case(claim, experiment, looks[-1], planned, tuple(readings))
+    contrasts = question(claim, Resolver(experiment, table))
+    shared, _ = observed(contrasts.cells(), table)
+    count = next((seed for seed in range(len(shared) + 1) if seed not in shared), 0)
+    planned = design(experiment, lambda look: look <= count)
+    last = _reading(contrasts, table, planned.seeds[-1])
+    earlier = [replace(last, sample=last.sample.take(seeds)) for seeds in planned.seeds[:-1]]
+    return Case(claim, experiment, table, planned, (*earlier, last))
+
+
+def _raced_upto(claim: Claim, experiment: Experiment, table: TrialTable, num_seeds: int) -> bool:
+    """Whether every arm of the claim has its leader's trials at this many seeds."""
+    then = table.upto(num_seeds)
+    try:
+        cells = question(claim, Resolver(experiment, then)).cells()
+    except Untested:
+        return False
+    shared, _ = observed(cells, then)
+    return set(range(num_seeds)) <= shared
+
+
+def _reading(contrasts: Question, table: TrialTable, seeds: Sequence[int]) -> LookReading:
+    """The reading of a claim's contrasts at some seeds."""
+    cells = contrasts.cells()
+    sample = gather(cells, table, seeds)
+    choices = {cell: tuned_variance(table, cell.arm, cell.metric) for cell in cells if cell.tuned}
+    variances = {cell: variance for cell, (variance, _) in choices.items()}
+    depends = tuple(cell for cell, (_, depends) in choices.items() if depends)
+    measured = {cell: variance for cell, variance in variances.items() if variance is not None}
+    raced = any(isinstance(table.tuning.get(cell.arm), Race) for cell in choices)
+    noise = noise_of(contrasts.parts, sample, measured, sample.n if raced else None)
+    return LookReading(contrasts, sample, variances, depends, noise)
 
 
 def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
-    """V of an arm that chose its own setting, points squared; None where the tuning trials cannot tell.
+    """V of an arm that chose its own setting, in the metric's unit squared; None where it is unknown."""
+    return tuned_variance(table, arm, metric)[0]
 
-    They tell it in points of validation accuracy, which says nothing of a quantity in another unit.
+
+def tuned_variance(table: TrialTable, arm: str, metric: str) -> tuple[float | None, bool]:
+    """V of a tuned arm, and whether the metric depends on the setting.
+
+    Tuning seeds tell V in points of validation accuracy only. A race has every metric at every setting, so that V of
+    another quantity comes in its own unit.
     """
-    if arm not in table.tuning or not is_accuracy(metric):
-        return None
-    rng = np.random.default_rng(derive_seed(0, "stats/tuning"))
-    noise = tuning_noise(table.tuning[arm].eligible_scores(), rng)
-    return noise.variance if noise else None
+    search = table.tuning.get(arm)
+    if isinstance(search, Race):
+        if is_accuracy(metric) or search.picks is None:
+            return search.variance, False
+        return search.variance_of([_values(table, arm, setting, metric) for setting in search.settings])
+    if search is None or not is_accuracy(metric):
+        return None, False
+    noise = tuning_noise(search.eligible_scores(), np.random.default_rng(derive_seed(0, "stats/tuning")))
+    return (noise.variance if noise else None), False
+
+
+def _values(table: TrialTable, arm: str, setting: Mapping[str, Any], metric: str) -> Floats:
+    """A metric of an arm at a setting, one value per finished trial."""
+    rows = table.trials(arm, setting).values()
+    values = [metric_value(row, metric) for row in rows if row["status"] == "ok"]
+    return np.array([value for value in values if value is not None], dtype=np.float64)
 
 
 def is_accuracy(metric: str) -> bool:

@@ -15,8 +15,10 @@ from vitbench.stats.distributions import holm, t_upper
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, standard_error
 from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.scores import cell_status, check_metric, trials_at
-from vitbench.stats.table import Row, TrialTable, metric_value, tabulate
+from vitbench.stats.table import Row, TrialTable, metric_value, tabulate, test_images
 
+OTHER_IMAGES = "other test images"
+"""Why two arms are not compared: a difference by seed needs one set of test images."""
 SINGLE_RUNS = 1.96 * 2.0**0.5
 """Two single runs differ beyond noise when their difference exceeds this many standard deviations of an arm."""
 
@@ -72,6 +74,10 @@ def compare_arms(
         check_metric(table, metric)
     noise = sum(tuning_variance(table, arm, metric) or 0.0 for table, arm in (first, second))
     sides = [(arm, trials_at(table, arm)) for table, arm in (first, second)]
+    if not one_test_set(row for _, trials in sides for row in trials.values()):
+        raise InputError(
+            f"{sides[0][0]} and {sides[1][0]} have {OTHER_IMAGES}; a difference by seed needs the same ones"
+        )
     return _paired(sides[0], sides[1], metric, level, noise)
 
 
@@ -90,6 +96,8 @@ def _paired(
 ) -> Comparison:
     """The comparison of two arms' trials by seed; `noise` is the variance of their tuned choices."""
     (arm, rows_a), (baseline, rows_b) = a, b
+    if rows_a and rows_b and not one_test_set([*rows_a.values(), *rows_b.values()]):
+        return Comparison(arm, baseline, Interval(None, None, None, 0, level, reason=OTHER_IMAGES), None, None, noise)
     seeds = sorted({*rows_a, *rows_b})
     status = {seed: [cell_status(rows.get(seed), metric) for rows in (rows_a, rows_b)] for seed in seeds}
     whole = [seed for seed in seeds if status[seed] == ["ok", "ok"]]
@@ -106,6 +114,11 @@ def _paired(
     diverged = any("diverged" in found for found in status.values())
     p = None if interval.refused or diverged else _two_sided(interval, floor, noise)
     return Comparison(arm, baseline, interval, p, _saved(scores), noise, tuple(left_out))
+
+
+def one_test_set(rows: Iterable[Row]) -> bool:
+    """Whether all of these trials were tested on the same images."""
+    return len({test_images(row) for row in rows}) <= 1
 
 
 def _two_sided(interval: Interval, floor: float, noise: float) -> float:

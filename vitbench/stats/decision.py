@@ -35,10 +35,20 @@ class Region:
 
 @dataclass(frozen=True)
 class Noise:
-    """Per part [P]: the least standard deviation credited, and the variance of tuned choices."""
+    """Per part [P]: the least standard deviation credited, and the variance of tuned choices.
+
+    `raced_seeds`: the seeds that a race's choices rest on; their variance shrinks as these grow. None: it stays.
+    """
 
     floor: Floats
     extra_variance: Floats
+    raced_seeds: int | None = None
+
+    def after(self, num_seeds: int) -> Noise:
+        """The noise to expect once there are more seeds."""
+        if self.raced_seeds is None or num_seeds <= self.raced_seeds:
+            return self
+        return Noise(self.floor, self.extra_variance * (self.raced_seeds / num_seeds), num_seeds)
 
     @classmethod
     def none(cls, num_parts: int) -> Noise:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.base.seeding import derive_seed
-from vitbench.stats.decision import OPEN, Noise, Region, estimate, has_spread, settle
+from vitbench.stats.decision import OPEN, Estimate, Noise, Region, estimate, has_spread, settle
 from vitbench.stats.distributions import Floats
 from vitbench.stats.looks import Schedule
 
@@ -21,19 +21,28 @@ NUM_DRAWS = 4_000
 
 @dataclass(frozen=True)
 class Coming:
-    """By `n` seeds a verdict is there with this chance."""
+    """By `n` seeds a verdict is there with this chance; `trainings` at most that a race still needs for it."""
 
     n: int
     chance: float
+    trainings: int | None = None
 
 
 def forecast(
-    low: Floats, high: Floats, regions: Sequence[Region], noise: Noise, plan: Schedule, least_seeds: int = 5
+    data: tuple[Floats, Floats],
+    regions: Sequence[Region],
+    noise: Noise,
+    plan: Schedule,
+    least_seeds: int = 5,
+    past: Sequence[Estimate | None] = (),
 ) -> tuple[Coming, ...]:
-    """The chance of a verdict by each look of `plan` that lies beyond the n seeds of `low`, `high` [n, P].
+    """The chance of a verdict by each look of `plan` that lies beyond the n seeds of `data`, low and high [n, P].
 
-    Looks of under `least_seeds` decide nothing. The generator is fixed: the same records give the same forecast.
+    Looks of under `least_seeds` decide nothing. `past`: the estimates of the looks so far, where they differ from the
+    data cut short (a race may have had another leader). The variance of a race's choice shrinks with the seeds to come.
+    The generator is fixed: the same records give the same forecast.
     """
+    low, high = data
     n, num_parts = low.shape
     num_seeds = plan.looks[-1]
     if num_seeds <= n or num_seeds < least_seeds:
@@ -45,9 +54,10 @@ def forecast(
     highs = np.concatenate([np.broadcast_to(high, (NUM_DRAWS, n, num_parts)), future[..., num_parts:]], axis=1)
     decisive = [look >= least_seeds and has_spread(low[:look], high[:look], noise) for look in plan.looks]
     estimates = [
-        estimate(lows[:, :look], highs[:, :look], noise) if counts else None
+        estimate(lows[:, :look], highs[:, :look], noise.after(look)) if counts else None
         for look, counts in zip(plan.looks, decisive, strict=True)
     ]
+    estimates[: len(past)] = past
     settled = settle(estimates, regions, plan)
     return tuple(
         Coming(look, float(np.mean((settled.state != OPEN) & (settled.settled_at <= index))))

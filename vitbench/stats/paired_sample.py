@@ -117,14 +117,16 @@ def best_finished(values: Floats, diverged: Bools) -> Floats:
     return np.where(np.isfinite(best), best, 0.0)
 
 
-def noise_of(parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, float]) -> Noise:
-    """The floor of counting and the variance of tuned choices, per part."""
+def noise_of(
+    parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, float], raced_seeds: int | None = None
+) -> Noise:
+    """The floor of counting and the variance of tuned choices, per part; `raced_seeds` where more seeds shrink it."""
     floors = [counting_floor(sample.num_images, part.weights.values()) for part in parts]
     extra = [
         sum(weight**2 * variances.get(cell, 0.0) for cell, weight in part.weights.items() if cell.tuned)
         for part in parts
     ]
-    return Noise(np.array(floors), np.array(extra, dtype=np.float64))
+    return Noise(np.array(floors), np.array(extra, dtype=np.float64), raced_seeds)
 
 
 def _trials(cell: Cell, table: TrialTable) -> Mapping[int, Row]:

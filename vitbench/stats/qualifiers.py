@@ -13,6 +13,7 @@ from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import DURATIONS
 from vitbench.stats.claim_data import Case
 from vitbench.stats.decision import Settlement
+from vitbench.stats.design import races
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD
 from vitbench.stats.scores import trials_at
@@ -30,16 +31,18 @@ def notes_on(case: Case, settled: Settlement, state: State, facts: Context) -> t
     notes += _tuning_notes(case)
     if case.sample.diverged.any():
         notes.append(f"diverged trials ({case.sample.diverged.sum()}) count from chance to the arm's best")
-    if len(case.asked.parts) == 1 and not case.sample.diverged.any():
+    if len(case.question.parts) == 1 and not case.sample.diverged.any():
         notes += _sensitivity(case)
     return (*notes, *_evidence(case, facts))
 
 
 def _tuning_notes(case: Case) -> list[str]:
-    """Choices at the edge of their grid, and tuning on fewer seeds than the margin asks for."""
+    """Choices at an end of their grid, and tuning on fewer seeds than the margin asks for."""
     arms = list(dict.fromkeys(cell.arm for cell in case.variances if cell.arm in case.table.tuning))
     searches = {arm: case.table.tuning[arm] for arm in arms}
     edge = [arm for arm, search in searches.items() if search.choice and search.choice.at_edge]
+    if races(case.experiment):
+        return [f"tuned at the end of its grid: {', '.join(edge)}"] if edge else []
     notes = [f"best at the edge of its grid: {', '.join(edge)}"] if edge else []
     margins = [region.high for region in case.regions if region.level == 0.90]
     advised = 5 if margins and min(margins) <= 1.0 else 3

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from vitbench.stats.distributions import Floats
-from vitbench.stats.tuning import Choice, choose
-from vitbench.store.record import metric_of
+from vitbench.stats.race import Race
+from vitbench.stats.tuning import Choice, choose, size
+from vitbench.store.record import REPORTS, metric_of
 
 Row = Mapping[str, Any]
 
@@ -36,6 +37,12 @@ def _plain(value: Any) -> Any:
 def metric_value(row: Row, metric: str) -> float | None:
     """The metric of an `ok` trial, from `result` or `result["metrics"]`; None where it is absent or not finite."""
     return metric_of(row.get("result") or {}, metric)
+
+
+def test_images(row: Row) -> tuple[object, ...]:
+    """What identifies the test images of a trial: equal for two trials that were tested on the same images."""
+    classes = ((row.get("spec") or {}).get("data") or {}).get("classes")
+    return row.get("data_fingerprint"), tuple(classes) if classes else None
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
@@ -69,12 +76,21 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TrialTable:
-    """Rows by arm: levels, tuning, and reporting trials by (arm, setting) and seed."""
+    """Rows by arm: levels, tuning or race, and reporting trials by (arm, setting) and seed."""
 
     levels: Mapping[str, Mapping[str, Any]]
-    tuning: Mapping[str, Tuning]
+    tuning: Mapping[str, Tuning | Race]
     reporting: Mapping[tuple[str, str], Mapping[int, Row]]
     settings: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+    def upto(self, num_seeds: int) -> TrialTable:
+        """The table in which each race stands as after its first seeds; the table itself where nothing races."""
+        if not any(isinstance(search, Race) for search in self.tuning.values()):
+            return self
+        searches = {
+            arm: search.upto(num_seeds) if isinstance(search, Race) else search for arm, search in self.tuning.items()
+        }
+        return replace(self, tuning=searches)
 
     def own_setting(self, arm: str) -> Mapping[str, Any] | None:
         """The setting at which the arm is reported: its choice, or the only one where nothing was tuned."""
@@ -99,17 +115,20 @@ def tabulate(rows: Iterable[Row]) -> TrialTable:
     tuning: dict[str, list[Row]] = {}
     reporting: dict[tuple[str, str], dict[int, Row]] = {}
     settings: dict[str, dict[str, Mapping[str, Any]]] = {}
+    races: dict[str, list[Row]] = {}
     for row in rows:
         arm, key = row["arm"], canonical(row["setting"])
         levels.setdefault(arm, row["levels"])
         if row["role"] == "tuning":
             tuning.setdefault(arm, []).append(row)
-        elif row["role"] == "reporting":
+        elif row["role"] == "trial":
+            races.setdefault(arm, []).append(row)
+        if row["role"] in REPORTS:
             reporting.setdefault((arm, key), {})[row["seed"]] = row
             settings.setdefault(arm, {})[key] = row["setting"]
     return TrialTable(
         levels,
-        {arm: _tuning(found) for arm, found in tuning.items()},
+        {arm: _tuning(found) for arm, found in tuning.items()} | {arm: _race(found) for arm, found in races.items()},
         {key: dict(sorted(trials.items())) for key, trials in reporting.items()},
         {arm: tuple(found.values()) for arm, found in settings.items()},
     )
@@ -128,3 +147,22 @@ def _tuning(rows: list[Row]) -> Tuning:
             cell = keys.index(canonical(row["setting"])), seeds.index(row["seed"])
             scores[cell], eligible[cell] = value, True
     return Tuning(tuple(settings.values()), tuple(seeds), scores, eligible)
+
+
+def _race(rows: list[Row]) -> Race:
+    """One arm's race, settings in ascending order, whatever the order of the rows."""
+    by_key = {canonical(row["setting"]): row["setting"] for row in rows}
+    keys = sorted(by_key, key=lambda key: (*size(by_key[key]), key))
+    seeds = sorted({row["seed"] for row in rows})
+    scores = np.zeros((len(keys), len(seeds)))
+    ok, present = (np.zeros(scores.shape, dtype=bool) for _ in range(2))
+    for row in rows:
+        cell = keys.index(canonical(row["setting"])), seeds.index(row["seed"])
+        value = metric_value(row, "val_top1_percent")
+        present[cell] = True
+        if row["status"] == "ok" and value is not None:
+            scores[cell], ok[cell] = value, True
+    chosen = {keys.index(canonical(row["setting"])) for row in rows if row.get("chosen")}
+    return Race(
+        tuple(by_key[key] for key in keys), tuple(seeds), scores, ok, present, min(chosen) if len(chosen) == 1 else None
+    )

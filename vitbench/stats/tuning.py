@@ -37,11 +37,11 @@ def choose(settings: Sequence[Mapping[str, Any]], scores: npt.ArrayLike, eligibl
     if not candidates:
         return None
     means = {index: float(np.mean(np.asarray(scores, dtype=np.float64)[index])) for index in candidates}
-    best = min(candidates, key=lambda index: (-round(means[index], SAME_MEAN_DIGITS), *_size(settings[index]), index))
+    best = min(candidates, key=lambda index: (-round(means[index], SAME_MEAN_DIGITS), *size(settings[index]), index))
     return Choice(best, dict(settings[best]), means[best], _at_edge(settings, best), len(candidates))
 
 
-def _size(setting: Mapping[str, Any]) -> tuple[float, ...]:
+def size(setting: Mapping[str, Any]) -> tuple[float, ...]:
     """A setting's numbers, for ties; words count alike and leave the order of the grid."""
     return tuple(float(value) if _is_number(value) else 0.0 for value in setting.values())
 

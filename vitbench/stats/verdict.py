@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from vitbench.base.errors import InputError
+from vitbench.spec.arms import level_name
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.claim_data import Case, claim_problem, open_case
-from vitbench.stats.contrasts import Part, Resolver, Untested, Weights, question
+from vitbench.stats.contrasts import Part, Untested, Weights
 from vitbench.stats.curves import Located, crossing, powers_of_two
 from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Settlement, two_sided_p
+from vitbench.stats.design import races, rule
 from vitbench.stats.distributions import Floats
 from vitbench.stats.forecast import forecast
 from vitbench.stats.images import contrast_points, images_interval
 from vitbench.stats.intervals import Interval, contrast_interval, spread
 from vitbench.stats.power import sd_range, smallest_difference, smallest_margin
 from vitbench.stats.qualifiers import notes_on
-from vitbench.stats.table import Row, TrialTable, tabulate
-from vitbench.stats.verdict_types import Context, PartVerdict, State, Verdict
+from vitbench.stats.race import Race
+from vitbench.stats.table import Row, TrialTable, canonical, tabulate
+from vitbench.stats.verdict_types import ArmRace, Context, PartVerdict, State, Verdict
 
 __all__ = ["Context", "PartVerdict", "State", "Verdict", "claim_problem", "judge"]
 
@@ -43,15 +47,17 @@ def judge(
     paper = claim.paper
     blank = Verdict(
         claim.id, claim.form, "untested", claim.statement, claim.unit, scale=known.scale, expect=claim.expect,
-        paper_effect=paper.effect_points, paper_source=paper.source,
+        paper_effect=paper.effect_points, paper_source=paper.source, rule=rule(experiment),
     )  # fmt: skip
     if claim.untested or claim.form == "descriptive":
         return replace(blank, reason=claim.untested or "descriptive: shown, never decided")
+    blank = replace(blank, notes=_edit_notes(claim, known))
     try:
-        case = open_case(claim, experiment, table, question(claim, Resolver(experiment, table)))
+        case = open_case(claim, experiment, table)
     except Untested as why:
         return replace(blank, reason=str(why))
-    return _decided(case, replace(blank, n=case.sample.n, provisional=case.sample.holes), known)
+    blank = replace(blank, n=case.sample.n, provisional=case.sample.holes)
+    return _decided(case, _with_races(case, blank), known)
 
 
 def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
@@ -61,31 +67,88 @@ def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
         assert refusal is not None
         return replace(_bare(case, blank), state=refusal[0], reason=refusal[1])
     settled = case.settle()
-    parts = tuple(_part(case, settled, index) for index in range(len(case.asked.parts)))
+    parts = tuple(_part(case, settled, index) for index in range(len(case.question.parts)))
     state, reason = refusal or (STATES[int(settled.state)], "")
     hinge = _hinge(settled)
-    head, part = parts[hinge], case.asked.parts[hinge]
+    head, part = parts[hinge], case.question.parts[hinge]
     finished, images = _finished(case, part), _images(case, part, facts)
     verdict = replace(
         blank, state=state, reason=reason, parts=parts, label=head.label, effect=head.effect, interval=head.interval,
         above=head.above, below=head.below, unit=part.unit, paper_effect=part.paper_effect,
         finished_interval=finished, images_interval=images,
         tuning_variance=float(case.noise.extra_variance[hinge]), located=_located(case, state),
-        notes=notes_on(case, settled, state, facts),
+        notes=(*blank.notes, *notes_on(case, settled, state, facts)),
     )  # fmt: skip
     if state == "untested":
         return verdict
-    verdict = replace(verdict, p=two_sided_p(settled.p_false, settled.p_true))
+    verdict = replace(verdict, p=two_sided_p(settled.p_false, settled.p_true), choice_share=_choice_share(case, hinge))
     if _leaves(images, part, state):
         verdict = replace(verdict, notes=(*verdict.notes, "on these test images"))
     return _open(case, verdict, hinge) if settled.state == OPEN or reason else verdict
+
+
+def _edit_notes(claim: Claim, context: Context) -> tuple[str, ...]:
+    """What was changed after the first trial, of the claim, its parts and of all claims."""
+    ids = dict.fromkeys(["", claim.id, *(part.id for part in claim.part_claims())])
+    return tuple(f"exploratory: {edit}" for name in ids for edit in context.edits.get(name, ()))
+
+
+def _with_races(case: Case, blank: Verdict) -> Verdict:
+    """The verdict with what its arms' races have cost and whom they dropped."""
+    if not races(case.experiment):
+        return blank
+    arms = dict.fromkeys(cell.arm for cell in case.sample.cells)
+    raced = {arm: search for arm in arms if isinstance(search := case.table.tuning.get(arm), Race)}
+    seeds = case.experiment.seeds
+    return replace(
+        blank,
+        trainings=len(_trial_ids(case, raced)),
+        maximum=max(seeds.looks) if seeds.looks else None,
+        arm_races=tuple(_arm_race(arm, race) for arm, race in raced.items()),
+    )
+
+
+def _trial_ids(case: Case, raced: Mapping[str, Race]) -> set[str]:
+    """The trials of the claim: all that its arms' races have run so far, and those of its shared settings."""
+    cells = {(cell.arm, cell.setting) for cell in case.sample.cells}
+    cells |= {(arm, canonical(setting)) for arm, race in raced.items() for setting in race.settings}
+    last = max(case.design.seeds[-1])
+    return {
+        str(row["trial_id"])
+        for cell in cells
+        for seed, row in case.table.reporting.get(cell, {}).items()
+        if seed <= last
+    }
+
+
+def _arm_race(arm: str, race: Race) -> ArmRace:
+    """An arm's race in words."""
+    racing = tuple(setting_words(setting) for setting in race.racing())
+    dropped = tuple((setting_words(setting), seeds, gap) for setting, seeds, gap in race.dropped())
+    leader = setting_words(race.choice.setting) if race.choice else ""
+    return ArmRace(arm, leader, racing, dropped)
+
+
+def setting_words(setting: Mapping[str, Any]) -> str:
+    """A setting's values: `0.002`, or `0.002, weight_decay 0.1` where several paths are tuned."""
+    if len(setting) == 1:
+        return level_name(next(iter(setting.values())))
+    return ", ".join(f"{path.rsplit('.', 1)[-1]} {level_name(value)}" for path, value in setting.items())
+
+
+def _choice_share(case: Case, hinge: int) -> float | None:
+    """The share of the part's squared standard error that the choice of settings makes; None where nothing races."""
+    now = case.estimate(case.look)
+    if now is None or case.noise.raced_seeds is None:
+        return None
+    return float(case.noise.extra_variance[hinge] / max(now.se_low[hinge], now.se_high[hinge]) ** 2)
 
 
 def _bare(case: Case, blank: Verdict) -> Verdict:
     """A verdict with the effect alone, where there is one: no interval can be had."""
     if case.sample.n == 0:
         return blank
-    part = case.asked.parts[0]
+    part = case.question.parts[0]
     low, high = (column[:, 0] for column in case.data())
     above, below = _sides(part)
     return replace(blank, label=part.label, effect=float((low + high).mean() / 2.0), above=above, below=below)
@@ -99,7 +162,7 @@ def _sides(part: Part) -> tuple[float | None, float | None]:
 
 def _part(case: Case, settled: Settlement, index: int) -> PartVerdict:
     """One part with its intersected interval."""
-    part = case.asked.parts[index]
+    part = case.question.parts[index]
     low, high = (column[:, index] for column in case.data())
     effect = float((low.mean() + high.mean()) / 2.0)
     limits = float(settled.low[index]), float(settled.high[index])
@@ -134,8 +197,18 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
     smallest = smallest_difference if region.level == 0.95 else smallest_margin
     mde = smallest(n, case.factor(region.level)) * sd
     low, high = sd_range(n)
-    coming = forecast(*case.data(), case.regions, case.noise, case.design.ahead, case.claim.seeds_min)
+    raced = case.noise.raced_seeds is not None and case.design.ahead is case.design.plan
+    past = [case.estimate(look) for look in range(case.look + 1)] if raced else ()
+    coming = forecast(case.data(), case.regions, case.noise, case.design.ahead, case.claim.seeds_min, past)
+    coming = tuple(replace(look, trainings=_trainings_until(case, look.n)) for look in coming)
     return replace(verdict, mde=mde, mde_range=(mde * low, mde * high), forecast=coming)
+
+
+def _trainings_until(case: Case, num_seeds: int) -> int | None:
+    """How many more trainings the claim's arms need at most for so many seeds; None where nothing races."""
+    searches = [case.table.tuning.get(arm) for arm in dict.fromkeys(cell.arm for cell in case.sample.cells)]
+    counts = [len(search.racing()) for search in searches if isinstance(search, Race)]
+    return sum(counts) * (num_seeds - case.sample.n) if counts else None
 
 
 def _images(case: Case, part: Part, facts: Context) -> Interval | None:
@@ -166,7 +239,7 @@ def _leaves(interval: Interval | None, part: Part, state: State) -> bool:
 
 def _located(case: Case, state: State) -> Located | None:
     """Where the curves cross (only where both ends are decided), or the compute ratio; None for other forms."""
-    curve = case.asked.curve
+    curve = case.question.curve
     if curve is None or case.sample.diverged.any() or (curve.anchor is None and state != "supported"):
         return None
     x = np.array(curve.x)

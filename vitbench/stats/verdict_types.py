@@ -18,11 +18,16 @@ State = Literal["supported", "contradicted", "inconclusive", "untested"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the caller knows beside the rows: the scale in words, the least sane baseline, right answers by trial id."""
+    """What the caller knows beside the rows.
+
+    `scale`: the scale in words; `baseline_floor_percent`: the least sane baseline; `correct`: right answers by trial;
+    `edits`: what was changed after the first trial, by claim (see `vitbench.spec.seal.edits`).
+    """
 
     scale: str = ""
     baseline_floor_percent: float | None = None
     correct: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    edits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,27 @@ class PartVerdict:
 
 
 @dataclass(frozen=True)
+class ArmRace:
+    """How an arm of the claim was tuned by a race: settings still racing and settings that are out, in words.
+
+    `dropped`: (setting, seeds that it has, points behind the leader or None where its trials were lost).
+    """
+
+    arm: str
+    leader: str
+    racing: tuple[str, ...]
+    dropped: tuple[tuple[str, int, float | None], ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A claim's state and all that a reader needs to doubt it.
 
     `effect`, `interval`, `above`, `below` are those of the part `label` on which the verdict hangs; the rest is in
     `parts`. `reason` says why a claim is untested or was not decided; `notes` qualify a verdict. `p` and `q` serve the
-    scoreboard alone. `mde` is the smallest effect (for an equivalence: margin) this design could have seen.
+    scoreboard alone. `mde` is the smallest effect (for an equivalence: margin) this design could have seen. `rule` says
+    how arms were tuned and looks spent; of a race, `trainings` counts the claim's trials, `maximum` is the declared
+    number of seeds, `choice_share` the share of the squared standard error that the choice of settings makes.
     """
 
     claim: str
@@ -75,3 +95,8 @@ class Verdict:
     located: Located | None = None
     parts: tuple[PartVerdict, ...] = ()
     expect: str | None = None
+    rule: str = ""
+    trainings: int | None = None
+    maximum: int | None = None
+    choice_share: float | None = None
+    arm_races: tuple[ArmRace, ...] = ()

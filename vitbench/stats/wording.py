@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vitbench.stats.forecast import Coming
 from vitbench.stats.intervals import Interval
-from vitbench.stats.verdict_types import Verdict
+from vitbench.stats.verdict_types import ArmRace, Verdict
 
 QUALIFIERS = ("under-trained", "exploratory", "extended", "settled", "on these test images", "at odds")
 """Beginnings of the notes that change how the state is read; the other notes stand beside the line."""
@@ -18,7 +17,7 @@ def one_line(verdict: Verdict) -> str:
     head = f"{verdict.claim} {verdict.state}"
     if verdict.provisional and verdict.n:
         head += f" (provisional: {count(len(verdict.provisional), 'trial')} missing or failed)"
-    pieces = [verdict.reason, _effect(verdict), _seen(verdict), _odds(verdict.forecast), _located(verdict)]
+    pieces = [verdict.reason, _effect(verdict), _races(verdict), _seen(verdict), _odds(verdict), _located(verdict)]
     if verdict.finished_interval:
         pieces.append(f"given that training finishes {_range(verdict.finished_interval)}")
     scale = f"at {verdict.scale}" if verdict.scale else ""
@@ -44,7 +43,35 @@ def _effect(verdict: Verdict) -> str:
     words = [f"{which if len(verdict.parts) > 1 else ''}{verdict.label} {verdict.effect:+.2f} {verdict.unit}"]
     if verdict.interval and not verdict.interval.refused:
         words.append(_range(verdict.interval))
-    return ", ".join([*words, f"claim {_region(verdict)}", f"n = {verdict.n}"])
+    trainings = [count(verdict.trainings, "training")] if verdict.trainings else []
+    return ", ".join([*words, f"claim {_region(verdict)}", f"n = {verdict.n}", *trainings])
+
+
+def _races(verdict: Verdict) -> str:
+    """`avg 0.002, 0.004 still racing (0.016 dropped after 3 seeds, -4.0); the choice is 31% of the error`.
+
+    Of more than three arms, the number of settings alone.
+    """
+    races = verdict.arm_races
+    if not races:
+        return ""
+    if len(races) > 3:
+        racing, out = sum(len(race.racing) for race in races), sum(len(race.dropped) for race in races)
+        words = [f"{count(racing, 'setting')} of {len(races)} arms still racing, {out} dropped"]
+    else:
+        words = [_race(race) for race in races]
+    if verdict.choice_share is not None:
+        words.append(f"the choice is {100 * verdict.choice_share:.0f}% of the error")
+    return "; ".join(words)
+
+
+def _race(race: ArmRace) -> str:
+    """One arm's race."""
+    out = [
+        f"{setting} dropped after {count(seeds, 'seed')}" + (f", {-gap:+.1f}" if gap is not None else "")
+        for setting, seeds, gap in race.dropped
+    ]
+    return f"{race.arm} {', '.join(race.racing)} still racing" + (f" ({'; '.join(out)})" if out else "")
 
 
 def _range(interval: Interval) -> str:
@@ -69,12 +96,18 @@ def _seen(verdict: Verdict) -> str:
     return f"smallest {what} this design sees {verdict.mde:.2g} ({low:.2g} to {high:.2g})"
 
 
-def _odds(coming: tuple[Coming, ...]) -> str:
-    """The first look with even odds of a verdict."""
+def _odds(verdict: Verdict) -> str:
+    """The first look with even odds of a verdict; of a race, what it takes to get there."""
+    coming = verdict.forecast
     if not coming:
         return ""
     even = next((look for look in coming if look.chance >= 0.5), None)
-    return f"even odds of a verdict by n = {even.n}" if even else f"under even odds of a verdict by n = {coming[-1].n}"
+    look = even or coming[-1]
+    words = f"{'even' if even else 'under even'} odds of a verdict by n = {look.n}"
+    if look.trainings is None:
+        return words
+    what = "at the racing settings" if verdict.choice_share is not None and verdict.choice_share > 0.5 else "to come"
+    return f"{words} ({100 * look.chance:.0f}%, at most {count(look.trainings, 'training')} {what})"
 
 
 def _located(verdict: Verdict) -> str:

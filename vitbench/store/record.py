@@ -37,7 +37,12 @@ ALGORITHM_VERSION = 1
 """Raised by hand when a number or a default changes; part of every trial_id."""
 
 Status = Literal["ok", "diverged", "failed"]
-Role = Literal["stage", "tuning", "reporting"]
+Role = Literal["stage", "tuning", "reporting", "trial"]
+"""A trial of a race has the role `trial`: it both tunes and reports."""
+TUNES: frozenset[Role] = frozenset({"tuning", "trial"})
+"""Roles whose validation score may choose a setting."""
+REPORTS: frozenset[Role] = frozenset({"reporting", "trial"})
+"""Roles whose test score may be reported."""
 
 
 class CurvePoint(Frozen):

@@ -79,7 +79,7 @@ class Augment:
 
     @property
     def lanes(self) -> int:
-        """Draws an image: those of the crop; two a RandAugment operation; one for MixUp."""
+        """Draws per image: those of the crop, two per RandAugment operation, one for MixUp."""
         return self.mixup_lane + (self.mixup > 0)
 
     @property
@@ -116,7 +116,7 @@ class Augment:
         return out
 
     def mirrors(self, draws: np.ndarray) -> bool:
-        """Do the draws `[L]` of one image mirror it?"""
+        """True if the draws `[L]` of one image mirror it."""
         return self.flip and bool(draws[2] < 0.5)
 
     def mixture(self, draws: np.ndarray) -> Mixture | None:
@@ -238,7 +238,7 @@ def pad(images: Tensor, level: str) -> Tensor:
 
 
 def randaugment_op(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:
-    """One operation a image, chosen by `which [B]`, its direction by `sign [B]`, at a fixed magnitude.
+    """One operation per image, chosen by `which [B]`, its direction by `sign [B]`, at a fixed magnitude.
 
     Source: Cubuk et al. 2020. Differs: eleven operations; equalize, sharpness and colour balance are left out, since
     they have no cheap form for a batch in which every image draws its own operation.

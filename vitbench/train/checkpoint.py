@@ -1,7 +1,7 @@
 """Weights and checkpoints on disk: safetensors only, so that reading them can run no code.
 
-A checkpoint is `step-<n>.safetensors` of one trial: tensors, and all else as JSON in the file's own metadata. Beside it
-stands `step-<n>.sha256`, written last and readable by `sha256sum -c`; without one that fits, there is no checkpoint.
+A checkpoint is `step-<n>.safetensors` of one trial: tensors, and everything else as JSON in the file's metadata. The
+file `step-<n>.sha256` beside it is written last, for `sha256sum -c`; a checkpoint without a matching one is not used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Raises InputError where the file is missing or no safetensors file."""
+    """Tensors by name. Raises InputError where the file is missing or not in the safetensors format."""
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented family
@@ -72,7 +72,7 @@ class Standing(Frozen):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the training of one trial goes on from; everything random is a function of (seed, epoch, index)."""
+    """Everything that resuming one trial needs; all random draws are functions of (seed, epoch, index)."""
 
     standing: Standing
     tensors: dict[str, Tensor]
@@ -80,14 +80,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one trial, in its folder; the last two are kept, should the last one not be readable."""
+    """The checkpoints of one trial, in its folder; the last two are kept, in case the last one is damaged."""
 
     folder: Path
     trial_id: str
     made_by: Mapping[str, str]
 
     def write(self, snapshot: Snapshot) -> None:
-        """Make a snapshot durable; the ones before stay until it is. Raises NoSpaceError, ResultsError."""
+        """Write a snapshot durably, then remove all but the last two. Raises NoSpaceError, ResultsError."""
         path = self.folder / f"step-{snapshot.standing.step:09d}.safetensors"
         content = save(snapshot.tensors, metadata={METADATA: snapshot.standing.model_dump_json()})
         replace_durably(path, content, "checkpoint")
@@ -115,13 +115,13 @@ class Checkpoints:
         return None, passed_over
 
     def clear(self) -> None:
-        """Remove every checkpoint, and what killed attempts left of some."""
+        """Remove every checkpoint, and unfinished files of killed attempts."""
         for pattern in ("step-*", ".step-*"):
             for path in self.folder.glob(pattern):
                 _remove(path)
 
     def _paths(self) -> list[Path]:
-        """Checkpoint files, newest first; the step alone says which is newer, no clock does."""
+        """Checkpoint files, newest first, ordered by step and not by time."""
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
     def _read(self, path: Path) -> Snapshot:

@@ -22,7 +22,7 @@ BATCH = 512
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One member's answers on one set of images; `finite` is false where a logit was NaN or infinite."""
+    """One member's predictions on one set of images; `finite` is false where a logit is NaN or infinite."""
 
     predicted: np.ndarray
     confidence: np.ndarray
@@ -47,8 +47,8 @@ def evaluate(logits: Tensor, labels: np.ndarray) -> Evaluation:
     """Accuracy and mean loss of one member's logits `[M, K]`; a non-finite logit never counts as class 0."""
     finite = bool(torch.isfinite(logits).all())
     if not finite:
-        nothing = np.full(len(labels), -1)
-        return Evaluation(nothing, np.zeros(len(labels)), 0.0, 0.0, False)
+        no_class = np.full(len(labels), -1)
+        return Evaluation(no_class, np.zeros(len(labels)), 0.0, 0.0, False)
     target = torch.from_numpy(labels)
     confidence, predicted = logits.softmax(-1).max(-1)
     return Evaluation(

@@ -1,4 +1,4 @@
-"""What frozen features are worth: few-shot ridge, linear probe and nearest neighbours.
+"""Probes on frozen features: few-shot ridge regression, linear probe and nearest neighbours.
 
 n images, F features, K classes. Features are pre-logits.
 """
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 BIAS_FEATURE = 100.0
-"""Constant feature appended, so large that the bias is hardly regularised."""
+"""Value of the constant feature for the bias; large, so that the bias is hardly regularised."""
 
 
 def draw_shots(labels: Ints, shots: int, seed: int, draw: int) -> Ints:

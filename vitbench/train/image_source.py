@@ -1,6 +1,6 @@
-"""What training and evaluation ask for images, wherever these lie, and which of them a trial uses.
+"""The interface through which training and evaluation read images, and which images a trial uses.
 
-n images, E stacked trials, M images asked for, b images of one piece, C channels, H height, W width.
+n images, E stacked trials, M images per trial, b images of one piece, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Feed(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what reads ahead; another step would start it again."""
+        """Stop reading in advance; asking for another step starts it again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +93,12 @@ def members(images: ImageSource, spec: DataSpec, seed: int) -> Members:
     """The images of one trial: train and validation by seed, and the test images of the trained classes."""
     labelled = Split(images.train_labels, groups=images.train_groups, val=images.train_val, rank=images.train_rank)
     part = partition(labelled, seed, spec)
-    classes = np.arange(images.num_classes) if spec.classes is None else np.asarray(sorted(spec.classes))
+    classes = np.arange(images.num_classes) if spec.labels is None else np.asarray(sorted(spec.labels))
     test = np.flatnonzero(np.isin(images.test_labels, classes))
     return Members(part.train, part.val, test, classes)
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device, sent without waiting for it."""
+    """An array as a tensor on the device; the copy is asynchronous."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,6 +1,6 @@
-"""The images of one spec: resident on the training device as uint8, or streamed where that cannot be.
+"""The images of one spec: resident on the training device as uint8, or streamed where they do not fit.
 
-n images, E stacked trials, M images asked for, b images of one piece, C channels, H height, W width.
+n images, E stacked trials, M images per trial, b images of one piece, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitbench.train.streamed import open_stream, per_channel
 
 @dataclass(frozen=True, kw_only=True)
 class Images(ImageSource):
-    """Images that live on the device, `uint8 [n, C, H, W]`."""
+    """Images that are resident on the device, `uint8 [n, C, H, W]`."""
 
     train: Tensor
     test: Tensor
@@ -40,7 +40,7 @@ class Images(ImageSource):
 
 @dataclass(frozen=True)
 class _ResidentFeed(Feed):
-    """Crops of images on the device, padded once and not every batch."""
+    """Crops of images on the device; images are padded once, not per batch."""
 
     padded: Tensor
     orders: Sequence[Order]
@@ -57,7 +57,7 @@ class _ResidentFeed(Feed):
         return self.augment(pixels, draws)
 
     def close(self) -> None:
-        """Nothing reads ahead."""
+        """Nothing to stop."""
 
 
 _cache: dict[tuple[object, ...], ImageSource] = {}
@@ -69,10 +69,10 @@ def open_source(spec: TrialSpec, options: DataOptions, device: torch.device) -> 
 
 
 def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, originals: bool = False) -> ImageSource:
-    """The images of a resolved spec; kept for the next trial on the same data, size and device.
+    """The images of a resolved spec; cached for the next trial on the same data, size and device.
 
-    Streamed where they do not fit in memory, `options.stream` says so, or the `originals` are needed; which of the two
-    it is changes no number.
+    Streamed where they do not fit in memory, where `options.stream` is set, or where the `originals` are needed.
+    Streamed and resident images give the same numbers.
     """
     assert spec.img_size is not None
     key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
@@ -88,7 +88,7 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
 
 
 def _fits(facts: Facts, img_size: int | tuple[int, int], device: torch.device) -> bool:
-    """Do the images fit in the memory of this machine and of the device?"""
+    """True if the images fit in the memory of this machine and of the device."""
     if not fits_in_memory(facts, img_size):
         return False
     on_gpu = device.type == "cuda"

@@ -54,20 +54,20 @@ class Order:
 
     def batch(self, step: int) -> Batch:
         """The batch of step 0, 1, ..."""
-        position, wanted = step * self.batch_size, self.batch_size
+        position, missing = step * self.batch_size, self.batch_size
         parts: list[tuple[Ints, Ints, Floats]] = []
-        while wanted:
+        while missing:
             epoch, start = divmod(position, len(self.members))
             order, draws = self._epoch(epoch)
-            index = order[start : start + wanted]
-            parts.append((index, np.full_like(index, epoch), draws[start : start + wanted]))
-            position, wanted = position + len(index), wanted - len(index)
+            index = order[start : start + missing]
+            parts.append((index, np.full_like(index, epoch), draws[start : start + missing]))
+            position, missing = position + len(index), missing - len(index)
         index, epochs, all_draws = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Batch(index, epochs, all_draws)
 
 
 def micro_batches(orders: Sequence[Order], step: int, grad_accum: int) -> Iterator[list[Batch]]:
-    """A step's batches, one a stacked trial, cut into `grad_accum` parts."""
+    """A step's batches, one per stacked trial, cut into `grad_accum` parts."""
     batches = [order.batch(step) for order in orders]
     for rows in np.array_split(np.arange(orders[0].batch_size), grad_accum):
         yield [batch.take(rows) for batch in batches]

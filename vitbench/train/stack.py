@@ -5,7 +5,7 @@ E stacked trials, P parameters of one model (flat), B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -57,9 +57,9 @@ class Stack:
         grads = torch.autograd.grad(loss.sum(), list(self.params.values()), allow_unused=True, materialize_grads=True)
         self.grad += torch.cat([grad.reshape(self.num_members, -1) for grad in grads], dim=1)
 
-    def decay_mask(self) -> Tensor:
-        """`[P]`, 1 where weight decay applies: parameters of 2 or more dimensions that are no embeddings or tokens."""
-        pieces = [torch.full((shape.numel(),), float(decays(name, shape))) for name, shape in self.shapes.items()]
+    def decay_mask(self, decaying: Collection[str]) -> Tensor:
+        """`[P]`, 1 in the parameters named in `decaying`."""
+        pieces = [torch.full((shape.numel(),), float(name in decaying)) for name, shape in self.shapes.items()]
         return torch.cat(pieces).to(self.flat.device)
 
     def forward(self, *inputs: Tensor, flat: Tensor | None = None, train: bool = False) -> Tensor:
@@ -96,11 +96,6 @@ def _refuse_foreign(module: nn.Module, states: Sequence[dict[str, Tensor]]) -> N
         if differing := sorted(expected ^ state.keys()):
             which = "lacks" if differing[0] in state else "has"
             raise ValueError(f"stack member {member}: {differing[0]} is a tensor that the stack's module {which}")
-
-
-def decays(name: str, shape: torch.Size) -> bool:
-    """Does weight decay apply? To weights of 2 or more dimensions, but not to tokens and position tables."""
-    return len(shape) >= 2 and not any(part in name for part in ("pos_embed", "cls_token", "mask_token", "rel_"))
 
 
 def _flatten(state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Images that do not live on the device: decoded, cropped and resized when they are needed, by loader processes.
+"""Images that are not resident on the device: loader processes decode, crop and resize them on demand.
 
-Every image is a pure function of its file and its draws, and pieces come back in the order in which they were asked
-for; so neither streaming nor the number of processes changes a bit. RandAugment and MixUp follow on the device.
+Every image is a pure function of its file and its draws, and pieces return in the order of their requests; so neither
+streaming nor the number of processes changes a bit. RandAugment, mixing and erasing follow on the device.
 
 n images, E stacked trials, b images of one piece, C channels, H height, W width, L lanes of draws.
 """
@@ -31,36 +31,38 @@ from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
 from vitbench.train.sampling import Batch, Order, all_draws, all_indices, micro_batches
 
 PIECE = 64
-"""Images decoded by one process at a time: a batch is shared out among all of them."""
+"""Images per piece of work; the pieces of a batch are shared among all processes."""
 PIECES_AHEAD = 4
-"""Pieces that each process works ahead."""
+"""Pieces that each process prepares in advance."""
 STATS_BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Request:
-    """Images `index [n]` of a split: cropped by `draws [n, L]`, or (None) their central squares."""
+class ImageRequest:
+    """Images `index [n]` of a split: cropped by `draws [n, L]`, or (None) by `centre_crop`."""
 
     part: Part
     index: Ints
     draws: np.ndarray | None = None
 
-    def pieces(self) -> list[Request]:
+    def pieces(self) -> list[ImageRequest]:
         """The request cut into pieces of at most PIECE images."""
         return [
-            Request(self.part, self.index[s : s + PIECE], None if self.draws is None else self.draws[s : s + PIECE])
+            ImageRequest(
+                self.part, self.index[s : s + PIECE], None if self.draws is None else self.draws[s : s + PIECE]
+            )
             for s in range(0, len(self.index), PIECE)
         ]
 
 
-class Reader(Dataset[Tensor | InputError]):
-    """Answers requests; in a loader process, an image that cannot be read is handed back as its error."""
+class ImageDecoder(Dataset[Tensor | InputError]):
+    """Decodes the images of a request; returns an unreadable image's error, since a loader process cannot raise it."""
 
     def __init__(self, data: ImageData, img_size: int | tuple[int, int], augment: Augment | None) -> None:
         self.splits = {"train": data.train, "test": data.test}
         self.img_size, self.augment = img_size, augment
 
-    def __getitem__(self, request: Request) -> Tensor | InputError:
+    def __getitem__(self, request: ImageRequest) -> Tensor | InputError:
         """Pixels `uint8 [n, C, H, W]`."""
         try:
             images = [self._image(request, k) for k in range(len(request.index))]
@@ -71,24 +73,24 @@ class Reader(Dataset[Tensor | InputError]):
             return pixels
         return self.augment.crop(pad(pixels, self.augment.level), torch.from_numpy(request.draws))
 
-    def _image(self, request: Request, k: int) -> Pixels:
-        """One image `[H, W, C]`: its central square, or (of augmentations with crops of many sizes) its crop."""
+    def _image(self, request: ImageRequest, k: int) -> Pixels:
+        """One image `[H, W, C]`: its centre crop, or its random crop where crops have random sizes."""
         image = self.splits[request.part].read(int(request.index[k]))
         if self.augment is None or request.draws is None or not self.augment.resized:
             return centre_crop(image, self.img_size)
-        own = request.draws[k]
-        out = cut(image, resized_box(image.shape[0], image.shape[1], own, self.augment.aspect), self.img_size)
-        return out[:, ::-1] if self.augment.mirrors(own) else out
+        draws = request.draws[k]
+        out = cut(image, resized_box(image.shape[0], image.shape[1], draws, self.augment.aspect), self.img_size)
+        return out[:, ::-1] if self.augment.mirrors(draws) else out
 
 
 def _leave_signals_alone(_worker: int) -> None:
-    """A loader process ends with its parent, which alone answers Ctrl-C and SIGTERM."""
+    """Let the parent process alone answer Ctrl-C; a loader process ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def lost_loader(error: Exception) -> bool:
-    """Does torch say that a loader process was killed? It raises that wherever the main thread is just then."""
+    """True if torch reports a killed loader process; torch raises this at any point of the main thread."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
@@ -96,7 +98,7 @@ Pieces = DataLoader[Tensor | InputError]
 
 
 def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
-    """What the processes hand over; MemoryError where one was killed in doing so, as happens where memory runs out."""
+    """The processes' results. Raises MemoryError where a process was killed, as happens when memory runs out."""
     try:
         yield from loader
     except (OSError, EOFError, RuntimeError) as error:
@@ -107,25 +109,25 @@ def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads requests ahead, in `num_workers` processes (0: in this one)."""
+    """Reads requests in advance, in `num_workers` processes (0: in this process)."""
 
     data: ImageData
     img_size: int | tuple[int, int]
     num_workers: int
     device: torch.device
 
-    def load(self, requests: Iterable[Request], augment: Augment | None = None) -> Iterator[Tensor]:
+    def load(self, requests: Iterable[ImageRequest], augment: Augment | None = None) -> Iterator[Tensor]:
         """The pixels `uint8 [n, C, H, W]` of every request, on the device, in order. Raises InputError."""
         lengths: deque[int] = deque()
 
-        def pieces() -> Iterator[Request]:
+        def pieces() -> Iterator[ImageRequest]:
             for request in requests:
                 parts = request.pieces()
                 lengths.append(len(parts))
                 yield from parts
 
         loader: Pieces = DataLoader(
-            Reader(self.data, self.img_size, augment),
+            ImageDecoder(self.data, self.img_size, augment),
             sampler=pieces(),
             batch_size=None,
             num_workers=self.num_workers,
@@ -151,14 +153,14 @@ class Loader:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedImages(ImageSource):
-    """Images read when they are asked for."""
+    """Images that are read on demand."""
 
     loader: Loader
 
     def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
-        wanted = [index[:, start : start + batch] for start in range(0, index.shape[1], batch)]
-        pixels = self.loader.load(Request(part, piece.ravel()) for piece in wanted)
-        for piece, images in zip(wanted, pixels, strict=True):
+        chunks = [index[:, start : start + batch] for start in range(0, index.shape[1], batch)]
+        pixels = self.loader.load(ImageRequest(part, piece.ravel()) for piece in chunks)
+        for piece, images in zip(chunks, pixels, strict=True):
             yield images.view(*piece.shape, *images.shape[1:]).float() / 255
 
     def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
@@ -166,7 +168,7 @@ class StreamedImages(ImageSource):
 
 
 class _StreamedFeed(Feed):
-    """A feed that reads ahead, from the first step that it is asked for; another step than the next starts afresh."""
+    """A feed that reads in advance; a request for another step than the next one starts it anew."""
 
     def __init__(self, loader: Loader, orders: Sequence[Order], augment: Augment, grad_accum: int) -> None:
         self.loader, self.orders, self.augment, self.grad_accum = loader, orders, augment, grad_accum
@@ -176,8 +178,8 @@ class _StreamedFeed(Feed):
     def raw(self, step: int) -> Iterator[Raw]:
         if self.coming is None or step != self.next_step:
             self.close()
-            wanted = map(micro_batches, repeat(self.orders), count(step), repeat(self.grad_accum))
-            self.coming = _raw(self.loader, chain.from_iterable(wanted), self.augment)
+            steps = map(micro_batches, repeat(self.orders), count(step), repeat(self.grad_accum))
+            self.coming = _raw(self.loader, chain.from_iterable(steps), self.augment)
         self.next_step = step + 1
         return islice(self.coming, self.grad_accum)
 
@@ -190,24 +192,24 @@ class _StreamedFeed(Feed):
         self.coming = None
 
 
-def _raw(loader: Loader, wanted: Iterator[list[Batch]], augment: Augment) -> Generator[Raw, None, None]:
-    """The micro-batches that are wanted, with their images, cropped."""
-    asked: deque[list[Batch]] = deque()
+def _raw(loader: Loader, upcoming: Iterator[list[Batch]], augment: Augment) -> Generator[Raw, None, None]:
+    """The micro-batches with their cropped images."""
+    requested: deque[list[Batch]] = deque()
 
-    def requests() -> Iterator[Request]:
-        for batches in wanted:
-            asked.append(batches)
-            yield Request("train", all_indices(batches), all_draws(batches))
+    def requests() -> Iterator[ImageRequest]:
+        for batches in upcoming:
+            requested.append(batches)
+            yield ImageRequest("train", all_indices(batches), all_draws(batches))
 
     for pixels in loader.load(requests(), augment):
-        batches = asked.popleft()
+        batches = requested.popleft()
         yield batches, pixels, on_device(all_draws(batches), pixels.device)
 
 
 def open_stream(
     data: ImageData, img_size: int | tuple[int, int], options: DataOptions, device: torch.device
 ) -> StreamedImages:
-    """The images of a data set, read when needed, standardised by their exact statistics.
+    """The images of a data set, read on demand, standardised by their exact statistics.
 
     These take one pass over the training images (of ImageNet some ten minutes on 16 cores), kept in the cache folder.
     """
@@ -228,21 +230,21 @@ def open_stream(
 
 
 def per_channel(values: Floats, device: torch.device) -> Tensor:
-    """One float32 a channel, `[C, 1, 1]`."""
+    """One float32 per channel, `[C, 1, 1]`."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def _counts(loader: Loader, options: DataOptions) -> Ints:
-    """How often each level occurs in the training images' central squares, `[C, 256]`; from the cache if it has it."""
+    """How often each level occurs in the training images' centre crops, `[C, 256]`; cached."""
     data, img_size = loader.data, loader.img_size
     size = str(img_size) if isinstance(img_size, int) else "x".join(map(str, img_size))
     path = cache_folder(options) / "levels" / f"{data.facts.fingerprint[:32]}-{size}.json"
     with suppress(OSError, ValueError):
-        known = np.array(json.loads(path.read_text()), dtype=np.int64)
-        if known.shape == (data.facts.in_chans, 256):
-            return known
+        cached = np.array(json.loads(path.read_text()), dtype=np.int64)
+        if cached.shape == (data.facts.in_chans, 256):
+            return cached
     everything = np.arange(len(data.train))
-    requests = (Request("train", everything[s : s + STATS_BATCH]) for s in range(0, len(everything), STATS_BATCH))
+    requests = (ImageRequest("train", everything[s : s + STATS_BATCH]) for s in range(0, len(everything), STATS_BATCH))
     on_cpu = Loader(data, loader.img_size, loader.num_workers, torch.device("cpu"))
     counts = np.zeros((data.facts.in_chans, 256), dtype=np.int64)
     for pixels in on_cpu.load(requests):

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
-from vitbench.model.sizes import grid
+from vitbench.model.objective import MemberBatch, objective_of
+from vitbench.model.parameters import parameters
+from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrainSpec, TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.image_source import ImageSource, Members, members, on_device
-from vitbench.train.objectives import corrupt, cross_entropy, masked_patch_hits, masked_patch_loss, patch_targets
 from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.sampling import Batch, Order
 from vitbench.train.stack import Stack
@@ -57,18 +58,19 @@ class Trainer:
             Order(job.seed, used.train, self.train.batch_size, self.augment.streams)
             for job, used in zip(jobs, self.used, strict=True)
         ]
-        objective = self.train.objective
+        self.objective = objective_of(self.train.objective)
         with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
-            module = build(self.spec.model, objective)
+            module = build(self.spec.model, self.train.objective)
         if recompute and isinstance(module, Encoder):
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
+        decaying = {tensor.name for tensor in parameters(self.spec.model, self.train.objective) if tensor.decays}
         scale = rate_scale(self.train.layer_decay, self.stack.shapes)
         self.optimizer = Optimizer(
             [job.spec.train for job in jobs],
             self.stack.flat,
-            self.stack.decay_mask(),
+            self.stack.decay_mask(decaying),
             None if scale is None else scale.to(device),
         )
         self.average = self.stack.flat.clone() if self.train.model_ema else None
@@ -76,6 +78,7 @@ class Trainer:
         self.average_shares = shares.to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
+        self.calls = NetworkCalls(self)
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
         self.class_weights = _class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
@@ -87,10 +90,6 @@ class Trainer:
         self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
         self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
         self._move = Graph(self._update) if program == "graph" else self._update
-
-    @property
-    def classifies(self) -> bool:
-        return self.train.objective.name == "classify"
 
     @property
     def evaluated(self) -> Tensor:
@@ -105,34 +104,23 @@ class Trainer:
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
         for batches, pixels, draws in self.feed.raw(step):
-            self._add({"pixels": pixels, "draws": draws, **self._wanted(batches)})
+            self._add({"pixels": pixels, "draws": draws, **self._drawn(batches)})
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
         if self.average is not None:
             numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
-    def _wanted(self, batches: list[Batch]) -> Given:
-        """What the images are trained for: labels and MixUp's shares `[E, b]`, or corruptions `[E, b, N]`."""
-        if not self.classifies:
-            return self._corruptions(batches)
-        index = on_device(np.stack([batch.index for batch in batches]), self.device)
-        mixtures = [mixture for batch in batches if (mixture := self.augment.mixture(batch.draws)) is not None]
-        if not mixtures:
-            return {"index": index}
-        share = np.stack([mixture.share for mixture in mixtures]).astype(np.float32)
-        given = {"index": index, "mix": on_device(share, self.device)}
-        if self.augment.cutmix:
-            given["box"] = on_device(np.stack([mixture.box for mixture in mixtures]), self.device)
-        return given
-
-    def _corruptions(self, batches: list[Batch]) -> Given:
-        num_patches = grid(self.spec.model).area
-        drawn = [
-            corrupt(self.train.objective, num_patches, job.seed, batch.epoch, batch.index)
+    def _drawn(self, batches: list[Batch]) -> Given:
+        """What the images are trained for, on the device: what the objective draws for a batch."""
+        members = [
+            MemberBatch(job.seed, batch.index, batch.epoch, batch.draws)
             for job, batch in zip(self.jobs, batches, strict=True)
         ]
-        action, source = (np.stack(part) for part in zip(*((d.action, d.source) for d in drawn), strict=True))
-        return {"action": on_device(action, self.device), "source": on_device(source, self.device)}
+        mixtures = [mixture for batch in batches if (mixture := self.augment.mixture(batch.draws)) is not None]
+        arrays = self.objective.draw(self.spec.model, members, mixtures)
+        if not self.augment.cutmix:
+            arrays.pop("box", None)
+        return {name: on_device(array, self.device) for name, array in arrays.items()}
 
     def _accumulate(self, given: Given) -> None:
         """Add one micro-batch's gradients and losses."""
@@ -158,7 +146,7 @@ class Trainer:
         unit = self.feed.unit(given["pixels"], given["draws"])
         unit = unit.view(len(self.jobs), -1, *unit.shape[1:])
         with self._precision():
-            loss = self._classified(unit, given) if self.classifies else self._predicted(unit, given)
+            loss: Tensor = self.objective.loss(self.calls, unit, given)
         return loss * (unit.shape[1] / self.train.batch_size)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
@@ -169,41 +157,13 @@ class Trainer:
             else contextlib.nullcontext()
         )
 
-    def _classified(self, unit: Tensor, given: Given) -> Tensor:
-        """Cross entropy `[E]`."""
-        mix = given.get("mix")
-        if mix is not None:
-            unit = mixed(unit, mix, given.get("box"))
-        pixels = self.images.standardise(unit)
-        if self.augment.reprob:
-            pixels = self.augment.erase(pixels.flatten(0, 1), given["draws"]).view_as(pixels)
-        logits = self.stack.forward(pixels, train=True)
-        labels = self.class_of.gather(1, given["index"])
-        return cross_entropy(logits, labels, self.train.smoothing, mix, self.class_weights)
-
-    def _predicted(self, unit: Tensor, given: Given) -> Tensor:
-        """Loss of masked patch prediction `[E]`."""
-        predicted, targets = self._predict_patches(unit, given, train=True)
-        return masked_patch_loss(self.train.objective, predicted, targets, given["action"])
-
-    def _predict_patches(self, unit: Tensor, given: Given, *, train: bool) -> tuple[Tensor, Tensor]:
-        """Predictions and targets of masked patch prediction, each with leading `[E, B, N]`."""
-        objective, patch = self.train.objective, self.spec.model.patch_size
-        assert patch is not None
-        pixels = self.images.standardise(unit)
-        flat = None if train else self.average
-        predicted = self.stack.forward(pixels, given["action"], given["source"], flat=flat, train=train)
-        shown = pixels if objective.target == "pixels" else unit
-        targets = patch_targets(objective, shown.flatten(0, 1), patch)
-        return predicted, targets.view(*unit.shape[:2], *targets.shape[1:])
-
     def validate(self) -> list[tuple[float | None, float | None, bool]]:
         """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
         index = np.stack([used.val for used in self.used])  # stratified, so every seed holds out as many
         if index.shape[1] == 0:
             return [(None, None, True)] * len(self.jobs)
-        if not self.classifies:
-            return self._validate_patches(index)
+        if not self.objective.predicts_classes:
+            return self._validate_loss(index)
         logits = logits_of(self.stack, self.images, "train", index, self.average)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
@@ -211,23 +171,20 @@ class Trainer:
             out.append((found.top1_percent, found.loss, True) if found.finite else (None, None, False))
         return out
 
-    def _validate_patches(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
-        """As `validate`, over the corrupted patches of the validation images, under draws that never change."""
-        objective, num_images = self.train.objective, index.shape[1]
-        classes = objective.target != "pixels"
+    def _validate_loss(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
+        """As `validate`, for an objective without classes, under draws that never change."""
+        num_images, hits = index.shape[1], None
         loss, percent = torch.zeros(2, len(self.jobs), device=self.device)
         for start, unit in zip(range(0, num_images, BATCH), self.images.read("train", index, BATCH), strict=True):
             still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
-            share = unit.shape[1] / num_images  # Every image has as many corrupted patches.
+            share = unit.shape[1] / num_images
             with torch.no_grad():
-                given = self._corruptions(still)
-                predicted, targets = self._predict_patches(unit, given, train=False)
-                loss += share * masked_patch_loss(objective, predicted, targets, given["action"])
-                if classes:
-                    hits, count = masked_patch_hits(predicted, targets, given["action"])
-                    percent += share * (100 * hits / count)
+                batch_loss, hits = self.objective.validation(self.calls, unit, self._drawn(still))
+                loss += share * batch_loss
+                if hits is not None:
+                    percent += share * hits
         return [
-            (p if classes else None, v, True) if math.isfinite(v) else (None, None, False)
+            (p if hits is not None else None, v, True) if math.isfinite(v) else (None, None, False)
             for p, v in zip(percent.tolist(), loss.tolist(), strict=True)
         ]
 
@@ -241,12 +198,40 @@ class Trainer:
         ]
 
 
+class NetworkCalls:
+    """What an objective's loss may use of a trainer: see `vitbench.model.objective.Call`."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self.model, self.train = trainer, trainer.spec.model, trainer.train
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        return self._trainer.class_weights
+
+    def forward(self, *inputs: Tensor, train: bool) -> Tensor:
+        flat = None if train else self._trainer.average
+        return self._trainer.stack.forward(*inputs, flat=flat, train=train)
+
+    def mixed(self, unit: Tensor, given: Given) -> Tensor:
+        return mixed(unit, given["mix"], given.get("box")) if "mix" in given else unit
+
+    def erased(self, pixels: Tensor, given: Given) -> Tensor:
+        augment = self._trainer.augment
+        return augment.erase(pixels.flatten(0, 1), given["draws"]).view_as(pixels) if augment.reprob else pixels
+
+    def standardise(self, unit: Tensor) -> Tensor:
+        return self._trainer.images.standardise(unit)
+
+    def labels(self, index: Tensor) -> Tensor:
+        return self._trainer.class_of.gather(1, index)
+
+
 def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
     """Fresh weights of a job, on the CPU, with its parent's loaded over them where it has one."""
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
     if job.parent is not None:
-        load_weights(module, job.parent)
+        load_weights(module, job.parent, tensors_by_name(job.spec.model, job.spec.train.objective))
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 

@@ -106,6 +106,10 @@ Jobs = Annotated[
     typer.Option("--jobs", "-j", help="Trials at the same time (default: one per core).", rich_help_panel=MACHINE),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads per trial.", rich_help_panel=MACHINE)]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Replace another experiment's run of the same name.", rich_help_panel=OUTPUT),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -36,11 +36,11 @@ def suite(
     """Time twenty trainings by vitbench, by plain loops over timm (eager, compiled, in memory) and over vit-pytorch."""
     from vitbench.bench import pages, suite
     from vitbench.cli.commands.device import choose_device
-    from vitbench.stats.tuning import choose
+    from vitbench.stats.race import CHOOSER
 
     terminal = console()
     rules = suite.Rules(repeats, loaders, compiled)
-    measurement = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, choose, terminal.print)
+    measurement = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, CHOOSER, terminal.print)
     table = pages.suite_table(measurement)
     pages.write(to, f"suite_{which}", measurement, table, pages.suite_figure(measurement))
     terminal.print(table, markup=False, soft_wrap=True)
@@ -72,10 +72,10 @@ def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> N
     """Measure how cost grows with stack size, batch, depth, tokens and finished trials; fit the exponents."""
     from vitbench.bench import pages, scaling
     from vitbench.cli.commands.device import choose_device
-    from vitbench.stats.tuning import choose
+    from vitbench.stats.race import CHOOSER
 
     terminal = console()
-    measurement = scaling.measure(choose_device(device), threads, choose, terminal.print)
+    measurement = scaling.measure(choose_device(device), threads, CHOOSER, terminal.print)
     table = pages.scaling_table(measurement)
     pages.write(to, "scaling", measurement, table, pages.scaling_figure(measurement))
     terminal.print(table, markup=False, soft_wrap=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
-from vitbench.cli.commands.prepare import Prepared
-from vitbench.data import Facts, cropped_share
+from vitbench.cli.commands.prepare import Prepared, read_run
+from vitbench.data import Facts, cropped_share, describe, partition_sizes
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics
 from vitbench.plan.trials import Builder, FactsOf, settings
@@ -41,10 +41,13 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         if not cell_problems:
             cell_problems |= _problems(partial(check_arms, item.experiment, builder))
             cell_problems |= _problems(partial(check_metrics, item.experiment, builder))
-            cell_problems |= dict.fromkeys(_claim_problems(item, facts_of))
+            cell_problems |= dict.fromkeys(_claim_problems(item, builder))
+            cell_problems |= dict.fromkeys(_tuning_problems(builder))
         problems.extend(cell_problems)
     if problems:
         raise InputError("\n".join(problems))
+    for note in dict.fromkeys(note for item in prepared for note in item.notes):
+        print(f"note: {note}", file=sys.stderr)
     _warn_of_data(builders)
     return builders
 
@@ -56,8 +59,19 @@ def overlap_line(facts: Facts) -> str | None:
     share = 100 * facts.num_test_in_train / facts.num_test
     return (
         f"{facts.name}: {facts.num_test_in_train} of {facts.num_test} test images ({share:.1f}%) are also "
-        "training images, byte for byte; their accuracies are too high in every arm"
+        "training images; their accuracies are too high in every arm"
     )
+
+
+def _data_sets(builders: Sequence[Builder]) -> list[Facts]:
+    """The data sets of all arms, each once."""
+    names: dict[str, Facts] = {}
+    for builder in builders:
+        setting = settings(builder.experiment)[0]
+        for arm in builder.arms.values():
+            for _, spec, _ in builder.stages(arm, setting):
+                names[spec.data.name] = builder.facts_of(spec.data.name)
+    return list(names.values())
 
 
 CROP_SHARE = 0.1
@@ -109,6 +123,51 @@ def check_origin(folder: Path, facts_of: FactsOf) -> None:
             raise ResultsError(f"{folder}: the images of {row['data']} have changed since its records; {advice}")
 
 
+COMPUTES = ("base", "factors", "arms", "exclude", "stages", "tune")
+"""The keys of an experiment that decide what its trials compute."""
+
+
+def check_same_experiment(folder: Path, experiment: Experiment, *, replace: bool) -> None:
+    """Nothing, if a run's folder holds no results of another experiment, or of an earlier text of this one.
+
+    Raises ResultsError that names the first difference; with `replace` nothing.
+    """
+    if replace or next(_whole_rows(folder / "records.jsonl"), None) is None:
+        return
+    try:
+        before = read_run(folder)
+    except InputError:  # A damaged experiment.yaml is written again.
+        return
+    old, new = (
+        flat(item.model_dump(mode="json", exclude_defaults=True, include=set(COMPUTES)))
+        for item in (before, experiment)
+    )
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ResultsError(
+            f"{folder}: holds results of another experiment named {before.name} ({key}: {old.get(key)} there, "
+            f"{new.get(key)} here{more}); --as NAME starts a run beside it, --replace takes its place"
+        )
+
+
+def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by dotted path."""
+    if not isinstance(nested, dict):
+        return {prefix: nested}
+    return {
+        path: leaf
+        for key, value in nested.items()
+        for path, leaf in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def data_lines(builders: Sequence[Builder]) -> list[str]:
+    """What the data sets of these experiments are: splits, classes, what was left out, what was done to the images."""
+    return [line for facts in _data_sets(builders) for line in describe(facts)]
+
+
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The readable rows. The file is derived data, so the next run rewrites a torn line."""
     for line in read(path).split(b"\n") if exists(path) else ():
@@ -127,32 +186,70 @@ def _problems(check: Callable[[], object]) -> dict[str, None]:
     return {}
 
 
-def _claim_problems(item: Prepared, facts_of: FactsOf) -> Iterator[str]:
-    """Claims whose arms do not exist, or whose margin is too fine for the number of test images.
+def _claim_problems(item: Prepared, builder: Builder) -> Iterator[str]:
+    """Claims whose arms do not exist or are tested on different images, or whose margin is too fine for the images.
 
     The margin was written for the file's own data. With --data it is not refused here; the verdict mentions it.
     """
     experiment = item.experiment
     data = str(experiment.base.get("data", {}).get("name", "digits"))
     for claim in experiment.claims:
-        too_fine = None if item.other_data else claim_problem(claim.on(data), facts_of(data).num_test)
+        too_fine = None if item.other_data else claim_problem(claim.on(data), builder.facts_of(data).num_test)
         if too_fine:
             yield f"{experiment.name}: {too_fine}"
         for part in claim.part_claims():
             if part.untested is None and part.form != "descriptive":
-                for line in _arm_problems(experiment, part):
+                for line in _arm_problems(experiment, part) or _test_set_problems(builder, part):
                     yield f"{experiment.name}, claim {part.id}: {line}"
 
 
-def _arm_problems(experiment: Experiment, claim: Claim) -> Iterator[str]:
-    """Problems with a claim's arm references, at its fixed levels and at each level of its axis."""
+def _tuning_problems(builder: Builder) -> Iterator[str]:
+    """Arms whose settings cannot be chosen: they have no validation image, or an objective without accuracy."""
+    experiment = builder.experiment
+    for arm in builder.arms.values() if experiment.tune is not None else ():
+        _, spec, _ = builder.stages(arm, settings(experiment)[0])[-1]
+        where = f"{experiment.name}, arm {arm.name}: tune chooses by validation accuracy;"
+        if spec.train.objective.name != "classify":
+            yield f"{where} train.objective.name {spec.train.objective.name} has none"
+        elif partition_sizes(builder.facts_of(spec.data.name).counts, spec.data)[1] == 0:
+            yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
+
+
+def _arm_problems(experiment: Experiment, claim: Claim) -> list[str]:
+    """References of one claim that name no arm, at its fixed levels and at each level of its axis."""
+    problems: dict[str, None] = {}
+    for refs, tuned, where in _references(experiment, claim):
+        for ref in refs:
+            problems |= _problems(partial(find_arms, experiment, _bare(ref, tuned), where))
+    return list(problems)
+
+
+def _test_set_problems(builder: Builder, claim: Claim) -> list[str]:
+    """Arms that the claim compares by seed and that are tested on different images."""
+    experiment, problems = builder.experiment, dict[str, None]()
+    setting = settings(experiment)[0]
+    for refs, tuned, where in _references(experiment, claim):
+        test_sets: dict[object, str] = {}
+        for ref in refs:
+            for arm in find_arms(experiment, _bare(ref, tuned), where):
+                _, spec, fingerprint = builder.stages(arm, setting)[-1]
+                test_sets.setdefault((fingerprint, spec.data.classes), arm.name)
+        if len(test_sets) > 1:
+            first, second, *_ = test_sets.values()
+            line = f"{first} and {second} are tested on different images, and a difference by seed needs the same ones"
+            problems[line] = None
+    return list(problems)
+
+
+def _references(experiment: Experiment, claim: Claim) -> Iterator[tuple[list[ArmRef], set[str], dict[str, Any]]]:
+    """Groups of arms that one claim compares, the tuned paths, and the levels at which they stand."""
     tuned = set(experiment.tune.grid) if experiment.tune else set()
     fixed = {path: value for path, value in claim.at.items() if path not in tuned and path != "metric"}
     axis = [{path: level} for path, levels in claim.levels.items() if path != "metric" for level in levels] or [{}]
-    refs = [*claim.arms, *(r for pair in claim.pairs for r in pair), *(r for tier in claim.tiers for r in tier)]
-    for ref in refs:
-        for level in axis:
-            yield from _problems(partial(find_arms, experiment, _bare(ref, tuned), fixed | level))
+    groups = [list(claim.arms), *map(list, claim.pairs), [ref for tier in claim.tiers for ref in tier]]
+    for refs in groups:
+        for level in axis if refs else ():
+            yield refs, tuned, fixed | level
 
 
 def _bare(ref: ArmRef, tuned: set[str]) -> ArmRef:

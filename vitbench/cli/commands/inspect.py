@@ -14,32 +14,32 @@ from vitbench.model.weights.start import TIMM
 from vitbench.store.rows import read_rows
 
 
-def inspect(name: str, root: Path, request: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
+def inspect(name: str, root: Path, selection: tuple[str | None, str | None, int], to: Path | None, where: DataOptions,
             console: Console) -> int:  # fmt: skip
     """Look into a run's networks, or into one trial, timm model or exported folder, and print where the figures are.
 
-    `request` is --what, --images and --limit.
+    `selection` is --what, --images and --limit.
     """
     from vitbench.inspection.catalogue import chosen
     from vitbench.inspection.network import load_subject
-    from vitbench.inspection.run import Wanted, look_into, look_into_run
+    from vitbench.inspection.write_analyses import InspectionRequest, look_into, look_into_run
 
-    what, images, limit = request
+    what, images, limit = selection
     if limit < 1:
         raise InputError(f"--limit {limit}: at least 1 image")
 
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    options = Wanted(chosen(what), what is not None, images, limit, where, tell)
+    request = InspectionRequest(chosen(what), what is not None, images, limit, where, tell)
     folders = _runs(name, root)
     for folder in folders:
-        done = look_into_run(read_rows(folder), folder, options)
+        done = look_into_run(read_rows(folder), folder, request)
         tell(f"{folder.name}: {', '.join(done)}. Figures and tables: {folder / 'analysis'}")
     if folders:
         return 0
     folder = to or root / "inspect" / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
-    done = look_into(load_subject(name, root, where), options, folder)
+    done = look_into(load_subject(name, root, where), request, folder)
     tell(f"{name}: {', '.join(done)}. Figures and tables: {folder}")
     return 0
 

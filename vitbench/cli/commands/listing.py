@@ -25,7 +25,7 @@ from vitbench.report.live.pace import Pace, counted
 from vitbench.report.live.progress import duration
 from vitbench.spec.arms import Arm, find_arms
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.tuning import choose
+from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 
@@ -37,7 +37,7 @@ def show(request: ExperimentRequest, data: DataOptions, console: Console, as_jso
     """Print the resolved settings of the baseline, and how every other arm differs from it."""
     facts_of = facts_source(data, nominal=True)
     out = []
-    for item in prepare(request):
+    for item in prepare(request, facts_of):
         builder = Builder(item.experiment, facts_of)
         setting = settings(item.experiment)[0]
         specs = {
@@ -56,7 +56,8 @@ def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mappin
     """All settings of the baseline, then the differences of each arm."""
     console.print(f"[bold]{experiment.name}[/]  {experiment.question}", highlight=False)
     if experiment.tune:
-        tuned = f"tuned on {_count(experiment.tune.seeds, 'seed')}: {dict(experiment.tune.grid)}"
+        how = "by a race" if experiment.tune.races else f"on {_count(experiment.tune.seeds, 'seed')}"
+        tuned = f"tuned {how}: {dict(experiment.tune.grid)}"
         console.print(f"{tuned}; shown at {dict(setting)}")
     names = list(specs)
     baseline = flatten(specs[names[0]])
@@ -83,7 +84,7 @@ def plan(
 ) -> int:
     """Print arms x settings x seeds, parameters, FLOPs, finished trials and the estimated time; train nothing."""
     facts_of = facts_source(data, nominal=True)
-    prepared = prepare(request)
+    prepared = prepare(request, facts_of)
     builders = check_all(prepared, facts_of)
     if diff is not None:
         return _diff(prepared, builders, diff, console)
@@ -111,7 +112,7 @@ def _count(number: int, noun: str) -> str:
 
 def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]) -> dict[str, Any]:
     """The numbers of one experiment's plan. `counted_ids` collects the trials of all experiments so far."""
-    plan_now, records = runner.look(builder, Store(root), choose)
+    plan_now, records = runner.look(builder, Store(root), CHOOSER)
     unique = plan_now.unique()
     missing = plan_now.missing(records)
     left, shared = (*missing, *plan_now.later), [trial for trial in missing if trial.trial_id in counted_ids]
@@ -125,7 +126,8 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]
         "question": item.experiment.question,
         "arms": [_arm_numbers(builder, arm, plan_now) for arm in builder.arms.values()],
         "settings": [dict(s) for s in plan_now.grid],
-        "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune else 0,
+        "tuning_seeds": item.experiment.tune.seeds if item.experiment.tune and not plan_now.standings else 0,
+        "race": _race_numbers(plan_now),
         "reporting_seeds": list(item.experiment.seeds.first()),
         "trials_now": len(unique),
         "trials_at_most": plan_now.num_expected,
@@ -141,8 +143,25 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]
     }
 
 
+def _race_numbers(plan_now: Plan) -> dict[str, Any]:
+    """Least, likely and most trials of a race, and where each arm stands; empty where nothing races."""
+    if not plan_now.standings:
+        return {}
+    least, likely, most = plan_now.bounds()
+    arms = [
+        {
+            "arm": s.arm,
+            "seeds": s.num_seeds,
+            "racing": [dict(r) for r in s.racing],
+            "dropped": [dict(d) for d in s.dropped],
+        }
+        for s in plan_now.standings
+    ]
+    return {"trials_least": least, "trials_likely": likely, "trials_most": most, "arms": arms}
+
+
 def _nominal_data(builder: Builder, plan_now: Plan) -> list[str]:
-    """Data sets that are missing on this machine."""
+    """The data sets that are not on this machine."""
     stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, plan_now.grid[0]))
     names = {spec.data.name for _, spec, _ in stages}
     return sorted(name for name in names if builder.facts_of(name).fingerprint_note == NOMINAL)
@@ -189,8 +208,17 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
     arms_, grid = len(item["arms"]), len(item["settings"])
     tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
     reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
-    counts = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
-    console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {counts}")
+    if race := item["race"]:
+        racing, dropped = (sum(len(arm[key]) for arm in race["arms"]) for key in ("racing", "dropped"))
+        seeds = _count(len(item["reporting_seeds"]), "seed")
+        console.print(
+            f"{_count(arms_, 'arm')} x {_count(grid, 'setting')}, a race over {seeds}: "
+            f"least {race['trials_least']}, likely {race['trials_likely']}, at most {race['trials_most']} trials; "
+            f"{item['done']} done; {racing} settings racing, {dropped} dropped"
+        )
+    else:
+        counts = f"{item['trials_now']} trials known now, at most {item['trials_at_most']}; {item['done']} done"
+        console.print(f"{tuned if item['tuning_seeds'] else ''}{reported}: {counts}")
     if item["nominal_data"]:
         console.print(f"data missing here; using the published sizes of {', '.join(item['nominal_data'])}")
     basis = "measured here" if item["speed_measured"] else f"assuming {ASSUMED_FLOPS:.0e} FLOP/s per core"
@@ -220,7 +248,7 @@ def status(names: list[str], root: Path, data: DataOptions, console: Console, as
     store = Store(root)
     out = []
     for folder in runs_named(root, names):
-        plan_now, records = runner.look(Builder(read_run(folder), facts_of), store, choose)
+        plan_now, records = runner.look(Builder(read_run(folder), facts_of), store, CHOOSER)
         counts = Counter(record.status for record in records.values())
         missing = plan_now.missing(records)
         running = store.locked(trial.trial_id for trial in missing)

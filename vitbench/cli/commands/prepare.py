@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from vitbench.base.contained import exists
 from vitbench.base.errors import InputError, is_plain, nearest
 from vitbench.cli.commands.weights import fetch_weights
 from vitbench.data import DataOptions, Facts, facts, facts_or_nominal
+from vitbench.plan.resolve import patch_suits
 from vitbench.plan.trials import FactsOf
 from vitbench.spec import load
 from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.overrides import patches
+from vitbench.spec.trial import DataSpec
 from vitbench.spec.yaml import dump
 
 
@@ -39,38 +43,68 @@ class Prepared:
     experiment: Experiment
     run: str
     other_data: bool = False
+    notes: tuple[str, ...] = ()
+    file_looks: tuple[int, ...] | None = None
+    """The looks as the file has them, where the run's declared maximum differs."""
 
 
-def prepare(request: ExperimentRequest) -> list[Prepared]:
-    """The requested experiment, or all experiments of a suite, with every override applied. Raises InputError."""
+def prepare(request: ExperimentRequest, facts_of: FactsOf | None = None) -> list[Prepared]:
+    """The requested experiment, or all experiments of a suite, with every override applied.
+
+    `facts_of` tells whether the file's patch size suits the images of `--data`. Raises InputError.
+    """
     path = load.find(request.name)
-    loaded = load.load(path)
+    loaded = load.load(path, run_code=True)
     if not isinstance(loaded, Suite):
-        return [_prepared(loaded, request, prefix="")]
+        return [_prepared(loaded, request, "", facts_of)]
     experiments = []
     for name in loaded.suite:
-        member = load.load(load.find(name, beside=path.parent))
+        member = load.load(load.find(name, beside=path.parent), run_code=True)
         if isinstance(member, Suite):
             raise InputError(f"suite {loaded.name}: {name} is itself a suite; name its experiments")
         experiments.append(load.apply_suite(loaded, member))
     changed = bool(loaded.base or loaded.tune or loaded.seeds)
-    return [_prepared(e, request, prefix=f"{loaded.name}." if changed else "") for e in experiments]
+    return [_prepared(e, request, f"{loaded.name}." if changed else "", facts_of) for e in experiments]
 
 
-def _prepared(experiment: Experiment, request: ExperimentRequest, prefix: str) -> Prepared:
+def _prepared(experiment: Experiment, request: ExperimentRequest, prefix: str, facts_of: FactsOf | None) -> Prepared:
     """Name the run: the experiment's name, plus the data set's with --data, plus six hex digits with --set."""
     overridden = load.override(experiment, data=request.data, seeds=request.seeds, sets=request.sets)
+    notes: tuple[str, ...] = ()
+    if request.data is not None:
+        size = _image_size(overridden, request.data, facts_of)
+        suits = None if size is None else functools.partial(patch_suits, img_size=size)
+        overridden = load.override(experiment, data=request.data, seeds=request.seeds, sets=request.sets, suits=suits)
+        notes = _patch_notes(experiment, overridden, request.data)
     fetch_weights(overridden)
     if request.as_name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", request.as_name):
             raise InputError(f"--as {request.as_name!r}: letters, digits, '.', '_' and '-' only, at most 80")
-        return Prepared(overridden, f"{prefix}{request.as_name}", request.data is not None)
+        return Prepared(overridden, f"{prefix}{request.as_name}", request.data is not None, notes)
     name = f"{prefix}{experiment.name}"
     if request.data is not None:
         name += "-" + slug(request.data)
     if request.sets:
         name += "-" + hashlib.sha256("\n".join(sorted(request.sets)).encode()).hexdigest()[:6]
-    return Prepared(overridden, name, request.data is not None)
+    return Prepared(overridden, name, request.data is not None, notes)
+
+
+def _image_size(experiment: Experiment, data: str, facts_of: FactsOf | None) -> int | tuple[int, int] | None:
+    """The size of the images of `--data` as they are trained on; None if it is not known yet."""
+    if (size := experiment.base.get("data", {}).get("img_size")) is not None:
+        return DataSpec(img_size=size).img_size
+    with suppress(InputError):  # The data set is missing or bad: the check of every cell says so.
+        return facts_of(data).img_size if facts_of else None
+    return None
+
+
+def _patch_notes(before: Experiment, after: Experiment, data: str) -> tuple[str, ...]:
+    """Say what `--data` had to change in the model."""
+    dropped = sorted(patches(before) - patches(after))
+    if not dropped:
+        return ()
+    words = ", ".join(map(str, dropped))
+    return (f"--data {data}: the file's patch size {words} does not suit these images; it is derived from their size",)
 
 
 def slug(data: str) -> str:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from vitbench.base.durable import make_folder, replace_durably
-from vitbench.base.errors import InputError
+from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
-from vitbench.cli.commands.checks import check_all, check_origin
+from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
-from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare, read_run
 from vitbench.cli.commands.verdicts import verdicts_of
 from vitbench.data import DataOptions
 from vitbench.data.pixel_baseline import pixel_floor_percent
@@ -27,12 +28,14 @@ from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
-from vitbench.plan.trials import Builder, settings
+from vitbench.plan.trials import Builder, Trial, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
-from vitbench.spec.experiment import Experiment
-from vitbench.stats.tuning import choose
+from vitbench.spec.experiment import Experiment, Seeds, declare_maximum, later_looks
+from vitbench.spec.seal import FILE as SEAL_FILE
+from vitbench.spec.seal import read_seal, seal_of, seal_text
+from vitbench.stats.race import CHOOSER
 from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
 from vitbench.store.trials import Store
@@ -62,6 +65,7 @@ class RunOptions:
     engine: str = "auto"
     program: str = "auto"
     recompute: bool = False
+    replace_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,18 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
     """Run an experiment or a suite; return the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
-    prepared = prepare(request)
     facts_of = facts_source(options.data)
+    prepared = [_declared(item, options) for item in prepare(request, facts_of)]
     device = choose_device(options.device)
     builders = check_all(prepared, facts_of)
     _check_oom(builders, options.oom)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
+        check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
     check_engine(options.engine, options.jobs, options.recompute)
+    if not (options.quiet or options.as_json):
+        for line in data_lines(builders):
+            console.print(Text(printable(line)), soft_wrap=True)
     num_jobs = choose_num_jobs(options.jobs, device, options.threads)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
@@ -101,6 +109,7 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
         oom=options.oom,
         program=options.program,
         recompute=options.recompute,
+        code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:
@@ -122,8 +131,8 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
 
 
 def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
-    """Choose the engine for the missing trials of an experiment."""
-    plan, records = runner.look(job.builder, Store(options.root), choose)
+    """The engine for what is missing of an experiment, as far as that is known."""
+    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
     engine = options.engine
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
@@ -166,7 +175,7 @@ def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Stor
     counted_ids: set[str] = set()
     work: list[tuple[Work, ...]] = []
     for builder in builders if len(prepared) > 1 else ():
-        plan, records = runner.look(builder, store, choose)
+        plan, records = runner.look(builder, store, CHOOSER)
         new = [trial for trial in plan.missing(records) if trial.trial_id not in counted_ids]
         work.append(runner.work_of((*new, *plan.later)))
         counted_ids.update(plan.unique())
@@ -181,6 +190,7 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
     item, options = job.item, session.options
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
+    _seal(job, folder, options)
     if options.retry_failed:
         _set_failures_aside(job.builder, options)
     num_run = 0
@@ -199,7 +209,7 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
 
         listen(job.began)
         try:
-            outcome = runner.run(job.builder, request, choose, listen)
+            outcome = runner.run(job.builder, request, CHOOSER, listen)
         finally:
             run_rows = current_rows(job.builder, options)
             write_rows(folder, run_rows)
@@ -207,26 +217,72 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
     return Ran(item, outcome, run_rows, num_run)
 
 
+def _seal(job: Job, folder: Path, options: RunOptions) -> None:
+    """Write what the run declares before its first trial; a run with records is never sealed afterwards.
+
+    Raises ResultsError where the folder's seal was edited.
+    """
+    if _has_rows(folder):
+        read_seal(folder)
+        return
+    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
+    seal = seal_of(job.item.experiment, job.item.file_looks, len(plan.unique()), len(records))
+    replace_durably(folder / SEAL_FILE, seal_text(seal).encode())
+
+
 def _ignore(_: Event) -> None:
     """A listener that does nothing."""
 
 
-def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
-    """The reporting seeds of each look in turn; without --until-settled, one ordinary run.
+def _has_rows(folder: Path) -> bool:
+    """Whether a trial of the run has a record."""
+    path = folder / "records.jsonl"
+    return path.is_file() and path.stat().st_size > 0
 
-    Raises InputError if the file declares no looks: the cost of peeking must be fixed before the run.
+
+def _declared(item: Prepared, options: RunOptions) -> Prepared:
+    """The experiment with the looks that its run declares: cut or continued by --max-seeds before the first trial.
+
+    After it the sealed looks hold; a higher maximum adds looks that are labelled as extended. Raises InputError.
     """
+    experiment, folder, most = item.experiment, options.root / item.run, options.max_seeds
+    seeds, tune = experiment.seeds, experiment.tune
+    if seeds.looks is None:
+        if options.until_settled or most is not None:
+            option = "--until-settled" if options.until_settled else "--max-seeds"
+            raise InputError(
+                f"{experiment.name}: {option} needs looks in the file, as seeds: {{looks: [6, 9, 13, 20]}}"
+            )
+        return item
+    if most is not None and most < seeds.looks[0]:
+        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {seeds.looks[0]}")
+    if tune is not None and not tune.races:
+        return item  # A first-edition file keeps its looks; a maximum only stops it earlier.
+    seal = read_seal(folder) if _has_rows(folder) else None
+    if seal is None:
+        declared = seeds if most is None or _has_rows(folder) else declare_maximum(seeds, most)
+    elif list(seeds.looks) == seal["file_looks"]:
+        declared = _extended(Seeds(looks=tuple(seal["seeds"]["looks"])), folder, most)
+    else:
+        declared = seeds  # An edit of the looks, which the verdicts then say.
+    return replace(item, experiment=experiment.model_copy(update={"seeds": declared}), file_looks=seeds.looks)
+
+
+def _extended(sealed: Seeds, folder: Path, most: int | None) -> Seeds:
+    """The sealed looks with those beyond their maximum: earlier ones stay, a higher maximum adds some."""
+    assert sealed.looks is not None
+    extended = read_run(folder).seeds.extended
+    last = (*sealed.looks, *extended)[-1]
+    more = later_looks(last, most) if most is not None and most > last else ()
+    return Seeds(looks=sealed.looks, extended=(*extended, *more))
+
+
+def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
+    """The seeds of each look in turn, up to --max-seeds; one ordinary run without --until-settled."""
     if not options.until_settled:
         return [None]
-    looks = experiment.seeds.looks
-    if looks is None:
-        raise InputError(
-            f"{experiment.name}: --until-settled needs looks declared in the file, as seeds: {{looks: [5, 8, 12, 20]}}"
-        )
-    most = options.max_seeds or looks[-1]
-    if most < looks[0]:
-        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {looks[0]}")
-    return [range(n) for n in looks if n <= most]
+    looks = experiment.seeds.all_looks()
+    return [range(n) for n in looks if n <= (options.max_seeds or looks[-1])]
 
 
 def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
@@ -247,7 +303,7 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
     If the experiment has claims, each row also gets the accuracy of logistic regression on the pixels of its data.
     """
-    plan, records = runner.look(builder, Store(options.root), choose)
+    plan, records = runner.look(builder, Store(options.root), CHOOSER)
     run_rows = rows(plan, records)
     if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
@@ -258,18 +314,25 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
 def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
     store = Store(options.root)
-    plan, _ = runner.look(builder, store, choose)
+    plan, _ = runner.look(builder, store, CHOOSER)
     for trial_id in plan.unique():
         store.set_aside(trial_id)
 
 
 def exit_code(outcome: runner.RunOutcome) -> int:
-    """1 if a reporting trial failed or diverged or an arm has no eligible setting, 3 if trials are missing, else 0."""
-    reporting = {t.trial_id for t in outcome.plan.trials if t.role != "tuning"}
-    lost = [r for i, r in outcome.records.items() if i in reporting and r.status != "ok"]
-    if lost or outcome.plan.unfit:
+    """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
+    if outcome.plan.unfit or any(_is_lost(trial, outcome) for trial in outcome.plan.trials):
         return 1
     return 3 if outcome.missing or outcome.stopped_by_limit or not outcome.plan.complete else 0
+
+
+def _is_lost(trial: Trial, outcome: runner.RunOutcome) -> bool:
+    """Whether a trial that a result needs gave none. A setting that diverged and left its race is no such trial."""
+    record = outcome.records.get(trial.trial_id)
+    if record is None or record.status == "ok" or trial.role == "tuning":
+        return False
+    is_leader = dict(outcome.plan.choices.get(trial.arm, {})) == dict(trial.setting)
+    return trial.role != "trial" or record.status == "failed" or is_leader
 
 
 def _worse(a: int, b: int) -> int:

@@ -16,13 +16,21 @@ tools = typer.Typer()
 def export(
     trial: Annotated[str, typer.Argument(help="A trial id or its beginning.")],
     to: Annotated[Path, typer.Option("--to", help="A new folder.", metavar="DIR")],
+    format_: Annotated[
+        str, typer.Option("--format", help="timm, transformers (its ViT) or onnx.", metavar="FORMAT")
+    ] = "timm",
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write a trial's weights as a folder that timm loads with equal logits. Models that timm lacks are refused."""
+    """Write a trial's weights as a folder that other software loads, with equal logits.
+
+    A model that the software cannot hold is refused. `export RUN` lists the run's trials.
+    """
+    from vitbench.cli.commands.weights import Destination
     from vitbench.cli.commands.weights import export as export_trial
 
-    raise typer.Exit(export_trial(trial, to, results, data_options_of(data_dir), console()))
+    options = data_options_of(data_dir)
+    raise typer.Exit(export_trial(trial, Destination(to, format_), results, options, console()))
 
 
 @tools.command()
@@ -115,3 +123,21 @@ def init(path: Annotated[Path, typer.Argument(help="The new file, e.g. my-ablati
     from vitbench.cli.commands.init import init as write_starter
 
     raise typer.Exit(write_starter(path, console()))
+
+
+@tools.command("check-mechanism")
+def check_mechanism(
+    kind: Annotated[
+        str,
+        typer.Argument(help="patch_embed, position, token_mixer, channel_mixer, readout or objective.", metavar="KIND"),
+    ],
+    name: Annotated[str, typer.Argument(help="The mechanism's name, or NAME(field=value).", metavar="NAME")],
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="A Python file or entry point that defines it; it is run.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Check that a mechanism keeps the contract: costs, state, stacking, resuming, export, inspection."""
+    from vitbench.cli.commands.mechanism_check import check
+
+    raise typer.Exit(check(kind, name, tuple(code or ()), console()))

@@ -25,7 +25,8 @@ from vitbench.engines import runner
 from vitbench.plan.run_table import rows
 from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
-from vitbench.stats.tuning import choose
+from vitbench.spec.seal import edits, read_seal
+from vitbench.stats.race import CHOOSER
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
 
@@ -96,7 +97,7 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
                 roles[row["trial_id"]].add(row["role"])
                 if row.get("parent"):
                     roles[row["parent"]].add("stage")
-            plan, records = runner.look(Builder(read_run(folder), facts_of), Store(root), choose)
+            plan, records = runner.look(Builder(read_run(folder), facts_of), Store(root), CHOOSER)
         except (InputError, ResultsError) as error:
             still_open[folder.name] = f"cannot be planned: {str(error).splitlines()[0]}"
             continue
@@ -135,7 +136,11 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
         if finding:
             yield finding
             return
-    plan, records = runner.look(Builder(experiment, facts_of), store, choose)
+    for claim, lines in edits(read_seal(folder), experiment).items():
+        for line in lines:
+            said = f"{folder.name}{f', {claim}' if claim else ''}: {line}"
+            yield warn("sealed", said, "its verdicts are exploratory; --as NAME starts a run of its own")
+    plan, records = runner.look(Builder(experiment, facts_of), store, CHOOSER)
     fresh = rows(plan, records)
     if len(fresh) > len(found):
         said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"

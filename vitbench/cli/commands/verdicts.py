@@ -68,7 +68,7 @@ def verdicts_of(experiment: Experiment, rows: Sequence[Row], folder: Path) -> li
     from vitbench.report.verdict_text import facts_of
     from vitbench.stats.verdict_list import judge_all
 
-    return judge_all(experiment, rows, facts_of(rows, folder))
+    return judge_all(experiment, rows, facts_of(rows, folder, experiment))
 
 
 def _judge(root: Path, names: Sequence[str]) -> list[Judged]:

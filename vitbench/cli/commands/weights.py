@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,56 @@ from vitbench.base.errors import InputError
 from vitbench.data import DataOptions
 from vitbench.model.weights.start import TIMM, fetched
 from vitbench.spec.experiment import Experiment
+from vitbench.store.record import Record
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
 
 RECORDS = "records.jsonl"
 
 
-def export(trial: str, folder: Path, root: Path, data: DataOptions, console: Console) -> int:
-    """Write one trial's weights for timm, and print how to load them."""
-    from vitbench.inspection.export import export as write
+FORMATS = ("timm", "transformers", "onnx")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a trial is exported to, and in which format."""
+
+    folder: Path
+    format: str = "timm"
+
+
+def export(trial: str, to: Destination, root: Path, data: DataOptions, console: Console) -> int:
+    """Write one trial's weights for other software, and print how they are loaded."""
     from vitbench.inspection.export import find_trial
+
+    if to.format not in FORMATS:
+        raise InputError(f"--format {to.format}: allowed are {', '.join(FORMATS)}")
 
     store = Store(root)
     if (root / trial / RECORDS).is_file():
         return list_trials(root / trial, store, console)
     record = find_trial(store, trial)
-    architecture = write(record, store, folder, data)
-    console.print(f"{folder}: trial {record.trial_id} as timm's {architecture.name}", highlight=False)
-    console.print(f'timm.create_model("local-dir:{folder}", pretrained=True)', highlight=False, soft_wrap=True)
+    what, how = _write(record, store, to, data)
+    console.print(f"{to.folder}: trial {record.trial_id} as {what}", highlight=False, soft_wrap=True)
+    console.print(how, highlight=False, soft_wrap=True)
     return 0
+
+
+def _write(record: Record, store: Store, to: Destination, data: DataOptions) -> tuple[str, str]:
+    """Write the folder; say what it holds, and how it is loaded."""
+    if to.format == "timm":
+        from vitbench.inspection.export import export as export_timm
+
+        name = export_timm(record, store, to.folder, data).name
+        return f"timm's {name}", f'timm.create_model("local-dir:{to.folder}", pretrained=True)'
+    from vitbench.inspection.other_formats import export_onnx, export_transformers
+
+    if to.format == "transformers":
+        export_transformers(record, store, to.folder, data)
+        return "transformers' ViT", f'ViTForImageClassification.from_pretrained("{to.folder}")'
+    difference, num_images = export_onnx(record, store, to.folder, data)
+    checked = f"logits on {num_images} test images differ from torch's by at most {difference:.1e} of the largest"
+    return f"an ONNX graph; {checked}", f'onnxruntime.InferenceSession("{to.folder}/model.onnx")'
 
 
 def list_trials(run: Path, store: Store, console: Console) -> int:

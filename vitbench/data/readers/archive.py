@@ -12,7 +12,7 @@ from vitbench.base.errors import InputError
 from vitbench.data.file_tree import LeftOut, is_ignored, is_image_name
 from vitbench.data.readers.archive_files import ArchiveImages, Entry, tar_entries, zip_entries
 from vitbench.data.readers.class_layout import Placed, place
-from vitbench.data.readers.labels import Part, from_texts, to_raw
+from vitbench.data.readers.labels import LabelledSplit, from_texts, to_raw
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.split_names import SplitName, splits_in
 from vitbench.data.types import DataOptions, Encoded
@@ -37,7 +37,7 @@ def _load(argument: str, files: Files, list_entries: ListEntries) -> Raw:
     for split, placed in splits.items():
         entries = tuple(images[row] for row in placed.rows)
         store = ArchiveImages((path,), np.zeros(len(entries), dtype=np.int64), entries)
-        parts[split] = Part(from_texts(placed.class_names, str(path)), Encoded(store, np.arange(len(entries))))
+        parts[split] = LabelledSplit(from_texts(placed.class_names, str(path)), Encoded(store, np.arange(len(entries))))
     return to_raw(parts, str(path), _tops(splits, images) if len(splits) > 1 else None, left_out.note())
 
 

@@ -24,7 +24,7 @@ KEYS = ("image", "label", "split_column")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ColumnChoice:
     """The part of `data.name` before the `?`, and the columns named behind it."""
 
     path: str
@@ -33,11 +33,11 @@ class Choice:
     split_column: str | None = None
 
 
-def parse_columns(argument: str, where: str) -> Choice:
+def parse_columns(argument: str, where: str) -> ColumnChoice:
     """The choice in `PATH?image=img&label=species`; a path that exists is taken whole, with its `?`."""
     path, mark, query = argument.partition("?")
     if not mark or Path(argument).expanduser().exists():
-        return Choice(argument)
+        return ColumnChoice(argument)
     chosen: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in KEYS or not value or key in chosen:
@@ -45,7 +45,7 @@ def parse_columns(argument: str, where: str) -> Choice:
             hint = nearest(key, KEYS) if key not in KEYS else ""
             raise InputError(f"{where}: option {key!r} {problem}; allowed: {', '.join(KEYS)}.{hint}")
         chosen[key] = value
-    return Choice(path, **chosen)
+    return ColumnChoice(path, **chosen)
 
 
 def choose_column(role: str, asked: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str:
@@ -66,7 +66,7 @@ def choose_column(role: str, asked: str | None, usual: Sequence[str], names: Seq
     return matches[0]
 
 
-def split_column(choice: Choice, names: Sequence[str], where: str) -> str | None:
+def split_column(choice: ColumnChoice, names: Sequence[str], where: str) -> str | None:
     """The column that states each row's split; None if there is none."""
     if choice.split_column is not None and choice.split_column not in names:
         raise InputError(f"{where}: no column named {choice.split_column!r} among {', '.join(names)}")

@@ -17,14 +17,14 @@ from vitbench.base.errors import InputError
 from vitbench.data.readers.columns import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
-    Choice,
+    ColumnChoice,
     choose_column,
     parse_columns,
     split_column,
     splits_of_rows,
 )
 from vitbench.data.readers.folder import DiskImages
-from vitbench.data.readers.labels import Part, from_texts, to_raw
+from vitbench.data.readers.labels import LabelledSplit, from_texts, to_raw
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.split_names import SplitName, group_by_split
 from vitbench.data.types import DataOptions, Encoded
@@ -33,7 +33,7 @@ SEPARATORS = ",;\t"
 Rows = list[dict[str, str]]
 
 
-def _tables(choice: Choice) -> dict[SplitName, Path] | Path:
+def _tables(choice: ColumnChoice) -> dict[SplitName, Path] | Path:
     """The one table, or the tables of a folder by split."""
     path = Path(choice.path).expanduser()
     if choice.path and path.is_file():
@@ -75,7 +75,7 @@ def _read(path: Path) -> Rows:
     return rows
 
 
-def _image_paths(rows: Rows, choice: Choice, table: Path) -> Files:
+def _image_paths(rows: Rows, choice: ColumnChoice, table: Path) -> Files:
     """The image of each row. Raises InputError with the count and the first three that are not there."""
     column = choose_column("image", choice.image, PATH_COLUMNS, list(rows[0]), str(table))
     paths = tuple(table.parent / Path(row[column].strip()).expanduser() for row in rows)
@@ -86,7 +86,7 @@ def _image_paths(rows: Rows, choice: Choice, table: Path) -> Files:
     return paths
 
 
-def _part(rows: Rows, choice: Choice, table: Path) -> Part:
+def _part(rows: Rows, choice: ColumnChoice, table: Path) -> LabelledSplit:
     column = choose_column("label", choice.label, LABEL_COLUMNS, list(rows[0]), str(table))
     labels = from_texts([row[column] for row in rows], f"{table}, column {column}")
     negative = next((name for name in labels.names if name.startswith("-") and name[1:].isdigit()), None)
@@ -98,10 +98,10 @@ def _part(rows: Rows, choice: Choice, table: Path) -> Part:
     below = all(path.is_relative_to(table.parent) for path in paths)
     root = table.parent if below else Path(os.path.commonpath([path.parent for path in paths]))
     store = DiskImages(root, paths)
-    return Part(labels, Encoded(store, np.arange(len(rows))))
+    return LabelledSplit(labels, Encoded(store, np.arange(len(rows))))
 
 
-def _splits(rows: Rows, choice: Choice, table: Path) -> Raw:
+def _splits(rows: Rows, choice: ColumnChoice, table: Path) -> Raw:
     """The splits of one table, by its split column; one training split if it has no such column."""
     column = split_column(choice, list(rows[0]), str(table))
     groups = splits_of_rows([row[column] for row in rows], column, str(table)) if column else None

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.data.class_names import sort_class_names
-from vitbench.data.description import listed
+from vitbench.data.class_names import listed, sort_class_names
 from vitbench.data.file_tree import IMAGE_SUFFIXES, FileTree, files_below, subfolders
 from vitbench.data.readers.class_layout import EXPECTED, Placed, place
 from vitbench.data.source import Download, Files, Raw, Source, not_found

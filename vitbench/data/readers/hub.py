@@ -12,11 +12,11 @@ from vitbench.base.errors import InputError
 from vitbench.data.readers.columns import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
-    Choice,
+    ColumnChoice,
     choose_column,
     parse_columns,
 )
-from vitbench.data.readers.labels import Part, from_values, to_raw
+from vitbench.data.readers.labels import LabelledSplit, from_values, to_raw
 from vitbench.data.source import Files, Raw, Source, optional
 from vitbench.data.split_names import SplitName, splits_in
 from vitbench.data.types import DataOptions, Encoded
@@ -68,7 +68,7 @@ def _locate(argument: str, options: DataOptions) -> Files:
     return tuple(Path(file["filename"]) for key in sorted(splits) for file in splits[key].cache_files)
 
 
-def _part(rows: Any, choice: Choice, where: str) -> Part:
+def _part(rows: Any, choice: ColumnChoice, where: str) -> LabelledSplit:
     """One split of the `DatasetDict`: its labels by name where the feature has names, its images as stored."""
     datasets = optional("datasets", "hf", where)
     image = choose_column("image", choice.image, IMAGE_COLUMNS, rows.column_names, where)
@@ -76,7 +76,7 @@ def _part(rows: Any, choice: Choice, where: str) -> Part:
     names = getattr(rows.features[label], "names", None) or ()
     labels = from_values(list(rows[label]), f"{where}, column {label}", names)
     store = HubImages(rows.cast_column(image, datasets.Image(decode=False)), image, where)
-    return Part(labels, Encoded(store, np.arange(len(labels.codes))))
+    return LabelledSplit(labels, Encoded(store, np.arange(len(labels.codes))))
 
 
 def _keys(splits: Any, where: str) -> dict[SplitName, str]:

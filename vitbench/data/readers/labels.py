@@ -36,7 +36,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledSplit:
     """One split before class numbers are final: its labels, and its images as files or as pixels."""
 
     labels: Labels
@@ -109,7 +109,7 @@ def join(parts: Sequence[Labels], where: str) -> Labels:
 
 
 def to_raw(
-    parts: Mapping[SplitName, Part],
+    parts: Mapping[SplitName, LabelledSplit],
     where: str,
     taken_from: Mapping[SplitName, Sequence[str]] | None = None,
     left_out: str | None = None,
@@ -134,7 +134,7 @@ def to_raw(
     return Raw(splits["train"], test, train.labels.names, val, tuple(notes))
 
 
-def _check_sizes(parts: Mapping[SplitName, Part], where: str) -> None:
+def _check_sizes(parts: Mapping[SplitName, LabelledSplit], where: str) -> None:
     shapes = {name: part.images.shape[1:] for name, part in parts.items() if not isinstance(part.images, Encoded)}
     deep = [name for name in parts if name not in shapes]
     if shapes and deep:

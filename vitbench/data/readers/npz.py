@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from vitbench.base.errors import InputError
 from vitbench.data.depth import array_file
-from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, to_raw
+from vitbench.data.readers.labels import LabelledSplit, Labels, from_numbers, from_texts, to_raw
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.split_names import SplitName
 from vitbench.data.types import DataOptions, Encoded, Pixels
@@ -44,7 +44,7 @@ def _locate(argument: str, options: DataOptions) -> Files:
 def _load(argument: str, files: Files) -> Raw:
     path = files[0]
     arrays, other_keys = _read(path)
-    parts: dict[SplitName, Part] = {}
+    parts: dict[SplitName, LabelledSplit] = {}
     taken_from: dict[SplitName, list[str]] = {}
     for split in SPLITS:
         for layout in LAYOUTS:
@@ -100,11 +100,11 @@ def _check_memory(num_bytes: int, path: Path) -> None:
         )
 
 
-def _part(images: Array, labels: Array, images_at: str, labels_at: str) -> Part:
+def _part(images: Array, labels: Array, images_at: str, labels_at: str) -> LabelledSplit:
     pixels, classes = _pixels(images, images_at), _labels(labels, labels_at)
     if len(images) != len(classes.codes):
         raise InputError(f"{images_at}: {len(images)} images do not go with {len(classes.codes)} labels")
-    return Part(classes, pixels)
+    return LabelledSplit(classes, pixels)
 
 
 def _pixels(images: Array, where: str) -> Pixels | Encoded:

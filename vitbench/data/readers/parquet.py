@@ -21,13 +21,13 @@ from vitbench.data.file_tree import FileTree, LeftOut, files_below
 from vitbench.data.readers.columns import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
-    Choice,
+    ColumnChoice,
     choose_column,
     parse_columns,
     split_column,
     splits_of_rows,
 )
-from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, join, to_raw
+from vitbench.data.readers.labels import LabelledSplit, Labels, from_numbers, from_texts, join, to_raw
 from vitbench.data.readers.table_images import image_columns, is_list, rows_without_bytes, table_images
 from vitbench.data.source import Files, Raw, Source, optional
 from vitbench.data.split_names import group_by_split, split_of_name, splits_in
@@ -38,7 +38,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """One file: its images as Arrow arrays by role, its labels, and each row's value in the split column."""
 
     path: Path
@@ -51,7 +51,7 @@ class Table:
         return len(self.labels.codes)
 
 
-def _files(choice: Choice) -> FileTree:
+def _files(choice: ColumnChoice) -> FileTree:
     """The parquet files that PATH means, and what else is in its folder. Raises InputError."""
     path = Path(choice.path).expanduser()
     if choice.path and path.is_file():
@@ -90,7 +90,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not a parquet file that can be read ({str(error).splitlines()[0]})") from error
 
 
-def _image_files(path: Path, choice: Choice) -> Files:
+def _image_files(path: Path, choice: ColumnChoice) -> Files:
     """The image files that the table names without holding their bytes; the bytes themselves are not read."""
     with _readable(path):
         file = _open(path)
@@ -115,7 +115,7 @@ def _may_lack_bytes(file: Any, column: str) -> bool:
     return any(group.statistics is None or group.statistics.null_count != 0 for group in groups)
 
 
-def _image_column(schema: Any, choice: Choice, where: str) -> str:
+def _image_column(schema: Any, choice: ColumnChoice, where: str) -> str:
     """The image column; the only struct with `bytes` if no column has a usual name."""
     types = optional("pyarrow", "parquet", where).types
     names = list(schema.names)
@@ -125,7 +125,7 @@ def _image_column(schema: Any, choice: Choice, where: str) -> str:
     return choose_column("image", asked, IMAGE_COLUMNS, names, where)
 
 
-def _read(path: Path, choice: Choice) -> Table:
+def _read(path: Path, choice: ColumnChoice) -> ImageTable:
     where = str(path)
     with _readable(path):
         file = _open(path)
@@ -136,7 +136,7 @@ def _read(path: Path, choice: Choice) -> Table:
         table = file.read(columns=[image, label, *([by_split] if by_split else [])])
     images = image_columns(table[image], f"{where}: column {image}")
     labels = _labels(table[label], _class_names(table.schema.metadata, label), f"{where}: column {label}")
-    return Table(path, images, labels, by_split, tuple(table[by_split].to_pylist()) if by_split else ())
+    return ImageTable(path, images, labels, by_split, tuple(table[by_split].to_pylist()) if by_split else ())
 
 
 def _labels(column: Any, names: Sequence[str], where: str) -> Labels:
@@ -168,14 +168,14 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, 
         return ()
 
 
-def _part(tables: Sequence[Table], where: str) -> Part:
+def _part(tables: Sequence[ImageTable], where: str) -> LabelledSplit:
     lengths = [len(table) for table in tables]
     store = table_images([table.path for table in tables], [table.images for table in tables], lengths)
     labels = join([table.labels for table in tables], where)
-    return Part(labels, Encoded(store, np.arange(sum(lengths))))
+    return LabelledSplit(labels, Encoded(store, np.arange(sum(lengths))))
 
 
-def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | None) -> Raw:
+def _splits(tables: Sequence[ImageTable], root: Path, where: str, left_out: str | None) -> Raw:
     """The splits: by the split column if all tables have it, else by the tables' names, else one training split."""
     columns = {table.split_column for table in tables}
     by_rows = None
@@ -187,7 +187,8 @@ def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | Non
         whole = _part(tables, where)
         assert isinstance(whole.images, Encoded)
         parts = {
-            split: Part(whole.labels.take(rows), replace(whole.images, rows=rows)) for split, rows in by_rows.items()
+            split: LabelledSplit(whole.labels.take(rows), replace(whole.images, rows=rows))
+            for split, rows in by_rows.items()
         }
         column = tables[0].split_column
         taken_from = {split: [f"{len(rows)} rows by column {column}"] for split, rows in by_rows.items()}
@@ -200,7 +201,7 @@ def _splits(tables: Sequence[Table], root: Path, where: str, left_out: str | Non
     return to_raw(parts, where, {s: [str(relative[row]) for row in rows] for s, rows in groups.items()}, left_out)
 
 
-def _check_names_agree(tables: Sequence[Table], root: Path, where: str) -> None:
+def _check_names_agree(tables: Sequence[ImageTable], root: Path, where: str) -> None:
     """Nothing; InputError if tables are named after several splits and a row's split is not its table's."""
     stated = [splits_in(table.path.relative_to(root).name) for table in tables]
     if len({split for splits in stated for split in splits}) < 2:

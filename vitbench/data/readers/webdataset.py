@@ -16,7 +16,7 @@ import numpy as np
 from vitbench.base.errors import InputError
 from vitbench.data.file_tree import has_ignored_part, is_image_name
 from vitbench.data.readers.archive_files import ArchiveImages, Entry, tar_entries
-from vitbench.data.readers.labels import Labels, Part, from_numbers, from_texts, join, to_raw
+from vitbench.data.readers.labels import LabelledSplit, Labels, from_numbers, from_texts, join, to_raw
 from vitbench.data.source import Files, Raw, Source
 from vitbench.data.split_names import SplitName, group_by_split
 from vitbench.data.types import DataOptions, Encoded
@@ -101,11 +101,11 @@ def _labels(texts: list[str], where: str) -> Labels:
     return from_texts(texts, where)
 
 
-def _part(shards: Files, where: str) -> Part:
+def _part(shards: Files, where: str) -> LabelledSplit:
     entries, labels = zip(*(_samples(shard) for shard in shards), strict=True)
     which = np.repeat(np.arange(len(shards)), [len(images) for images in entries])
     store = ArchiveImages(shards, which, tuple(image for images in entries for image in images))
-    return Part(join(labels, where), Encoded(store, np.arange(len(which))))
+    return LabelledSplit(join(labels, where), Encoded(store, np.arange(len(which))))
 
 
 def _locate(argument: str, options: DataOptions) -> Files:
@@ -115,7 +115,7 @@ def _locate(argument: str, options: DataOptions) -> Files:
 def _load(argument: str, files: Files) -> Raw:
     where = f"webdataset:{argument}"
     groups = group_by_split([PurePath(shard.name) for shard in files], where) if len(files) > 1 else None
-    parts: dict[SplitName, Part] = {}
+    parts: dict[SplitName, LabelledSplit] = {}
     for split, rows in (groups or {"train": list(range(len(files)))}).items():
         parts[split] = _part(tuple(files[row] for row in rows), where)
     taken_from = {split: [files[row].name for row in rows] for split, rows in (groups or {}).items()}

@@ -1,4 +1,4 @@
-"""What a masked-patch model predicts, painted back into the images.
+"""Predictions of a masked-patch model, drawn into the images.
 
 Source: Dosovitskiy et al. 2021, App. B.1.2, the three targets; the drawing is ours.
 Shapes: B images, N patches, P patch size, C channels, S side in pixels, g cells per side of a down-sampled patch.
@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vitbench.spec.trial import ObjectiveSpec
+from vitbench.train.objectives.masked_patch import MaskedPatch
 
 LEVELS = 8
 """Colour levels a channel; a class is painted in the middle of its level."""
@@ -23,7 +23,7 @@ def colours(classes: Tensor, in_chans: int) -> Tensor:
     return (torch.stack(digits, dim=-1) + 0.5) / LEVELS
 
 
-def painted(predicted: Tensor, objective: ObjectiveSpec, patch_px: int, mean: Tensor, std: Tensor) -> Tensor:
+def painted(predicted: Tensor, objective: MaskedPatch, patch_px: int, mean: Tensor, std: Tensor) -> Tensor:
     """Predictions `[B, N, out]` as patches in [0, 1], `[B, N, P, P, C]`; `mean`, `std` (`[C, 1, 1]`) undo the
     standardisation of the `pixels` target."""
     in_chans = len(mean)

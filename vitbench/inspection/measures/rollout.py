@@ -1,7 +1,7 @@
 """Attention followed through the layers: which patches the readout has, by way of all of them, looked at.
 
 Source: Abnar & Zuidema 2020; Dosovitskiy et al. 2021, App. D.8, Figs. 6 and 14 (head mean, product of the layers; the
-paper does not say whether the identity is mixed in for the residual connection, so both are to be had).
+paper does not say whether the identity is mixed in for the residual connection, so both are computed).
 Shapes: B images, H heads, T tokens, N = G G patches, G grid side, S image side in pixels.
 """
 

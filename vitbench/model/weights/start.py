@@ -14,23 +14,21 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vitbench.base.errors import InputError
+from vitbench.model.objective import is_task_name
+from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid
-from vitbench.model.tensors import parameters
-from vitbench.spec.trial import TrialSpec
+from vitbench.model.tensors import Resampling, Tensor
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, Tensor]
+"""A model's tensors by name."""
 
 TIMM = "timm:"
 WEIGHTS_FILE = "model.safetensors"
-READOUT = ("head.", "representation.", "mpp_head.", "mask_token")
-"""What belongs to the task that the weights come from: never carried over."""
-FRESH = (*READOUT, "attn_pool.")
-"""What may be missing in the weights: it keeps its first values (of a classifier: zeros, with `weight_init: jax`)."""
-AXES = ("pos_embed_x", "pos_embed_y", "rel_pos_h", "rel_pos_w")
-"""Tables along one axis of the grid, interpolated along it."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 """torch's names of a header's types."""
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
@@ -47,7 +45,8 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     if earlier:
         if start not in (None, earlier[0].model.init_from):
             raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
-        problem = _grid_problem(_tensors(earlier[-1]), spec, earlier[-1]) or misfit(_tensors(earlier[-1]), own)
+        given: Shapes = {name: tensor.shape for name, tensor in _tensors(earlier[-1]).items()}
+        problem = _grid_problem(given, spec, earlier[-1]) or misfit(given, own)
         source = "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
     else:
@@ -62,11 +61,11 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
 def _grid_problem(given: Shapes, spec: TrialSpec, earlier: TrialSpec | None = None) -> str | None:
     """Why positions do not carry over to a grid that is not square: a table does not say how many rows it has."""
     own = _tensors(spec)
-    tables = [name for name in given if name in own and name.rpartition(".")[2].startswith(("pos_embed", "rel_pos"))]
+    tables = [name for name in given if name in own and own[name].part == "position"]
     if not tables:
         return None
     target, source = grid(spec.model), None if earlier is None else grid(earlier.model)
-    same = source == target if source else all(given[name] == own[name] for name in tables)
+    same = source == target if source else all(given[name] == own[name].shape for name in tables)
     square = target.rows == target.columns and (source is None or source.rows == source.columns)
     return None if same or square else f"weights: {tables[0]} is of another grid, and only square ones are interpolated"
 
@@ -77,8 +76,13 @@ def start_sha256(spec: TrialSpec) -> str | None:
     return None if start is None else weights_sha256(find(start))
 
 
-def _tensors(spec: TrialSpec) -> Shapes:
-    return {tensor.name: tensor.shape for tensor in parameters(spec.model, spec.train.objective)}
+def _tensors(spec: TrialSpec) -> Tensors:
+    return tensors_by_name(spec.model, spec.train.objective)
+
+
+def tensors_by_name(model: ModelSpec, objective: ObjectiveSpec) -> Tensors:
+    """A model's tensors by name."""
+    return {tensor.name: tensor for tensor in parameters(model, objective)}
 
 
 def find(init_from: str) -> Path:
@@ -160,34 +164,37 @@ def _end(entry: Mapping[str, Any]) -> int:
     return int(end)
 
 
-def misfit(given: Shapes, own: Shapes) -> str | None:
-    """Why weights cannot become a model's tensors `own`, the readout aside and positions interpolated; None: they can.
+def carries(name: str, own: Tensors) -> bool:
+    """True if a tensor of given weights carries over to a model with the tensors `own`: it is of no task."""
+    return own[name].role != "task" if name in own else not is_task_name(name)
+
+
+def misfit(given: Shapes, own: Tensors) -> str | None:
+    """Why weights cannot become a model's tensors `own`, heads left out and positions interpolated; None: they can.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new head, interpolated positions).
     """
-    carried = {name: shape for name, shape in given.items() if not name.startswith(READOUT)}
+    carried = {name: shape for name, shape in given.items() if carries(name, own)}
     extra = sorted(carried.keys() - own.keys())
     if extra:
         return f"weights: the model has no {_some(extra)}; its spec differs from that of the weights"
-    missing = sorted(name for name in own.keys() - carried.keys() if not name.startswith(FRESH))
+    missing = sorted(name for name in own.keys() - carried.keys() if own[name].role == "encoder")
     if missing:
         return f"weights: they lack {_some(missing)}; the model's spec differs from that of the weights"
     for name, shape in carried.items():
-        if shape != own[name] and stretched(name, shape, own[name]) is None:
-            return f"weights: {name} has shape {shape}, the model's is {own[name]}, and it cannot be interpolated"
+        if shape != own[name].shape and stretched(shape, own[name]) is None:
+            return f"weights: {name} has shape {shape}, the model's is {own[name].shape}, and it cannot be interpolated"
     return None
 
 
-def stretched(name: str, shape: tuple[int, ...], target: tuple[int, ...]) -> Literal["axis", "grid"] | None:
-    """How positions of another resolution are interpolated: along one axis, over the grid, or (None) not at all."""
-    last = name.rpartition(".")[2]
-    if shape[-1:] != target[-1:] or len(shape) != len(target):
+def stretched(shape: tuple[int, ...], target: Tensor) -> Resampling | None:
+    """How a table of another resolution is interpolated to `target`; None if it cannot be."""
+    if shape[-1:] != target.shape[-1:] or len(shape) != len(target.shape):
         return None
-    if last in AXES:
-        return "axis"
+    if target.resample != "grid":
+        return target.resample
     class_rows = class_rows_of(shape[1])
-    grids = last == "pos_embed" and class_rows is not None and class_rows == class_rows_of(target[1])
-    return "grid" if grids else None
+    return "grid" if class_rows is not None and class_rows == class_rows_of(target.shape[1]) else None
 
 
 def class_rows_of(num_rows: int) -> int | None:

@@ -11,32 +11,34 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
-from vitbench.model.weights.start import READOUT, Shapes, class_rows_of, misfit, stretched
+from vitbench.model.tensors import Tensor as StateTensor
+from vitbench.model.weights.start import Shapes, Tensors, carries, class_rows_of, misfit, stretched
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensors) -> None:
     """Load `state` into an initialised `module` in place: all but the head, positions interpolated to its grid.
+
+    `tensors` are the module's.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new zero head, interpolated positions); vit_jax (bilinear, corners
     on corners, the class token's row apart). Raises InputError where the rest does not fit tensor by tensor.
     """
-    own: dict[str, Tensor] = module.state_dict()
-    problem = misfit(_shapes(state), _shapes(own))
+    problem = misfit(_shapes(state), tensors)
     if problem:
         raise InputError(problem)
-    given = {name: tensor for name, tensor in state.items() if not name.startswith(READOUT)}
-    module.load_state_dict({name: _fitted(name, given[name], own[name]) for name in given}, strict=False)
+    given = {name: tensor for name, tensor in state.items() if carries(name, tensors)}
+    module.load_state_dict({name: _fitted(tensors[name], given[name]) for name in given}, strict=False)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _fitted(name: str, tensor: Tensor, target: Tensor) -> Tensor:
+def _fitted(target: StateTensor, tensor: Tensor) -> Tensor:
     """`tensor` in the shape of `target`, into which it fits."""
-    if tensor.shape == target.shape:
+    if tuple(tensor.shape) == target.shape:
         return tensor
-    if stretched(name, tuple(tensor.shape), tuple(target.shape)) == "axis":
+    if stretched(tuple(tensor.shape), target) == "axis":
         return interpolate_axis(tensor, target.shape[-2])
     return interpolate_grid(tensor, target.shape[1])
 

@@ -11,6 +11,7 @@ from vitbench.report.row_values import Setting, arm_order, score, setting_key, s
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
 from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
+from vitbench.store.record import REPORTS, TUNES
 
 Cell = tuple[str, Setting]
 """An arm at a setting."""
@@ -71,8 +72,8 @@ class RunState:
     def recall(self, rows: Sequence[Row]) -> None:
         """Use records of earlier runs: their scores for the table, their durations for the time left."""
         for row in rows:
-            metric = "val_top1_percent" if row["role"] == "tuning" else self.experiment.report.metric
-            self._count(row["arm"], setting_of(row), row["role"], int(row["seed"]), score(row, metric))
+            values = score(row, self.experiment.report.metric), score(row, "val_top1_percent")
+            self._count((row["arm"], setting_of(row)), row["role"], int(row["seed"]), *values)
             if row["trial_id"] not in self._known:
                 self._known.add(row["trial_id"])
                 self._learn(row)
@@ -110,14 +111,14 @@ class RunState:
         self._num_since_plan += 1
         self._done[kind] += 1
         self._left[kind] -= 1
-        value = event.val_top1_percent if event.role == "tuning" else event.metric
-        self._count(event.arm, setting_key(event.setting), event.role, event.seed, value)
+        cell = event.arm, setting_key(event.setting)
+        self._count(cell, event.role, event.seed, event.metric, event.val_top1_percent)
 
-    def _count(self, arm: str, setting: Setting, role: str, seed: int, value: float | None) -> None:
-        if role == "reporting":
-            self.reporting.setdefault((arm, setting), Tally()).add(seed, value)
-        elif role == "tuning":
-            self.tuning.setdefault(arm, {}).setdefault(setting, Tally()).add(seed, value)
+    def _count(self, cell: Cell, role: str, seed: int, metric: float | None, validation: float | None) -> None:
+        if role in REPORTS:
+            self.reporting.setdefault(cell, Tally()).add(seed, metric)
+        if role in TUNES:
+            self.tuning.setdefault(cell[0], {}).setdefault(cell[1], Tally()).add(seed, validation)
 
     @property
     def num_done(self) -> int:

@@ -53,7 +53,7 @@ def report(experiment: Experiment, rows: Sequence[Row], folder: Path, formats: S
 
     All files are replaced together: where one cannot be written, every old file stays.
     """
-    verdicts = judge_all(experiment, rows, facts_of(rows, folder))
+    verdicts = judge_all(experiment, rows, facts_of(rows, folder, experiment))
     answers = read_answers(folder)
     side, classes = side_table(experiment, rows, answers), class_table(experiment, rows, answers)
     verdict_tables = [verdict_table(verdicts)] if verdicts else []

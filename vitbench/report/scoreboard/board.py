@@ -117,7 +117,8 @@ def _lines(
         page, data = f"{quote(folder.name)}/index.html", ", ".join(data_names(rows))
         listed.append({"name": folder.name, "page": page, "question": experiment.question, "data": data})
         behind, read = trials_of(experiment, rows).behind, claim_cells(experiment, rows)
-        for verdict in judged[folder] if folder in judged else judge_all(experiment, rows, facts_of(rows, folder)):
+        context = facts_of(rows, folder, experiment)
+        for verdict in judged[folder] if folder in judged else judge_all(experiment, rows, context):
             anchor = next((behind[cell] for cell in read[verdict.claim] if cell in behind), f"claim-{verdict.claim}")
             entries.append((listed[-1], f"{page}#{quote(anchor)}", verdict))
     verdicts = with_q([verdict for *_, verdict in entries])

@@ -1,4 +1,4 @@
-"""What training minimises: cross entropy of labels, or masked patch prediction.
+"""Losses: cross entropy of labels, and masked patch prediction with its corruptions and targets.
 
 E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
@@ -6,6 +6,7 @@ E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from vitbench.base.seeding import uniforms
-from vitbench.spec.trial import ObjectiveSpec
+
+if TYPE_CHECKING:
+    from vitbench.train.objectives.masked_patch import MaskedPatch
 
 INTACT, MASKED, REPLACED, UNCHANGED = 0, 1, 2, 3
 """What happens to a patch's embedding; all but INTACT are corrupted and predicted."""
@@ -49,7 +52,7 @@ class Corruption:
     source: np.ndarray
 
 
-def corrupt(objective: ObjectiveSpec, num_patches: int, seed: int, epoch: np.ndarray, index: np.ndarray) -> Corruption:
+def corrupt(objective: MaskedPatch, num_patches: int, seed: int, epoch: np.ndarray, index: np.ndarray) -> Corruption:
     """The corruption of images `index [B]` in epochs `epoch [B]`: exactly round(mask_ratio N) patches each, of which in
     expectation 80% become the mask embedding, 10% another patch's embedding, and 10% stay.
 
@@ -80,7 +83,7 @@ def colour_bins(mean: Tensor) -> Tensor:
     return (level * weight).sum(-1)
 
 
-def patch_targets(objective: ObjectiveSpec, images: Tensor, patch_size: int) -> Tensor:
+def patch_targets(objective: MaskedPatch, images: Tensor, patch_size: int) -> Tensor:
     """Targets of images `[B, C, H, W]`: classes `[B, N, 1 or g g]` of images in [0, 1], or the pixels `[B, N, P P C]`
     of standardised images."""
     patches = rearrange(images, "b c (h p) (w q) -> b (h w) p q c", p=patch_size, q=patch_size)
@@ -93,7 +96,7 @@ def patch_targets(objective: ObjectiveSpec, images: Tensor, patch_size: int) -> 
     return colour_bins(reduce(trimmed, "b n (g p) (h q) c -> b n (g h) c", "mean", g=side, h=side))
 
 
-def masked_patch_loss(objective: ObjectiveSpec, predicted: Tensor, targets: Tensor, action: Tensor) -> Tensor:
+def masked_patch_loss(objective: MaskedPatch, predicted: Tensor, targets: Tensor, action: Tensor) -> Tensor:
     """Loss per member `[E]`, over corrupted patches only; predicted `[E, B, N, out]`, targets `[E, B, N, T]`,
     action `[E, B, N]`."""
     if objective.target == "pixels":

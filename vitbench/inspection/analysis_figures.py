@@ -1,7 +1,7 @@
 """Figures of analyses, drawn like their originals where the paper has one.
 
-Each takes {label: findings of its networks, a seed each}: one label with one network, or every arm of an experiment.
-Lines are means over seeds, bars their 95% intervals; pictures show the first seed.
+Each function takes {label: findings, one per seed}: one label with one network, or every arm of an experiment.
+Lines are means over seeds, bars are 95% intervals, images show the first seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vitbench.report.formats import folded
 from vitbench.report.plots.style import MUTED, LineStyle, looks, marked
 from vitbench.stats.intervals import Interval, mean_interval
 
-Found = Mapping[str, Sequence[Findings]]
+FindingsByLabel = Mapping[str, Sequence[Findings]]
 
 PANEL = 2.6
 NAME_WIDTH = 26
@@ -29,15 +29,15 @@ LINES = {"": "-", "class_token_": (0, (1.5, 1.5)), "token_": (0, (5, 2))}
 
 
 def over_seeds(each: Sequence[Findings], metric: str) -> Interval | None:
-    """Mean and 95% interval of a metric over the networks that have it; None where none has."""
+    """Mean and 95% interval of a metric over the networks that have it; None without any."""
     values = [one.metrics[metric] for one in each if metric in one.metrics]
     return mean_interval(values) if values else None
 
 
 def panels(rows: int, columns: int, *, width: float = PANEL, height: float = PANEL) -> tuple[Figure, Any]:
     """A figure of equal panels, and its axes `[rows, columns]`."""
-    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return made, made.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def picture(axes: Axes, image: np.ndarray, **options: Any) -> None:
@@ -56,12 +56,12 @@ def titled(axes: Axes, text: str) -> None:
     axes.set_title(folded(text, NAME_WIDTH), fontsize=9)
 
 
-def filters(found: Found) -> Figure:
+def filters(findings: FindingsByLabel) -> Figure:
     """Per label: the leading components as a tile, and how much of the variance the first k carry."""
-    pairs = 1 if len(found) < 4 else 2
-    made, grid = panels(-(-len(found) // pairs), 2 * pairs, width=3.0)
+    pairs = 1 if len(findings) < 4 else 2
+    figure, grid = panels(-(-len(findings) // pairs), 2 * pairs, width=3.0)
     places = grid.reshape(-1, 2)
-    for (tile, curve), (label, each) in zip(places, found.items(), strict=False):
+    for (tile, curve), (label, each) in zip(places, findings.items(), strict=False):
         picture(tile, _tile(each[0].arrays["components"]))
         titled(tile, label)
         for name, colour, dash in (("cumulative_untrained", MUTED, "--"), ("cumulative", "#0072b2", "-")):
@@ -72,8 +72,8 @@ def filters(found: Found) -> Figure:
         curve.axhline(90.0, color=MUTED, linewidth=0.8)
         curve.set_xlabel("components")
         curve.set_ylabel("variance (%)")
-    _blank(places, 2 * len(found))
-    return made
+    _blank(places, 2 * len(findings))
+    return figure
 
 
 def _tile(components: np.ndarray) -> np.ndarray:
@@ -89,19 +89,19 @@ def _tile(components: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def positions(found: Found) -> Figure:
+def positions(findings: FindingsByLabel) -> Figure:
     """Per label: the mosaic of similarity maps, one small map for every place (Fig. 7 centre), and relative tables."""
     tables = {
         f"{label}: {name}": one.arrays[name]
-        for label, (one, *_) in found.items()
+        for label, (one, *_) in findings.items()
         for name in ("rel_pos", "rel_pos_h", "rel_pos_w")
         if name in one.arrays
     }
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
-    made, grid = panels(rows + -(-len(tables) // columns), columns)
+    columns = min(3, len(findings))
+    rows = -(-len(findings) // columns)
+    figure, grid = panels(rows + -(-len(tables) // columns), columns)
     shown = None
-    for axes, (label, each) in zip(grid[:rows].flat, found.items(), strict=False):
+    for axes, (label, each) in zip(grid[:rows].flat, findings.items(), strict=False):
         shown = axes.imshow(_mosaic(each[0].arrays["maps"]), vmin=-1, vmax=1, cmap="viridis")
         rho = over_seeds(each, "pos_distance_spearman")
         titled(axes, f"{label} (rho {_words(rho, 0.01)})")
@@ -111,8 +111,8 @@ def positions(found: Found) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     if shown is not None:
-        made.colorbar(shown, ax=grid, shrink=0.7, label="cosine similarity")
-    return made
+        figure.colorbar(shown, ax=grid, shrink=0.7, label="cosine similarity")
+    return figure
 
 
 def _mosaic(maps: np.ndarray) -> np.ndarray:
@@ -133,11 +133,11 @@ def _words(interval: Interval | None, scale: float = 1.0) -> str:
     return f"{scale * interval.mean:.2f} [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
 
 
-def distance(found: Found) -> Figure:
+def distance(findings: FindingsByLabel) -> Figure:
     """Per label: every head's distance (dots, heads sorted within a seed, mean over seeds) and the layer's mean."""
-    columns = min(3, len(found))
-    made, grid = panels(-(-len(found) // columns), columns)
-    for axes, (label, each) in zip(grid.flat, found.items(), strict=False):
+    columns = min(3, len(findings))
+    figure, grid = panels(-(-len(findings) // columns), columns)
+    for axes, (label, each) in zip(grid.flat, findings.items(), strict=False):
         heads = np.mean([np.sort(one.arrays["percent"], axis=1) for one in each], axis=0)
         x = np.arange(len(heads))
         for column in heads.T:
@@ -151,12 +151,12 @@ def distance(found: Found) -> Figure:
         axes.set_xlabel("layer")
         axes.set_ylabel("distance (% of uniform)")
         titled(axes, f"{label} (uniform {float(each[0].arrays['uniform_px']):.1f} px)")
-    _blank(grid, len(found))
-    used = list(grid.flat)[: len(found)]
+    _blank(grid, len(findings))
+    used = list(grid.flat)[: len(findings)]
     limits = np.array([axes.get_ylim() for axes in used])
     for axes in used:
         axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
-    return made
+    return figure
 
 
 def _intervals(axes: Axes, x: np.ndarray, values: Sequence[Interval | None], colour: str, dash: Any = "-") -> None:
@@ -173,18 +173,18 @@ def _blank(grid: Any, used: int) -> None:
         axes.set_axis_off()
 
 
-def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Callable[[Found], Figure]:
+def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Callable[[FindingsByLabel], Figure]:
     """A drawing of pictures: for every label one line of images for each of `rows` (its name, and its images)."""
 
-    def draw(found: Found) -> Figure:
-        count = min(6, min(len(rows[0][1](each[0])) for each in found.values()))
-        made, grid = panels(len(rows) * len(found), count, width=1.15, height=1.2)
-        lines = [(f"{label}: {name}", get(each[0])) for label, each in found.items() for name, get in rows]
+    def draw(findings: FindingsByLabel) -> Figure:
+        count = min(6, min(len(rows[0][1](each[0])) for each in findings.values()))
+        figure, grid = panels(len(rows) * len(findings), count, width=1.15, height=1.2)
+        lines = [(f"{label}: {name}", get(each[0])) for label, each in findings.items() for name, get in rows]
         for axes, (name, images) in zip(grid, lines, strict=True):
             for one, image in zip(axes, images, strict=False):
                 picture(one, image, **({"cmap": "viridis", "vmin": 0.0} if image.ndim == 2 else {"vmin": 0, "vmax": 1}))
             axes[0].set_ylabel(folded(name, 16), fontsize=7, rotation=0, ha="right", va="center", color="#1a1a1a")
-        return made
+        return figure
 
     return draw
 
@@ -206,12 +206,12 @@ RECONSTRUCTION = gallery(
 )
 
 
-def layers(found: Found) -> Figure:
+def layers(findings: FindingsByLabel) -> Figure:
     """Per label: probe accuracy by layer (patches' mean, class token, one token alone), CKA between its layers, and
     with the layers of the first label (of itself: of its other seeds)."""
-    first = next(iter(found.values()))
-    made, grid = panels(3 if len(first) > 1 else 2, len(found), height=2.4)
-    for (top, *below), (label, each) in zip(grid.T, found.items(), strict=True):
+    first = next(iter(findings.values()))
+    figure, grid = panels(3 if len(first) > 1 else 2, len(findings), height=2.4)
+    for (top, *below), (label, each) in zip(grid.T, findings.items(), strict=True):
         x = np.arange(len(each[0].arrays["cka"]))
         for (name, dash), colour in zip(LINES.items(), ("#0072b2", "#d55e00", "#009e73"), strict=True):
             values = [over_seeds(each, f"layer_{layer}_{name}probe_percent") for layer in x]
@@ -227,8 +227,8 @@ def layers(found: Found) -> Figure:
             axes.set_xlabel(f"layer of {name}")
             axes.set_ylabel("layer")
             axes.grid(visible=False)
-    made.colorbar(shown, ax=grid[1:], shrink=0.8, label="CKA")
-    return made
+    figure.colorbar(shown, ax=grid[1:], shrink=0.8, label="CKA")
+    return figure
 
 
 def between(each: Sequence[Findings], others: Sequence[Findings]) -> np.ndarray:
@@ -242,9 +242,9 @@ def pooled(one: Findings) -> list[np.ndarray]:
     return [one.arrays[f"pooled_{layer}"].astype(np.float64) for layer in range(len(one.arrays["cka"]))]
 
 
-def robustness(found: Found) -> Figure:
+def robustness(findings: FindingsByLabel) -> Figure:
     """Accuracy against the strength of each kind of damage, a line for each label."""
-    known = {name for each in found.values() for one in each for name in one.metrics}
+    known = {name for each in findings.values() for one in each for name in one.metrics}
     shuffles = sorted(
         int(name.split("_")[2]) for name in known if name.startswith("robust_shuffle_") and "shifted" in name
     )
@@ -261,10 +261,10 @@ def robustness(found: Found) -> Figure:
         ("JPEG, level", [("0", "clean"), *((str(n), f"jpeg_{n}") for n in (1, 2, 3))]),
         ("patch pasted in", [("none", "clean"), ("noise", "noise_patch"), ("adverse", "adversarial_patch")]),
     ]  # fmt: skip
-    made, grid = panels(3, 3)
-    styles = looks(list(found))
+    figure, grid = panels(3, 3)
+    styles = looks(list(findings))
     for axes, (title, points) in zip(grid.flat, damages, strict=True):
-        for offset, (label, each) in zip(_offsets(len(found)), found.items(), strict=True):
+        for offset, (label, each) in zip(_offsets(len(findings)), findings.items(), strict=True):
             look = styles[label] if points[1][0].isdigit() else replace(styles[label], dash="none")
             _curve(axes, each, [name for _, name in points], look, offset)
         axes.set_xticks(range(len(points)), [tick for tick, _ in points], fontsize=8)
@@ -272,9 +272,9 @@ def robustness(found: Found) -> Figure:
         axes.set_title(title, fontsize=9)
     for row in grid:
         row[0].set_ylabel("top-1 (%)")
-    handles = [Line2D([], [], **marked(styles[label])) for label in found]
-    made.legend(handles, [folded(label, 40) for label in found], loc="outside lower left", ncols=3)
-    return made
+    handles = [Line2D([], [], **marked(styles[label])) for label in findings]
+    figure.legend(handles, [folded(label, 40) for label in findings], loc="outside lower left", ncols=3)
+    return figure
 
 
 def _offsets(count: int) -> np.ndarray:

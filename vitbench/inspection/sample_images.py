@@ -1,4 +1,4 @@
-"""Which images a network is shown: a fixed draw from its own test images, or from others.
+"""Choose the images that analyses read: a fixed draw from the network's test images, or from another data set.
 
 Shapes: n images, C channels, S side in pixels, N patches, P patch side.
 """
@@ -22,9 +22,9 @@ from vitbench.inspection.network import Subject
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images `uint8 [n, C, S, S]`, their labels `[n]`, the places of their objects `[n, 4]` where these are known.
+    """Images `uint8 [n, C, S, S]`, their labels `[n]`, their objects' boxes `[n, 4]` (None: unknown).
 
-    `known_classes`: do the labels count as the network's outputs do? Indices `[n]` say which of the data set's.
+    `known_classes`: labels number the classes as the network's outputs do. `index [n]`: positions in the data set.
     """
 
     pixels: Tensor
@@ -39,7 +39,7 @@ class Pictures:
         return len(self.labels)
 
     def batches(self, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """Images in [0, 1] in pieces of `size`, with their place."""
+        """Images in [0, 1] in pieces of `size`, each with its slice."""
         for start in range(0, len(self), size):
             where = slice(start, min(start + size, len(self)))
             yield where, self.pixels[where].float() / 255
@@ -65,7 +65,7 @@ def choose_pictures(
     """
     name = images or subject.data
     if name is None:
-        raise InputError(f"{subject.name}: says nothing of its images; name some with --images folder:PATH")
+        raise InputError(f"{subject.name}: does not record its images; name some with --images folder:PATH")
     own = subject.data is not None and find(name)[0] == find(subject.data)[0]
     _check_size(subject, name, options)
     data = _opened(name, options)
@@ -99,6 +99,6 @@ def _check_size(subject: Subject, name: str, options: DataOptions) -> None:
 
 
 def _boxes(split: Split, subject: Subject) -> Tensor | None:
-    """The boxes of images that were not resized."""
+    """The objects' boxes; None where images were resized or boxes are unknown."""
     same = split.images is not None and split.images.shape[1] == subject.img_size
     return torch.from_numpy(split.boxes) if split.boxes is not None and same else None

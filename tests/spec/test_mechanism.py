@@ -1,0 +1,122 @@
+"""Mechanisms by name: one canonical text, errors in one line, a user's own code, and no code where results are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from vitbench.base.errors import InputError
+from vitbench.spec import load
+from vitbench.spec import mechanism as registry
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
+
+MIXER = """
+from typing import ClassVar
+from vitbench.model.token_mixers.depthwise import DepthwiseConvolution
+
+class Mine(DepthwiseConvolution):
+    name: ClassVar[str] = "mine"
+"""
+EXPERIMENT = """
+name: own
+uses_code: [my_mixer.py]
+base:
+  data: {name: fake, val_fraction: 0.2}
+  model: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2, mlp_ratio: 2.0, global_pool: avg}
+  train: {steps: 3, batch_size: 16}
+factors: {model.token_mixer: [attention, mine]}
+seeds: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_tests_register() -> Iterator[None]:
+    registry.registered("token_mixer")
+    before = dict(registry._REGISTRY)
+    yield
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(before)
+    registry.mechanism.cache_clear()
+
+
+def own(folder: Path, source: str = MIXER) -> Path:
+    (folder / "my_mixer.py").write_text(source)
+    path = folder / "own.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_a_name_and_a_mapping_have_one_text() -> None:
+    assert ModelSpec(token_mixer={"name": "depthwise", "kernel_size": 3}).token_mixer == "depthwise"  # type: ignore[arg-type]
+    wide = ModelSpec(token_mixer={"name": "depthwise", "kernel_size": 5})  # type: ignore[arg-type]
+    assert wide.token_mixer == "depthwise(kernel_size=5)"
+    assert ModelSpec(token_mixer="depthwise(kernel_size=5)") == wide
+    assert ModelSpec.model_validate(wide.model_dump(mode="json", exclude_defaults=True)) == wide
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("depthwis", "'depthwis' is not allowed; allowed: attention, depthwise. Did you mean 'depthwise'"),
+        ({"name": "depthwise", "kernal": 5}, "depthwise has no field 'kernal'; it has kernel_size"),
+        ({"name": "depthwise", "kernel_size": 0}, "depthwise.kernel_size: "),
+        ({"kernel_size": 5}, "needs a name"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(value: object, message: str) -> None:
+    text = f"name: x\nbase: {{model: {{token_mixer: {value if isinstance(value, str) else dict(value)}}}}}"  # type: ignore[call-overload]
+    with pytest.raises(InputError) as raised:
+        load.loads(text, "x.yaml")
+    assert str(raised.value).startswith("x.yaml:2: base.model.token_mixer: " + message)
+    assert "\n" not in str(raised.value)
+
+
+def test_fields_that_one_objective_has_become_part_of_its_text() -> None:
+    assert ObjectiveSpec.model_validate({"name": "masked_patch", "target": "pixels"}).name == "masked_patch"
+    assert ObjectiveSpec(name="masked_patch(mask_ratio=0.75)") == ObjectiveSpec(name="masked_patch", mask_ratio=0.75)
+    with pytest.raises(ValueError, match="classify has no field 'temperature'"):
+        ObjectiveSpec.model_validate({"name": "classify", "temperature": 3})
+
+
+def test_a_users_own_mixer_is_planned_with_its_source_in_the_ids(tmp_path: Path, cli: Cli) -> None:
+    from vitbench.plan.trial_id import trial_id
+    from vitbench.spec.trial import TrialSpec
+
+    answer = cli("plan", own(tmp_path), "--results", tmp_path / "results")
+    assert answer.code == 0, answer.err
+    spec = TrialSpec(model=ModelSpec(token_mixer="mine"))
+    first = trial_id(spec, 0, "data", None)
+    assert first != trial_id(TrialSpec(model=ModelSpec(token_mixer="attention")), 0, "data", None)
+    del registry._REGISTRY["token_mixer", "mine"]
+    registry.mechanism.cache_clear()
+    answer = cli("plan", own(tmp_path, MIXER + "# changed\n"), "--results", tmp_path / "results")
+    assert answer.code == 0, answer.err
+    assert trial_id(spec, 0, "data", None) != first
+
+
+def test_reading_a_results_folder_runs_no_code(tmp_path: Path) -> None:
+    path = own(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n" + MIXER)
+    experiment = load.load(path)
+    assert not isinstance(experiment, load.Suite)
+    assert experiment.factors["model.token_mixer"] == ("attention", "mine")
+    assert not (tmp_path / "ran").exists()
+    load.load(path, run_code=True)
+    assert (tmp_path / "ran").exists()
+
+
+def test_code_that_is_missing_or_broken_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = own(tmp_path, "1 / 0")
+    with pytest.raises(InputError, match=r"my_mixer\.py cannot be imported \(ZeroDivisionError"):
+        load.load(path, run_code=True)
+    (tmp_path / "my_mixer.py").unlink()
+    with pytest.raises(InputError, match=r"uses_code: no file .*my_mixer\.py"):
+        load.load(path, run_code=True)
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    clash = MIXER.replace('"mine"', '"attention"').replace("class Mine", "class Attention")
+    with pytest.raises(InputError, match=r"token_mixer 'attention': .* both define it"):
+        load.load(own(tmp_path, clash), run_code=True)

@@ -1,0 +1,334 @@
+"""The contract of a mechanism: what every one must keep, from plan to export. Each check returns its complaints.
+
+The mechanism stands in a tiny ViT on fake images, beside the same ViT without it; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from vitbench.base.errors import InputError
+from vitbench.data import DataOptions, facts
+from vitbench.inspection.catalogue import ANALYSES
+from vitbench.inspection.export import architecture, timm_state
+from vitbench.inspection.network import Subject
+from vitbench.inspection.results import Shown
+from vitbench.model import costs
+from vitbench.model.build import build, initialise
+from vitbench.model.mechanisms import MODEL_KINDS
+from vitbench.model.objective import objective_of
+from vitbench.model.parameters import parameters
+from vitbench.model.sizes import known, pixel_grid, total_stride
+from vitbench.plan.arm_diff import spec_difference
+from vitbench.plan.resolve import resolve
+from vitbench.plan.trial_id import trial_id
+from vitbench.spec.mechanism import MechanismError, canonical, mechanism
+from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.train.checkpoint import Checkpoints
+from vitbench.train.loop import Course
+from vitbench.train.resident import load_images
+from vitbench.train.trainer import Job, Trainer
+
+TINY: dict[str, Any] = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
+NUM_STEPS = 3
+OWN_PARTS = {
+    "position": {"position"},
+    "readout": {"readout", "class_token", "position"},
+    "objective": {"head", "readout"},
+}
+"""Parts whose tensors may differ from the baseline's, where these are not the kind itself."""
+STACKED_ATOL = 3e-4
+"""A tenth of one step of the optimizer: sums in another order round otherwise, and AdamW divides by small gradients."""
+LOOKS = ("positions", "distance")
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A mechanism in the tiny ViT, and the tiny ViT without it."""
+
+    kind: str
+    text: str
+    spec: TrialSpec
+    baseline: TrialSpec
+
+
+def check_mechanism(kind: str, text: str) -> list[str]:
+    """Everything that the mechanism does not keep, one line each; empty if it keeps the contract.
+
+    Raises InputError if there is no such mechanism, or if no tiny ViT can hold it.
+    """
+    try:
+        case = case_of(kind, canonical(kind, text))
+    except MechanismError as error:
+        raise InputError(f"{kind}: {error}") from error
+    complaints = [line for check in (_state, _decay) for line in check(case)]
+    if complaints:  # The other checks need a module whose state is the listed one.
+        return complaints
+    return [line for check in CHECKS for line in _guarded(check, case)]
+
+
+def case_of(kind: str, text: str) -> Specimen:
+    """The tiny ViT with the mechanism: with a class token if it can, else with average pooling. Raises InputError."""
+    reasons = []
+    for pool in ("token", "avg"):
+        try:
+            return Specimen(kind, text, spec_with(kind, text, pool), spec_with(kind, None, pool))
+        except InputError as error:
+            reasons.append(str(error))
+    raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
+
+
+def spec_with(kind: str, text: str | None, pool: str = "token") -> TrialSpec:
+    """The resolved spec of the tiny ViT, with a mechanism or without. Raises InputError."""
+    model, objective = {**TINY, "global_pool": pool}, ObjectiveSpec()
+    if text is not None and kind == "objective":
+        objective = ObjectiveSpec(name=text)
+    elif text is not None:
+        model[MODEL_KINDS[kind]] = text
+    train = TrainSpec(steps=NUM_STEPS, batch_size=16, lr=3e-3, objective=objective)
+    written = TrialSpec(model=ModelSpec(**model), data=DataSpec(name="fake", val_fraction=0.2), train=train)
+    return resolve(written, facts("fake", DataOptions()))
+
+
+def _guarded(check: Callable[[Specimen], Iterator[str]], case: Specimen) -> list[str]:
+    """The complaints of one check; an exception is one."""
+    try:
+        return list(check(case))
+    except Exception as error:
+        reason = f"{error}".splitlines()[0] if f"{error}" else "no message"
+        return [f"{check.__name__.strip('_').replace('_', ' ')}: {type(error).__name__}: {reason}"]
+
+
+def _state(case: Specimen) -> Iterator[str]:
+    """The listed tensors are the module's, each name once."""
+    listed = parameters(case.spec.model, case.spec.train.objective)
+    names = [tensor.name for tensor in listed]
+    yield from (f"state: two tensors are called {name}" for name in sorted({n for n in names if names.count(n) > 1}))
+    module = build(case.spec.model, case.spec.train.objective)
+    held = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for tensor in listed:
+        if held.get(tensor.name) != tensor.shape:
+            yield f"state: {tensor.name} is listed as {tensor.shape}; the module has {held.get(tensor.name, 'none')}"
+    yield from (f"state: {name} is in the module and not listed" for name in held.keys() - set(names))
+    trained = {tensor.name for tensor in listed if tensor.trained}
+    for name in trained ^ {name for name, _ in module.named_parameters()}:
+        yield f"state: {name} is trained in the module or in the list, but not in both"
+
+
+def _decay(case: Specimen) -> Iterator[str]:
+    """Every trained tensor of two or more dimensions says whether weight decay applies to it."""
+    for tensor in parameters(case.spec.model, case.spec.train.objective):
+        if tensor.trained and len(tensor.shape) > 1 and tensor.decay is None:
+            yield f"decay: {tensor.name} does not say whether weight decay applies (decay=True or False)"
+
+
+def _identity(case: Specimen) -> Iterator[str]:
+    """The id is another than the baseline's."""
+    if case.spec != case.baseline and _id(case.spec) == _id(case.baseline):
+        yield "identity: the trial id is the baseline's"
+
+
+def _id(spec: TrialSpec) -> str:
+    return trial_id(spec, 0, "fake", None)
+
+
+def _difference(case: Specimen) -> Iterator[str]:
+    """`plan --diff` names tensors of the mechanism and of no other part."""
+    allowed = OWN_PARTS.get(case.kind, {case.kind})
+    for line in spec_difference("single", case.baseline, case.spec):
+        if line.kind == "tensor" and line.part not in allowed:
+            yield f"difference: {line.key} differs from the baseline's, which is a tensor of the {line.part}"
+
+
+def _costs(case: Specimen) -> Iterator[str]:
+    """Parameters and FLOPs are those that torch counts."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, objective = case.spec.model, case.spec.train.objective
+    module = _noisy(case.spec)
+    counted = sum(parameter.numel() for parameter in module.parameters())
+    if counted != (said := costs.num_params(model, objective)):
+        yield f"costs: {said} parameters are listed; torch counts {counted}"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*_inputs(case.spec, 1))
+    if counter.get_total_flops() != (flops := costs.forward_flops(model, objective)):
+        yield f"costs: {flops} FLOPs are listed for one image; torch counts {counter.get_total_flops()}"
+
+
+def _inputs(spec: TrialSpec, count: int) -> list[Tensor]:
+    """Random images, and what the objective draws for them."""
+    from vitbench.engines.memory import drawn_inputs
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, known(spec.model.in_chans), *pixel_grid(spec.model), generator=generator)
+    return [images, *drawn_inputs(spec, count)]
+
+
+def _noisy(spec: TrialSpec, seed: int = 0) -> Any:
+    """The module with noise on all weights, in evaluation mode, so that no zero hides a fault."""
+    module = build(spec.model, spec.train.objective)
+    initialise(module, spec.model, spec.train.objective, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return module.eval()
+
+
+def _trainer(spec: TrialSpec, seeds: tuple[int, ...]) -> Trainer:
+    cpu = torch.device("cpu")
+    return Trainer([Job(spec, seed) for seed in seeds], load_images(spec.data, DataOptions(), cpu), cpu)
+
+
+def _trained(spec: TrialSpec, seeds: tuple[int, ...]) -> Trainer:
+    trainer = _trainer(spec, seeds)
+    for step in range(NUM_STEPS):
+        trainer.step(step)
+    trainer.feed.close()
+    return trainer
+
+
+def _training(case: Specimen) -> Iterator[str]:
+    """Three steps are finite and move weights; a stack of two seeds ends where each of them ends alone."""
+    alone = [_trained(case.spec, (seed,)) for seed in (0, 1)]
+    if any(bool((trainer.bad_step >= 0).any()) for trainer in alone):
+        yield "training: the loss is not finite within three steps"
+        return
+    stack = _trained(case.spec, (0, 1))
+    for seed, trainer in enumerate(alone):
+        if not torch.allclose(stack.stack.flat[seed], trainer.stack.flat[0], rtol=1e-3, atol=STACKED_ATOL):
+            worst = float((stack.stack.flat[seed] - trainer.stack.flat[0]).abs().max())
+            yield f"training: in a stack, seed {seed} ends {worst:.2g} away from where it ends alone"
+
+
+def _resuming(case: Specimen) -> Iterator[str]:
+    """A training that goes on from a checkpoint ends bit for bit where an unbroken one ends."""
+    from pathlib import Path
+
+    whole, broken = _trained(case.spec, (0,)), _trainer(case.spec, (0,))
+    broken.step(0)
+    course = Course(broken, [None])
+    course.step = 1
+    snapshot = course.snapshot(0, Checkpoints(Path(), "trial", {}))
+    resumed = _trainer(case.spec, (0,))
+    Course(resumed, [snapshot])
+    for step in range(1, NUM_STEPS):
+        resumed.step(step)
+    broken.feed.close()
+    resumed.feed.close()
+    if not torch.equal(resumed.stack.flat, whole.stack.flat):
+        yield "resuming: after a resume the weights are not those of an unbroken run; some state is in no checkpoint"
+
+
+def _fields(case: Specimen) -> Iterator[str]:
+    """Every field of the mechanism changes its tensors, its answers or its loss."""
+    chosen = mechanism(case.kind, case.text)
+    for name in type(chosen).model_fields:
+        others = [other for value in _other_values(chosen, name) if (other := _variant(case, name, value)) is not None]
+        if others and not any(_differs(case.spec, other) for other in others):
+            yield f"fields: {name} changes neither tensors nor answers, yet it is part of the id"
+
+
+def _other_values(chosen: Any, name: str) -> list[Any]:
+    """Values of a field other than its own, by its type."""
+    value, annotation = getattr(chosen, name), type(chosen).model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return [option for option in get_args(annotation) if option != value]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 2, value + 1, value - 1]
+    return [value * 1.5, value / 2] if isinstance(value, float) else []
+
+
+def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
+    """The spec with another value of one field; None if that is not allowed."""
+    fields = {**mechanism(case.kind, case.text).model_dump(mode="json"), name: value}
+    try:
+        text = canonical(case.kind, {"name": mechanism(case.kind, case.text).name, **fields})
+        pool = case.spec.model.global_pool if case.kind != "readout" else "token"
+        return spec_with(case.kind, text, pool)
+    except InputError:
+        return None
+
+
+def _differs(a: TrialSpec, b: TrialSpec) -> bool:
+    """True if two specs differ in their tensors, in their answers, or in what they have learned after three steps."""
+    tensors = [[(t.name, t.shape, t.init) for t in parameters(s.model, s.train.objective)] for s in (a, b)]
+    if tensors[0] != tensors[1]:
+        return True
+    with torch.no_grad():
+        answers = [_noisy(spec)(*_inputs(spec, 4)) for spec in (a, b)]
+    if not torch.allclose(answers[0], answers[1]):
+        return True
+    return not torch.equal(_trained(a, (0,)).stack.flat, _trained(b, (0,)).stack.flat)
+
+
+def _exporting(case: Specimen) -> Iterator[str]:
+    """timm holds the model with equal answers, or the export is refused in one line."""
+    try:
+        chosen = architecture(case.spec.model, case.spec.train.objective)
+    except InputError as error:
+        yield from _one_line("exporting", error)
+        return
+    try:
+        import timm
+    except ImportError:
+        return
+    module = _noisy(case.spec)
+    predicts = objective_of(case.spec.train.objective).predicts_classes
+    classes = known(case.spec.model.num_classes) if predicts else 0
+    theirs = timm.create_model(chosen.name, pretrained=False, num_classes=classes, **chosen.model_args).eval()
+    try:
+        theirs.load_state_dict(timm_state(case.spec, module.state_dict()))
+    except RuntimeError as error:
+        yield f"exporting: timm's {chosen.name} does not take the weights: {' '.join(str(error).split())[:160]}"
+        return
+    images = _inputs(case.spec, 2)[0]
+    with torch.no_grad():
+        if predicts and not torch.allclose(module(images), theirs(images), rtol=1e-4, atol=1e-4):
+            yield f"exporting: timm's {chosen.name} gives other logits"
+
+
+def _inspecting(case: Specimen) -> Iterator[str]:
+    """The analyses of positions and of attention find something, or are refused in one line."""
+    images = load_images(case.spec.data, DataOptions(), torch.device("cpu"))
+    module = _noisy(case.spec)
+    size = pixel_grid(case.spec.model).rows
+    subject = Subject(
+        name="tiny", module=module, untrained=None, img_size=size, in_chans=known(case.spec.model.in_chans),
+        patch_px=total_stride(case.spec.model), mean=images.mean, std=images.std, resizes=False,
+        data="fake", spec=case.spec,
+    )  # fmt: skip
+    for name in LOOKS:
+        try:
+            ANALYSES[name].look(subject, Shown(subject, None, 4, DataOptions()))
+        except InputError as error:
+            yield from _one_line(f"inspecting {name}", error)
+
+
+def _one_line(check: str, error: InputError) -> Iterator[str]:
+    if "\n" in str(error):
+        yield f"{check}: refused in {len(str(error).splitlines())} lines instead of one"
+
+
+CHECKS: tuple[Callable[[Specimen], Iterator[str]], ...] = (
+    _identity, _difference, _costs, _training, _resuming, _fields, _exporting, _inspecting,
+)  # fmt: skip
+
+
+def planning_loads_torch(code: tuple[str, ...] = ()) -> bool:
+    """True if finding all mechanisms, and the user's `code`, imports torch: `plan` must not need it."""
+    script = (
+        "import sys, json; from vitbench.spec.mechanism import load_code; "
+        "load_code(json.loads(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    return subprocess.run([sys.executable, "-c", script, json.dumps(list(code))], check=False).returncode != 0

@@ -1,0 +1,248 @@
+"""What the parts of a model answer: one base class per kind. Nothing outside a part's file tests its name. No torch.
+
+Every method takes the resolved ModelSpec; `vitbench.model.sizes.transformer(model)` gives its sizes. A part that says
+nothing is refused: it cannot be exported, and it gives no capability.
+
+Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
+`patches` (a patch embedding whose patches do not overlap), `class_token`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vitbench.model.tensors import Tensor
+from vitbench.spec.mechanism import Mechanism, mechanism, registered
+from vitbench.spec.trial import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Rotation = Any
+"""Cosines and sines `[T, K/2]`, as torch tensors."""
+
+MODEL_KINDS: Mapping[str, str] = {
+    "patch_embed": "stem",
+    "position": "pos_embed",
+    "token_mixer": "token_mixer",
+    "channel_mixer": "channel_mixer",
+    "readout": "global_pool",
+}
+"""{kind: the field of ModelSpec that chooses it}."""
+
+
+class Part(Mechanism):
+    """One part of a transformer."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+
+    def reads(self, model: ModelSpec) -> frozenset[str]:
+        """The fields of ModelSpec, among SHARED, that change this part; unread fields are left out of the id."""
+        return frozenset()
+
+    def problems(self, model: ModelSpec) -> list[str]:
+        """Why this part cannot be built in `model`, one line each, with what would fit."""
+        return []
+
+    def timm(self, model: ModelSpec) -> dict[str, Any] | str:
+        """The arguments with which timm's VisionTransformer builds this part, or why it cannot."""
+        return f"model.{MODEL_KINDS[self.kind]} {self.text()}; its ViT has no such part"
+
+
+SHARED = frozenset(
+    ("num_heads", "qkv_bias", "mlp_ratio", "pos_placement", "no_embed_class", "relative_clip", "final_norm")
+)
+"""Fields that only some parts read."""
+
+
+class PatchEmbed(Part):
+    """Images to tokens."""
+
+    kind: ClassVar[str] = "patch_embed"
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        """Tensors by their name inside `patch_embed`."""
+        raise NotImplementedError
+
+    def module(self, model: ModelSpec) -> nn.Module:
+        """A module from images `[B, C, H, W]` to tokens `[B, N, D]`, its state named as `tensors` says."""
+        raise NotImplementedError
+
+
+class Position(Part):
+    """Where a token stands: added to the tokens, to the attention's logits, or as a rotation of queries and keys."""
+
+    kind: ClassVar[str] = "position"
+    absolute: ClassVar[bool] = False
+    """True if it is added to the tokens, at the stem or before every block."""
+    fixed: ClassVar[bool] = False
+    """True if training changes nothing of it."""
+    offsets: ClassVar[Mapping[str, str]] = {}
+    """{table of offsets: `raster`, `row` or `column`}."""
+
+    def tables(self, model: ModelSpec) -> tuple[Tensor, ...]:
+        """Learned tables that are added to the tokens; names are relative to the model or block that has them."""
+        return ()
+
+    def attention_tables(self, model: ModelSpec) -> tuple[Tensor, ...]:
+        """Learned tables of one attention layer; names are relative to it."""
+        return ()
+
+    def macs(self, model: ModelSpec) -> int:
+        """Multiply-adds of one attention layer's products with the tables, per image."""
+        return 0
+
+    def class_row(self, model: ModelSpec) -> bool:
+        """True if the class token has a position of its own among the rows of what is added."""
+        return False
+
+    def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor | None:
+        """What is added to the tokens, `[1, N, D]` or `[1, 1 + N, D]`; `owner` has the tables."""
+        return None
+
+    def bias(self, attention: Any, model: ModelSpec, q: torch.Tensor) -> torch.Tensor | None:
+        """What is added to the logits `[B, H, T, T]` of scaled queries `[B, H, T, K]`; `attention` has the tables."""
+        return None
+
+    def rotation(self, model: ModelSpec, device: torch.device) -> Rotation | None:
+        """Cosines and sines `[T, K/2]` by which queries and keys are turned."""
+        return None
+
+    def timm(self, model: ModelSpec) -> dict[str, Any] | str:
+        if not self.absolute:
+            return f"model.pos_embed {self.text()} acts inside the attention; its ViT adds one position a token"
+        if model.pos_placement != "stem":
+            return f"model.pos_placement {model.pos_placement}; its ViT adds positions once, at the stem"
+        return {"pos_embed": "learn", "no_embed_class": not self.class_row(model)}
+
+
+class TokenMixer(Part):
+    """How tokens exchange information inside a block: `[B, T, D]` -> `[B, T, D]`.
+
+    `slot` is the mixer's name in the block's state. A mixer that gives `attention_maps` is called with (tokens,
+    rotation) and has the tables of the relative encodings; any other is called with the tokens alone.
+    """
+
+    kind: ClassVar[str] = "token_mixer"
+    slot: ClassVar[str] = "mixer"
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        """One block's tensors by their name inside `blocks.N.<slot>`, with `macs` for each use of a weight."""
+        raise NotImplementedError
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        """Multiply-adds of one block's products that use no weight, per image, by name."""
+        return {}
+
+    def module(self, model: ModelSpec) -> nn.Module:
+        """The module of one block, its state named as `tensors` says."""
+        raise NotImplementedError
+
+
+class ChannelMixer(Part):
+    """What each token's channels become inside a block: `[B, T, D]` -> `[B, T, D]`."""
+
+    kind: ClassVar[str] = "channel_mixer"
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        """One block's tensors by their name inside `blocks.N.mlp`."""
+        raise NotImplementedError
+
+    def module(self, model: ModelSpec) -> nn.Module:
+        """The module of one block, its state named as `tensors` says."""
+        raise NotImplementedError
+
+
+class Readout(Part):
+    """How the tokens become one feature vector per image."""
+
+    kind: ClassVar[str] = "readout"
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        """Tensors by their name in the model."""
+        return iter(())
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        """Multiply-adds of products that use no weight, per image, by name."""
+        return {}
+
+    def module(self, model: ModelSpec) -> nn.Module | None:
+        """The module `attn_pool`, or None if pooling has no state."""
+        return None
+
+    def pooled(self, tokens: torch.Tensor, num_prefix: int, module: Any) -> torch.Tensor:
+        """One feature vector per image, `[B, D]`, of tokens `[B, T, D]` whose first `num_prefix` are no patches."""
+        raise NotImplementedError
+
+
+def patch_embed_of(model: ModelSpec) -> PatchEmbed:
+    """The patch embedding; a hybrid's is its backbone."""
+    part: PatchEmbed = mechanism("patch_embed", "backbone" if model.family == "hybrid" else model.stem)
+    return part
+
+
+def position_of(model: ModelSpec) -> Position:
+    """The position encoding."""
+    part: Position = mechanism("position", model.pos_embed)
+    return part
+
+
+def token_mixer_of(model: ModelSpec) -> TokenMixer:
+    """The token mixer of every block."""
+    part: TokenMixer = mechanism("token_mixer", model.token_mixer)
+    return part
+
+
+def channel_mixer_of(model: ModelSpec) -> ChannelMixer:
+    """The channel mixer of every block."""
+    part: ChannelMixer = mechanism("channel_mixer", model.channel_mixer)
+    return part
+
+
+def readout_of(model: ModelSpec) -> Readout:
+    """The readout."""
+    part: Readout = mechanism("readout", model.global_pool)
+    return part
+
+
+def parts_of(model: ModelSpec) -> tuple[Part, ...]:
+    """Every part of a transformer, from the images to the readout."""
+    return (
+        patch_embed_of(model), position_of(model), token_mixer_of(model), channel_mixer_of(model), readout_of(model),
+    )  # fmt: skip
+
+
+def unread_fields(model: ModelSpec) -> frozenset[str]:
+    """The SHARED fields that no part of the model reads."""
+    read = frozenset[str]().union(*(part.reads(model) for part in parts_of(model)))
+    return SHARED - read
+
+
+def part_problems(model: ModelSpec) -> list[str]:
+    """What is wrong with the parts, then needs that no part gives; one line each."""
+    parts = parts_of(model)
+    problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
+    problems = problems or _placement_problems(model) + position_of(model).problems(model)
+    if problems:
+        return problems
+    given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
+    return [
+        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "
+        f"which {', '.join(other.text() for other in parts if other.kind == 'token_mixer')} does not give"
+        for part in parts
+        if (missing := part.needs - given)
+    ]
+
+
+def _placement_problems(model: ModelSpec) -> list[str]:
+    """Fields of other encodings that this one does not have."""
+    position, problems = position_of(model), []
+    if model.pos_placement != "stem" and not position.absolute:
+        named = ", ".join(name for name, cls in registered("position").items() if cls.absolute)  # type: ignore[attr-defined]
+        problems.append(f"model.pos_placement: {model.pos_placement} is for {named}; {position.text()} has only stem")
+    if model.relative_clip is not None and not position.offsets:
+        problems.append(f"model.relative_clip: {position.text()} has no relative offsets to clip")
+    return problems

@@ -1,0 +1,165 @@
+"""What an objective answers: its heads, its networks, its loss, its cost. No torch at the top.
+
+E stacked trials, B batch, N patches, K classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from vitbench.model.tensors import Tensor
+from vitbench.spec.mechanism import Mechanism, mechanism, registered
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrainSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+Arrays = dict[str, Any]
+"""Host arrays `[E, B, ...]` by name, which go to the device with a batch."""
+Given = dict[str, Any]
+"""Tensors of a step by name, each with leading `[E, B]`."""
+
+
+STUDENT = "student"
+"""The role of the trained network."""
+TRAIN_PER_FORWARD = 3
+"""A training step costs three forward passes: its own, and a backward pass of twice its size."""
+
+
+@dataclass(frozen=True)
+class MemberBatch:
+    """One member's images of a batch: indices, epochs and draws, each `[B, ...]`, and its seed."""
+
+    seed: int
+    index: np.ndarray
+    epoch: np.ndarray
+    draws: np.ndarray
+
+
+class Call(Protocol):
+    """What a loss may use: the spec, forward passes of the networks, standardisation, labels."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The trained network's spec."""
+
+    @property
+    def train(self) -> TrainSpec:
+        """How it is trained."""
+
+    def forward(self, *inputs: torch.Tensor, train: bool) -> torch.Tensor:
+        """Outputs `[E, B, ...]` of the trained network."""
+
+    def standardise(self, unit: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1] as a network gets them."""
+
+    @property
+    def class_weights(self) -> torch.Tensor | None:
+        """The weight of each class `[E, K]`; None: all alike."""
+
+    def mixed(self, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """Images in [0, 1] mixed with their partners, where the spec says so."""
+
+    def erased(self, pixels: torch.Tensor, given: Given) -> torch.Tensor:
+        """Standardised images with random erasing, where the spec says so."""
+
+    def labels(self, index: torch.Tensor) -> torch.Tensor:
+        """Positions among the trained classes `[E, B]` of training images `index [E, B]`."""
+
+
+class Objective(Mechanism):
+    """What training minimises.
+
+    `networks` names the networks beside the trained one, by role, and says where each comes from. `columns` are those
+    of the data set that it reads. `predicts_classes`: answers on test images are classes, so accuracies are measured.
+    `task_names` are the beginnings of its task tensors' names.
+    """
+
+    kind: ClassVar[str] = "objective"
+    networks: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[frozenset[str]] = frozenset({"image"})
+    predicts_classes: ClassVar[bool] = False
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """`reconstruction`: `vitbench inspect` can paint what it predicts."""
+    task_names: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """What `draw` gives that the network takes beside the images, in the order of its arguments."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Fields of TrainSpec that change the loss, among those that only training with labels has; others are left out of
+    the id."""
+
+    def problems(self, model: ModelSpec) -> list[str]:
+        """Why `model` cannot be trained so, one line each."""
+        return []
+
+    def resolved(self, model: ModelSpec) -> Objective:
+        """The normal form for `model`, so that equal functions have equal ids."""
+        return self
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        """The tensors of its heads (and of the readout, if it pools) by their name in the model."""
+        raise NotImplementedError
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        """Multiply-adds of its products that use no weight, per image, by name."""
+        return {}
+
+    def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
+        """The trained network."""
+        raise NotImplementedError
+
+    def step_flops(self, forward: Mapping[str, int]) -> int:
+        """FLOPs of one training image, from one forward pass per network (`student` is the trained one).
+
+        A backward pass costs two forward passes; a frozen network has only the forward pass.
+        """
+        return TRAIN_PER_FORWARD * forward[STUDENT] + sum(forward[role] for role in self.networks)
+
+    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
+        """What a batch is trained for, as functions of (seed, epoch, index).
+
+        `mixtures` are those of MixUp and CutMix, one per member, or empty.
+        """
+        raise NotImplementedError
+
+    def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """Loss per member `[E]` of images in [0, 1], `unit [E, B, C, H, W]`."""
+        raise NotImplementedError
+
+    def validation(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Loss `[E]` and percent of right answers `[E]` on validation images, where the objective has no classes.
+
+        The percentage is None if answers cannot be right or wrong.
+        """
+        raise NotImplementedError
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        """Arguments of timm's model for its heads, or why timm cannot hold the model; refused unless said otherwise."""
+        return f"train.objective {self.text()}; its models have no such heads"
+
+
+@functools.lru_cache(maxsize=1024)
+def objective_of(spec: ObjectiveSpec) -> Objective:
+    """The objective of a spec: the fields of ObjectiveSpec that it has are its own."""
+    named: Objective = mechanism("objective", spec.name)
+    flat = {key: getattr(spec, key) for key in type(named).model_fields if key in ObjectiveSpec.model_fields}
+    return named.model_copy(update=flat)
+
+
+def spec_of(objective: Objective) -> ObjectiveSpec:
+    """The spec of an objective: its fields that ObjectiveSpec has stay flat, the others are part of the name."""
+    fields = {key: getattr(objective, key) for key in type(objective).model_fields}
+    flat = {key: value for key, value in fields.items() if key in ObjectiveSpec.model_fields}
+    inside = {key: value for key, value in fields.items() if key not in flat}
+    return ObjectiveSpec(name=type(objective)(**inside).text(), **flat)
+
+
+def is_task_name(name: str) -> bool:
+    """True if a tensor of this name belongs to a task: it is the head of some objective."""
+    prefixes = tuple(prefix for cls in registered("objective").values() for prefix in cls.task_names)  # type: ignore[attr-defined]
+    return name.startswith(prefixes)

@@ -1,0 +1,55 @@
+"""Every tensor of a model's state, from its parts and its objective. No torch.
+
+This is the one source of initialisation: `vitbench.model.build.initialise` draws from it. Names are timm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vitbench.model.mechanisms import channel_mixer_of, patch_embed_of, position_of, token_mixer_of
+from vitbench.model.objective import objective_of
+from vitbench.model.resnet_tensors import resnet_tensors
+from vitbench.model.sizes import transformer
+from vitbench.model.tensors import SCHEMES, Tensor, norm
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
+
+
+def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]:
+    """Every tensor of the model's `state_dict`, for a resolved spec; the objective adds its heads."""
+    if model.family == "resnet":
+        return tuple(t if t.part else replace(t, part="backbone") for t in resnet_tensors(model))
+    return (*_encoder(model), *objective_of(objective).tensors(model))
+
+
+def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:
+    """The learned tables added to the input of block `layer`; names are relative to their owner.
+
+    The owner of layer 0 is the model, of a later layer that block.
+    """
+    return position_of(model).tables(model) if layer == 0 or model.pos_placement == "every_layer" else ()
+
+
+def _encoder(model: ModelSpec) -> Iterator[Tensor]:
+    shape, scheme = transformer(model), SCHEMES[model.weight_init]
+    if shape.class_token:
+        yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
+    yield from (table.at("", "position") for table in position_tables(model, 0))
+    yield from (tensor.at("patch_embed", "patch_embed") for tensor in patch_embed_of(model).tensors(model))
+    for layer in range(shape.depth):
+        yield from _block(model, layer)
+    if model.final_norm != "none":
+        name = "norm" if model.final_norm == "before_pool" else "fc_norm"
+        yield from (replace(tensor, part="final_norm") for tensor in norm(name, shape.embed_dim))
+
+
+def _block(model: ModelSpec, layer: int) -> Iterator[Tensor]:
+    name, width, mixer = f"blocks.{layer}", transformer(model).embed_dim, token_mixer_of(model)
+    if layer > 0:
+        yield from (table.at(name, "position") for table in position_tables(model, layer))
+    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm1", width))
+    yield from (tensor.at(f"{name}.{mixer.slot}", "token_mixer") for tensor in mixer.tensors(model))
+    yield from (table.at(f"{name}.{mixer.slot}", "position") for table in position_of(model).attention_tables(model))
+    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm2", width))
+    yield from (tensor.at(f"{name}.mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))

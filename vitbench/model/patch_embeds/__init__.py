@@ -1,0 +1,1 @@
+"""Patch embeddings, one file each: how images become tokens."""

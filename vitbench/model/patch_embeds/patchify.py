@@ -1,0 +1,55 @@
+"""Patches that do not overlap, each projected to a token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vitbench.model.mechanisms import PatchEmbed
+from vitbench.model.sizes import divisors, known, pixel_grid, pixel_words, transformer
+from vitbench.model.tensors import Tensor, affine
+from vitbench.spec.trial import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Patchify(PatchEmbed):
+    """A convolution whose stride is its kernel.
+
+    Source: Dosovitskiy et al. 2021, section 3.1.
+    """
+
+    name: ClassVar[str] = "patchify"
+    gives: ClassVar[frozenset[str]] = frozenset({"patches"})
+
+    def problems(self, model: ModelSpec) -> list[str]:
+        return grid_problems(model)
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        yield from projection(model, known(model.in_chans), known(model.patch_size))
+
+    def module(self, model: ModelSpec) -> nn.Module:
+        from vitbench.model.layers import PatchProjection
+
+        return PatchProjection(known(model.in_chans), known(model.embed_dim), known(model.patch_size))
+
+    def timm(self, model: ModelSpec) -> dict[str, Any] | str:
+        return {}
+
+
+def grid_problems(model: ModelSpec) -> list[str]:
+    """That the patch size does not divide the images."""
+    common, patch = math.gcd(*pixel_grid(model)), known(model.patch_size)
+    if common % patch == 0:
+        return []
+    return [f"model.patch_size: {patch} does not divide images of {pixel_words(model)} px; {divisors(common)} do"]
+
+
+def projection(model: ModelSpec, in_width: int, patch: int) -> Iterator[Tensor]:
+    """The projection of patches of `patch` cells to embed_dim."""
+    shape = transformer(model)
+    bound = f"uniform:{(in_width * patch**2) ** -0.5:.6g}"
+    inits = (bound, bound) if model.weight_init == "timm" else ("lecun_normal", "zeros")
+    yield from affine("proj", (shape.embed_dim, in_width, patch, patch), inits, shape.num_patches)

@@ -1,0 +1,1 @@
+"""Token mixers, one file each: how tokens exchange information inside a block."""

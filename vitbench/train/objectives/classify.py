@@ -1,0 +1,68 @@
+"""Cross entropy of the images' labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from vitbench.model.mechanisms import readout_of
+from vitbench.model.objective import Arrays, Call, Given, MemberBatch, Objective
+from vitbench.model.sizes import known, transformer
+from vitbench.model.tensors import SCHEMES, Tensor, affine
+from vitbench.spec.trial import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Classify(Objective):
+    """A readout, optionally a hidden layer, and a linear classifier; label smoothing and MixUp where the spec asks."""
+
+    name: ClassVar[str] = "classify"
+    columns: ClassVar[frozenset[str]] = frozenset({"image", "label"})
+    predicts_classes: ClassVar[bool] = True
+    task_names: ClassVar[tuple[str, ...]] = ("head.", "representation.")
+    reads: ClassVar[frozenset[str]] = frozenset(
+        ("smoothing", "mixup", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+    )
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        yield from readout_of(model).tensors(model)
+        width, scheme = transformer(model).embed_dim, SCHEMES[model.weight_init]
+        heads: list[Tensor] = []
+        if model.head == "mlp_tanh":
+            heads += affine("representation", (width, width), (scheme.representation, "zeros"), 1)
+        heads += affine("head", (known(model.num_classes), width), (scheme.head, "zeros"), 1)
+        yield from (replace(tensor, role="task", part="head") for tensor in heads)
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        return readout_of(model).macs(model)
+
+    def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
+        from vitbench.model.vit import ViT
+
+        return ViT(model, patch_embed)
+
+    def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
+        """Indices `[E, B]`; with MixUp or CutMix the share of each image beside its partner's, and CutMix's boxes."""
+        arrays: Arrays = {"index": np.stack([batch.index for batch in batches])}
+        if mixtures:
+            arrays["mix"] = np.stack([mixture.share for mixture in mixtures]).astype(np.float32)
+            arrays["box"] = np.stack([mixture.box for mixture in mixtures])
+        return arrays
+
+    def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        from vitbench.train.losses import cross_entropy
+
+        pixels = call.erased(call.standardise(call.mixed(unit, given)), given)
+        logits, labels = call.forward(pixels, train=True), call.labels(given["index"])
+        return cross_entropy(logits, labels, call.train.smoothing, given.get("mix"), call.class_weights)
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        if model.head == "mlp_tanh":
+            return "model.head mlp_tanh; its ViT has one linear layer after the pooling"
+        return {}
