@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__()
-        self.model, self.shape = model, (shape := transformer(model))
+        self.model, self.position, self.shape = model, position_of(model), (shape := transformer(model))
         self.num_prefix_tokens = int(shape.class_token)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
         register(self, position_tables(model, 0))
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        turn = position_of(self.model).rotation(self.model, patches.device)
+        turn = self.position.rotation(self.model, patches.device)
         x = self._with_class_token(patches)
         for layer, block in enumerate(self.blocks):
             x = self._placed(x, layer)
@@ -119,7 +119,7 @@ class Encoder(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
-        turn = position_of(self.model).rotation(self.model, images.device)
+        turn = self.position.rotation(self.model, images.device)
         x = self._with_class_token(self.patch_embed(images))
         maps = []
         for layer, block in enumerate(self.blocks):
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         if layer > 0 and placement == "stem":
             return None
         owner = self.blocks[layer] if layer > 0 and placement == "every_layer" else self
-        positions = position_of(self.model).added(owner, self.model, device)
+        positions = self.position.added(owner, self.model, device)
         return None if positions is None else prefixed(positions, self.shape.num_tokens - positions.shape[1])
 
     def _with_class_token(self, patches: Tensor) -> Tensor:
@@ -169,7 +169,8 @@ class ViT(Encoder):
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__(model, patch_embed)
         shape = transformer(model)
-        self.attn_pool = readout_of(model).module(model)
+        self.readout = readout_of(model)
+        self.attn_pool = self.readout.module(model)
         self.representation = nn.Linear(shape.embed_dim, shape.embed_dim) if model.head == "mlp_tanh" else None
         self.head = nn.Linear(shape.embed_dim, known(model.num_classes))
 
@@ -190,7 +191,7 @@ class ViT(Encoder):
 
     def _pooled(self, tokens: Tensor) -> Tensor:
         """`[B, D]`: what the readout makes of tokens `[B, T, D]`."""
-        return readout_of(self.model).pooled(tokens, self.num_prefix_tokens, self.attn_pool)
+        return self.readout.pooled(tokens, self.num_prefix_tokens, self.attn_pool)
 
 
 class MaskedPatchViT(Encoder):
