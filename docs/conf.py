@@ -34,9 +34,10 @@ OUTER_PAGES = {"README": "index", "CONTRIBUTING": "contributing", "CHANGELOG": "
 
 
 def link_outer_pages(_app: Any, _name: str, source: list[str]) -> None:
-    """Point links that leave this folder to the pages of the site."""
+    """Point links that leave this folder to the pages of the site; other outer pages become plain text."""
     for outer, inner in OUTER_PAGES.items():
         source[0] = re.sub(rf"\]\(\.\./{outer}\.md\)", f"]({inner}.md)", source[0])
+    source[0] = re.sub(r"\[([^\]]*)\]\(\.\./[^)]*\.md\)", r"\1", source[0])
 
 
 def setup(app: Any) -> None:

@@ -34,13 +34,16 @@ seeds: 1
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
-    from vitbench.cli.commands.prepare import Asked, data_options
+    from vitbench.cli.commands.prepare import ExperimentRequest, data_options
     from vitbench.cli.commands.run import RunOptions, run
 
     folder = tmp_path_factory.mktemp("upkeep")
     (folder / "tiny.yaml").write_text(EXPERIMENT)
-    asked, options = Asked(str(folder / "tiny.yaml")), RunOptions(folder / "results", data_options(None, False), jobs=1)
-    assert run(asked, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
+    request, options = (
+        ExperimentRequest(str(folder / "tiny.yaml")),
+        RunOptions(folder / "results", data_options(None, False), jobs=1),
+    )
+    assert run(request, dataclasses.replace(options, keep="all", quiet=True), Console(quiet=True)) == 0
     return folder / "results"
 
 
@@ -335,7 +338,7 @@ def test_check_data(cli: Cli, tmp_path: Path) -> None:
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 0
     assert "6 training and 3 test images in 2 classes" in answer.out
-    assert "3 of 3 test images (100.0%) are training images" in answer.out
+    assert "3 of 3 test images (100.0%) are also training images" in answer.out
     (tmp_path / "set" / "train" / "a" / "000.png").write_bytes(b"")
     answer = cli("check-data", f"folder:{tmp_path / 'set'}")
     assert answer.code == 2
