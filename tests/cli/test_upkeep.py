@@ -175,7 +175,7 @@ def test_what_is_mixed_or_stale_is_said(kind: str, cli: Cli, root: Path) -> None
     plant, said = WORTH_KNOWING[kind]
     plant(root)
     code, found = findings(cli, root)
-    assert code == 0
+    assert code == (5 if kind == "data" else 0)  # The id of a trial hashes its images: a record of others is no record.
     assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["text"]]
 
 
