@@ -88,7 +88,7 @@ def words(what: str, directory: Path) -> list[str]:
     ("what", "said"),
     [
         ("unknown key", "unknown key. Did you mean 'seeds'?"),
-        ("misspelt level", "'averge' is not allowed; allowed: token, avg, map. Did you mean 'avg'?"),
+        ("misspelt level", "'averge' is not allowed; allowed: avg, map, token. Did you mean 'avg'?"),
         ("lr: fast", "base.train.lr: needs a number, not 'fast'"),
         ("--set model.patch_size=5", "model.patch_size: 5 does not divide images of 8 px; 1, 2, 4, 8 do"),
         ("--set train.lr=fast", "needs a number, not 'fast'"),
@@ -98,7 +98,7 @@ def words(what: str, directory: Path) -> list[str]:
         ("loose images", "in no class folder, so without labels"),
         ("corrupt image", "3.png"),
         ("cut image", "3.png"),
-        ("no labels", "no labels"),
+        ("no labels", "no label column (label or labels)"),
         ("--data digitz", "Did you mean 'digits'"),
         ("--device cuda", "torch sees no CUDA device here; try --device cpu"),
         ("--device gpu", "allowed are auto, cpu, cuda, cuda:N, mps"),

@@ -126,7 +126,7 @@ def plant_mixed_rows(root: Path) -> None:
 BAD = {
     "record": (plant_torn, "not a record of this version"),
     "record of another trial": (plant_foreign, "the record of another trial"),
-    "conflict": (plant_conflict, "came to another result"),
+    "conflict": (plant_conflict, "has another result"),
     "run": (plant_mixed_rows, "never mixed into one table"),
 }
 
@@ -140,7 +140,7 @@ def test_what_is_bad_is_found_and_never_repaired(kind: str, cli: Cli, root: Path
         code, found = findings(cli, root, *words)
         assert code == 5
         bad = [one for kind in found.values() for one in kind if one["level"] == "bad"]
-        assert all(said in one["said"] and one["advice"] for one in bad)
+        assert all(said in one["text"] and one["advice"] for one in bad)
         assert bad
     assert files(root) == before
 
@@ -176,7 +176,7 @@ def test_what_is_mixed_or_stale_is_said(kind: str, cli: Cli, root: Path) -> None
     plant(root)
     code, found = findings(cli, root)
     assert code == 0
-    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["said"]]
+    assert [one for kind in found.values() for one in kind if one["level"] == "warn" and said in one["text"]]
 
 
 def test_fix_removes_what_is_safe_and_nothing_else(cli: Cli, root: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
-    assert "cannot be written" in bad.said
+    assert "cannot be written" in bad.text
     assert bad.exit_code == 5
 
 
