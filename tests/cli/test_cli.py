@@ -98,7 +98,7 @@ def words(what: str, directory: Path) -> list[str]:
         ("loose images", "in no class folder, so without labels"),
         ("corrupt image", "3.png"),
         ("cut image", "3.png"),
-        ("no labels", "no label column"),
+        ("no labels", "no label column (label or labels)"),
         ("--data digitz", "Did you mean 'digits'"),
         ("--device cuda", "torch sees no CUDA device here; try --device cpu"),
         ("--device gpu", "allowed are auto, cpu, cuda, cuda:N, mps"),
