@@ -10,8 +10,7 @@ import torch
 from einops import rearrange
 from model_specs import POSITIONS, TINY, images, made, resolved
 
-from vitbench.model.position import learned_2d, relative, sincos_2d
-from vitbench.model.sizes import transformer
+from vitbench.model.mechanisms import position_of
 
 SIDE = 4
 OFFSETS_ONLY = ["relative_2d", "relative_2d clipped", "rope_2d", "relative_1d", "none"]
@@ -95,7 +94,7 @@ def test_relative_logits_are_their_definition(name: str, prefix: int) -> None:
     attention = made(model, noise=0.3).blocks[0].attn
     num, reach = prefix + SIDE**2, (prefix + SIDE**2 if name == "relative_1d" else SIDE) - 1
     q = torch.randn(1, 2, num, 8, generator=torch.Generator().manual_seed(0))
-    logits = relative(name, attention, transformer(model), q)
+    logits = position_of(model).bias(attention, model, q)
     cells = [(0, 0)] * prefix + list(product(range(SIDE), range(SIDE)))
     for i, j in product(range(num), range(num)):
         if name == "relative_1d":
@@ -109,7 +108,7 @@ def test_relative_logits_are_their_definition(name: str, prefix: int) -> None:
 def test_learned_2d_joins_column_and_row() -> None:
     model = resolved(TINY, pos_embed="learned_2d")
     module = made(model)
-    places = learned_2d(module, transformer(model), torch.device("cpu"))
+    places = position_of(model).added(module, model, torch.device("cpu"))
     assert places.shape == (1, 1 + SIDE**2, 16)
     row, column = 2, 3
     expected = torch.cat([module.pos_embed_x[0, column], module.pos_embed_y[0, row]])
@@ -129,7 +128,7 @@ def test_learned_2d_equals_learned_1d_with_its_table() -> None:
 
 def test_sincos_is_its_formula() -> None:
     model = resolved(TINY, pos_embed="sincos_2d")
-    places = sincos_2d(made(model), transformer(model), torch.device("cpu"))[0].double().numpy()
+    places = position_of(model).added(made(model), model, torch.device("cpu"))[0].double().numpy()
     for y, x in product(range(SIDE), range(SIDE)):
         waves = [[np.sin(p * f) for f in _frequencies()] + [np.cos(p * f) for f in _frequencies()] for p in (x, y)]
         np.testing.assert_allclose(places[y * SIDE + x], np.concatenate(waves), atol=1e-6)
