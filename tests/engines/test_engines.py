@@ -271,7 +271,7 @@ def test_an_error_of_the_users_in_a_worker_ends_the_run_with_its_code(tmp_path: 
     store = Store(tmp_path / "here")
     store.trials.mkdir(parents=True)
     store.folder(trials[-1].trial_id).write_text("a file where a folder should be")
-    with pytest.raises(ResultsError, match="cannot write"):
+    with pytest.raises(ResultsError, match="a file where a folder is expected"):
         Ran(ARMS, tmp_path / "here", workers=2)
     assert multiprocessing.active_children() == []
 
