@@ -72,10 +72,10 @@ def test_commands(cli: Callable[..., Any], tmp_path: Path) -> None:
     words = ("class_token_vs_gap", "--data", "cifar10", "--data-dir", tmp_path)
     planned = cli("plan", *words, "--results", tmp_path / "r")
     assert planned.code == 0
-    assert "data not found here: nominal sizes of cifar10" in planned.out
+    assert "data missing here; using the published sizes of cifar10" in planned.out
     assert json.loads(cli("plan", *words, "--results", tmp_path / "r", "--json").out)[0]["nominal_data"] == ["cifar10"]
     assert cli("show", *words).code == 0
     refused = cli("run", *words, "--results", tmp_path / "r")
     assert refused.code == 2
     assert "cifar10 not found" in refused.err
-    assert "not found here" not in cli("plan", "class_token_vs_gap", "--results", tmp_path / "r").out
+    assert "missing here" not in cli("plan", "class_token_vs_gap", "--results", tmp_path / "r").out

@@ -347,7 +347,7 @@ def test_a_full_disk_under_a_report_is_exit_code_6(
     monkeypatch.setattr("os.fsync", full)
     answer = cli("report", "--format", "csv", "--results", root)
     assert answer.code == 6
-    assert answer.err.startswith(f"error: {root}/smoke/table.csv: no space left")
+    assert answer.err.startswith(f"error: {root}/smoke/classes.csv: no space left")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch.so: failed to map segment from shared object")])
@@ -357,7 +357,7 @@ def test_a_limit_on_memory_is_one_line(
     def limited(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("vitbench.cli.commands.listing.list_experiments", limited)
+    monkeypatch.setattr("vitbench.cli.commands.experiment_list.list_experiments", limited)
     answer = cli("list")
     assert answer.code == 2
     assert answer.err.startswith("error: not enough memory (")

@@ -363,9 +363,12 @@ def test_a_huge_grid_is_counted_and_not_expanded(cli: Cli, tmp_path: Path) -> No
         assert "up to 120,040,000 trials (40,000 arms, 1,000 settings); at most 10,000" in answer.err
 
 
-@pytest.mark.parametrize("option", [["--set", "tune.seeds=1000000000"], ["--seeds", "0-999"]])
-def test_options_cannot_ask_for_too_much_either(option: list[str], cli: Cli) -> None:
-    answer = cli("plan", "position_encoding", *option)
+@pytest.mark.parametrize(
+    "words",
+    [("cifar10/equal_compute", "--set", "tune.seeds=1000000000"), ("position_encoding", "--seeds", "0-999")],
+)
+def test_options_cannot_ask_for_too_much_either(words: tuple[str, ...], cli: Cli) -> None:
+    answer = cli("plan", *words)
     assert answer.code == 2
     assert "at most 10,000 are planned at once" in answer.err
 

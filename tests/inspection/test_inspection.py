@@ -26,6 +26,7 @@ from vitbench.inspection.results import Shown
 from vitbench.inspection.sample_images import choose_pictures
 from vitbench.model.build import build, initialise
 from vitbench.plan.resolve import resolve
+from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
@@ -305,9 +306,11 @@ def run_folder(root: Path, num_seeds: int) -> Path:
     folder.mkdir()
     arms = {"vit": VIT, "resnet": RESNET}
     rows = []
-    for number, (arm, fields) in enumerate(arms.items()):
+    for arm, fields in arms.items():
         for seed in range(num_seeds):
-            record = commit(root, resolved(fields), seed=seed, trial_id=f"{number}{seed:015x}")
+            spec = resolved(fields)
+            identity = trial_id(spec, seed, facts("fake", FAKE).fingerprint, None)
+            record = commit(root, spec, seed=seed, trial_id=identity)
             rows.append({
                 "arm": arm, "levels": {"arm": arm}, "setting": {}, "role": "reporting", "chosen": True, "seed": seed,
                 "trial_id": record.trial_id, "status": "ok", "data": "fake", "num_classes": 4,
