@@ -158,7 +158,9 @@ def test_masked_patches_can_be_predicted_from_a_classifier(cli: Cli, tmp_path: P
     save_file(state(), tmp_path / "given.safetensors")
     train = STILL.replace("{", "{objective: {name: masked_patch}, ")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"), train=train)
+    path.write_text(path.read_text() + "report: {metric: num_steps}\n")
     answer = cli("run", path, "--results", tmp_path / "out", "-j", "1", "-q")
+    assert answer.code == 0, answer.err
     found, record = ended(tmp_path / "out")
     assert record.status == "ok", answer.err
     torch.testing.assert_close(found["blocks.1.mlp.fc1.weight"], state()["blocks.1.mlp.fc1.weight"])
