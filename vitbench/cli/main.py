@@ -100,14 +100,12 @@ def run(
     recompute: Recompute = False,
 ) -> None:
     """Run an experiment or a suite. Trains only the missing trials, then prints the result tables."""
-    from vitbench.cli.commands import listing
-    from vitbench.cli.commands import run as running
-    from vitbench.cli.commands.prepare import command_of
+    from vitbench.cli.commands import listing, prepare, run, run_options
 
     request, options = experiment_request(name, data, seeds, sets, as_name), data_options_of(data_dir, download)
     if dry_run:
         raise typer.Exit(listing.plan(request, options, results, None, console(), as_json))
-    run_options = running.RunOptions(
+    how = run_options.RunOptions(
         root=results,
         data=options,
         device=device,
@@ -119,7 +117,7 @@ def run(
         retry_failed=retry_failed,
         quiet=quiet,
         as_json=as_json,
-        command=command_of(request, results, until_settled, max_seeds),
+        command=prepare.command_of(request, results, until_settled, max_seeds),
         until_settled=until_settled,
         max_seeds=max_seeds,
         track=track,
@@ -130,7 +128,7 @@ def run(
         recompute=recompute,
         replace_run=replace,
     )
-    raise typer.Exit(running.run(request, run_options, console()))
+    raise typer.Exit(run.run(request, how, console()))
 
 
 @app.command()

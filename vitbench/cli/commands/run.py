@@ -19,8 +19,8 @@ from vitbench.cli.commands.checks import check_all, check_origin, check_same_exp
 from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare, read_run
+from vitbench.cli.commands.run_options import RunOptions
 from vitbench.cli.commands.verdicts import verdicts_of
-from vitbench.data import DataOptions
 from vitbench.data.pixel_baseline import pixel_floor_percent
 from vitbench.engines import runner
 from vitbench.engines.engine_choice import EngineChoice, choose_engine
@@ -39,33 +39,6 @@ from vitbench.stats.race import CHOOSER
 from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
 from vitbench.store.trials import Store
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of `vitbench run`."""
-
-    root: Path
-    data: DataOptions
-    device: str = "auto"
-    jobs: int | None = None
-    workers: int | None = None
-    threads: int = 1
-    limit: int | None = None
-    keep: str = "final"
-    retry_failed: bool = False
-    quiet: bool = False
-    as_json: bool = False
-    command: str = ""
-    until_settled: bool = False
-    max_seeds: int | None = None
-    track: str | None = None
-    checkpoint_seconds: float = 60.0
-    oom: str = "fail"
-    engine: str = "auto"
-    program: str = "auto"
-    recompute: bool = False
-    replace_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -360,9 +333,8 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
         return
     for ran in done:
         item, outcome, run_rows = ran.item, ran.outcome, ran.rows
-        console.print(
-            summary(item.experiment, run_rows, console.width, console.height if console.is_terminal else None)
-        )
+        height = console.height if console.is_terminal else None
+        console.print(summary(item.experiment, run_rows, console.width, height))
         if item.experiment.claims and run_rows and not options.quiet:
             verdicts = verdicts_of(item.experiment, run_rows, options.root / item.run)
             states = ", ".join(f"{verdict.claim} {verdict.state}" for verdict in verdicts)
