@@ -17,7 +17,9 @@ EXPERIMENT = Experiment.model_validate({"name": "e", "factors": {"model.pos_embe
 
 
 def rows(**more: Any) -> list[dict[str, Any]]:
-    return [{**row(arm, {"model.pos_embed": arm}, 0, 50.0, spec={}), **more} for arm in ("a", "b")]
+    return [
+        {**row(arm, {"model.pos_embed": arm}, 0, 50.0, spec={}), "trial_id": f"{arm}--0", **more} for arm in ("a", "b")
+    ]
 
 
 def answers(folder: Path, **predicted: list[int]) -> Any:

@@ -136,7 +136,11 @@ def test_an_evil_arm_and_an_evil_data_set_do_no_harm(tmp_path: Path) -> None:
     claim["paper"] = {"source": EVIL, "effect_points": 1.0, "values": {names[1]: 90.0, names[0]: 89.0}}
     made = {"name": "evil", "question": question, "factors": {"data.name": names}, "seeds": 3, "claims": [claim]}
     experiment = Experiment.model_validate(made)
-    rows = [row(arm, {"data.name": arm}, s, 80.0 + s, data="../../x", reason=EVIL) for arm in names for s in range(3)]
+    rows = [
+        row(arm, {"data.name": arm}, s, 80.0 + s, data=f"../../{n}", data_fingerprint=str(n) * 64, reason=EVIL)
+        for n, arm in enumerate(names)
+        for s in range(3)
+    ]
     folder = write_run(tmp_path / "results", experiment, rows)
     scoreboard(tmp_path / "results", [folder])
     for path in tmp_path.rglob("*.*"):

@@ -56,7 +56,7 @@ def test_a_picture_that_changed_or_was_never_recorded_is_refused(tmp_path: Path)
     record_picture(tmp_path, "two", png(9), "Two.")
     assert [picture.caption for picture in pictures_of(tmp_path, "assets")] == ["One.", "Two."]
     (tmp_path / "assets/two.png").write_bytes(png(200))
-    with pytest.raises(InputError, match=r"two\.png: not the picture"):
+    with pytest.raises(InputError, match=r"two\.png: its sha256 differs"):
         pictures_of(tmp_path, "assets")
     (tmp_path / "assets/two.png").write_bytes(png(9))
     (tmp_path / "assets/three.png").write_bytes(png())

@@ -27,7 +27,12 @@ def experiment() -> Experiment:
 
 
 def rows(**spec: object) -> list[dict[str, object]]:
-    return [row(arm, {"model.pos_embed": arm}, seed, 50.0, spec=spec) for arm in PREDICTED for seed in (0, 1)]
+    """Rows whose trials are called as in `store`."""
+    return [
+        {**row(arm, {"model.pos_embed": arm}, seed, 50.0, spec=spec), "trial_id": f"{arm}--{seed}"}
+        for arm in PREDICTED
+        for seed in (0, 1)
+    ]
 
 
 def store(folder: Path, trials: list[str]) -> None:

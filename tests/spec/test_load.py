@@ -44,7 +44,7 @@ REFUSALS = [
     ("model.global_pool", "model.global_pol", "12: factors.model.global_pol: unknown setting model.global_pol. "
      "Did you mean 'model.global_pool'?"),
     ("token, avg]\n", "token, avgg]\n", "12: factors.model.global_pool[1]: 'avgg' is not allowed; "
-     "allowed: token, avg, map. Did you mean 'avg'?"),
+     "allowed: avg, map, token. Did you mean 'avg'?"),
     ("token, avg]\n", "token, token]\n", "12: factors.model.global_pool[1]: the level 'token' stands twice"),
     ("[token, avg]\n", "[]\n", "1: factor model.global_pool has no levels"),
     ("[token, avg]\n", "token\n", "12: factors.model.global_pool: needs a list, not 'token'"),
@@ -53,8 +53,8 @@ REFUSALS = [
     ("model.global_pool:", "global_pool:", "12: factors.global_pool: unknown setting global_pool. "
      "Did you mean 'model.global_pool'?"),
     ("question:", "Question:", "6: Question: unknown key. Did you mean 'question'?"),
-    ("question:", "zzz:", "6: zzz: unknown key; allowed: name, question, base, factors, arms, exclude, stages, tune, "
-     "seeds, report, claims, differs"),
+    ("question:", "zzz:", "6: zzz: unknown key; allowed: name, question, uses_code, base, factors, arms, exclude, stages, "
+     "tune, seeds, report, claims, differs"),
     ("name: class_token_vs_gap", "name: a/b", "5: name: needs a name (letters, digits, '.', '_', '-'; at most 80; "
      "a letter or digit first), not 'a/b'"),
     ("name: class_token_vs_gap", "name: 5", "5: name: needs text, not 5"),
@@ -121,7 +121,7 @@ def test_all_mistakes_come_at_once_in_file_order() -> None:
         "a.yaml:6: Question: unknown key. Did you mean 'question'?",
         "a.yaml:10: base.train.epochs: needs a number, not 'fast'",
         "a.yaml:10: base.train.epoch: unknown key. Did you mean 'epochs'?",
-        "a.yaml:12: factors.model.global_pool[1]: 'av' is not allowed; allowed: token, avg, map. Did you mean 'avg'?",
+        "a.yaml:12: factors.model.global_pool[1]: 'av' is not allowed; allowed: avg, map, token. Did you mean 'avg'?",
     ]
 
 
