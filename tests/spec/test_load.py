@@ -53,8 +53,8 @@ REFUSALS = [
     ("model.global_pool:", "global_pool:", "12: factors.global_pool: unknown setting global_pool. "
      "Did you mean 'model.global_pool'?"),
     ("question:", "Question:", "6: Question: unknown key. Did you mean 'question'?"),
-    ("question:", "zzz:", "6: zzz: unknown key; allowed: name, question, uses_code, base, factors, arms, exclude, stages, "
-     "tune, seeds, report, claims, differs"),
+    ("question:", "zzz:", "6: zzz: unknown key; allowed: name, question, uses_code, base, factors, arms, exclude, "
+     "stages, tune, seeds, report, claims, differs"),
     ("name: class_token_vs_gap", "name: a/b", "5: name: needs a name (letters, digits, '.', '_', '-'; at most 80; "
      "a letter or digit first), not 'a/b'"),
     ("name: class_token_vs_gap", "name: 5", "5: name: needs text, not 5"),
