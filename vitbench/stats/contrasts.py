@@ -24,7 +24,7 @@ from vitbench.stats.table import TrialTable, canonical
 
 
 class Untested(Exception):
-    """Why nothing can be said of a claim yet; its text is the verdict's reason."""
+    """A claim cannot be judged yet; the message is the verdict's reason."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a crossing or a compute ratio is located on: one contrast for each x, rising.
+    """The curve on which a crossing or a compute ratio is located: one contrast per x, x ascending.
 
     For a crossover `contrasts` are A - B; for a frontier ratio they are B, and `anchor` is A at `anchor_x`.
     """
@@ -99,14 +99,14 @@ class Resolver:
         """The cells that `ref` means, with weights that sum to 1 (several where it averages `over` a factor).
 
         A dict may also fix a tuned path or the `metric`. `at` (default: the claim's) fixes factors and tuned paths.
-        Raises Untested where the setting is not known, InputError where the reference means nothing.
+        Raises Untested if the setting is not known yet, InputError if the reference names no arm.
         """
         fixed = {**(claim.at if at is None else at)}
         named: ArmRef = ref
         if isinstance(ref, dict):
-            own = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
-            fixed.update(own)
-            named = {path: value for path, value in ref.items() if path not in own}
+            no_factors = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
+            fixed.update(no_factors)
+            named = {path: value for path, value in ref.items() if path not in no_factors}
         metric = str(fixed.pop("metric", claim.metric or self.experiment.report.metric))
         shared = {path: self._value(path, fixed.pop(path)) for path in self.tuned if path in fixed}
         arms = find_arms(self.experiment, named, fixed)
@@ -114,8 +114,8 @@ class Resolver:
 
     def _cell(self, arm: str, metric: str, shared: Mapping[str, Any]) -> Cell:
         free = set(self.tuned) - set(shared)
-        own = self._chosen(arm) if free else {}
-        return Cell(arm, canonical({**own, **shared}), metric, bool(free))
+        choice = self._chosen(arm) if free else {}
+        return Cell(arm, canonical({**choice, **shared}), metric, bool(free))
 
     def _value(self, path: str, value: Any) -> Any:
         """A tuned path's value, `best_of(ARM)` replaced by that arm's choice."""
@@ -134,17 +134,19 @@ class Resolver:
 
 def question(claim: Claim, resolver: Resolver) -> Question:
     """The claim (with its parts) as contrasts. Raises Untested, InputError."""
-    found = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
+    questions = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
     named = []
-    for sub, asked in found:
-        for part in asked.parts:
+    for sub, its_question in questions:
+        for part in its_question.parts:
             label = f"{sub.id}: {part.label}" if claim.parts else part.label
             if not part.weights:
                 raise Untested(f"{label}: the same trials on both sides")
             named.append(
                 replace(part, label=label, unit=unit_of(sub, part, resolver), paper_effect=sub.paper.effect_points)
             )
-    return Question(tuple(named), next((asked.curve for _, asked in found if asked.curve), None))
+    return Question(
+        tuple(named), next((its_question.curve for _, its_question in questions if its_question.curve), None)
+    )
 
 
 def unit_of(claim: Claim, part: Part, resolver: Resolver) -> str:
@@ -240,15 +242,15 @@ def _levels(claim: Claim, resolver: Resolver) -> tuple[list[float], list[Weights
 def _x(cells: Weights, claim: Claim, resolver: Resolver) -> float:
     """The mean over cells and seeds of the claim's axis."""
     assert claim.x is not None
-    found = [
+    values = [
         value
         for cell in cells
         for row in resolver.table.reporting.get((cell.arm, cell.setting), {}).values()
         if (value := axis_value(row, claim.x)) is not None
     ]
-    if not found:
+    if not values:
         raise Untested(f"{' and '.join(cell.arm for cell in cells)}: no trials yet")
-    return float(np.mean(found))
+    return float(np.mean(values))
 
 
 def _slope_of(x: Sequence[float], contrasts: Sequence[Weights], claim: Claim) -> dict[Cell, float]:
@@ -269,8 +271,8 @@ def _slope(claim: Claim, resolver: Resolver) -> Question:
 def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
     """Slope from the split level up, minus the slope up to it; it must be below 0."""
     x, contrasts, levels = _levels(claim, resolver)
-    wanted = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
-    split = next((index for index, level in enumerate(levels) if canonical(level) == wanted), 0)
+    split_level = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
+    split = next((index for index, level in enumerate(levels) if canonical(level) == split_level), 0)
     if not 0 < split < len(levels) - 1:
         raise InputError(f"claim {claim.id}: split_at must be one of the inner levels of {levels}")
     upper = _slope_of(x[split:], contrasts[split:], claim)

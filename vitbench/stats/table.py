@@ -50,8 +50,8 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     names: set[str] = set()
     for row in rows:
         result = row.get("result") or {}
-        found = [*result, *(result.get("metrics") or {})]
-        names.update(name for name in found if metric_value(row, name) is not None)
+        names_of_row = [*result, *(result.get("metrics") or {})]
+        names.update(name for name in names_of_row if metric_value(row, name) is not None)
     return sorted(names)
 
 
