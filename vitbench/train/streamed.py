@@ -104,7 +104,7 @@ def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
     except (OSError, EOFError, RuntimeError) as error:
         if loader.num_workers == 0 or str(error).startswith("Caught "):  # A fault of what the process ran.
             raise
-        raise MemoryError(f"a process that reads images was lost: {type(error).__name__}: {error}") from error
+        raise MemoryError(f"an image-loading process was lost: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
