@@ -274,7 +274,7 @@ def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_num_workers(None, "cuda", 1) == 7
     assert choose_num_workers(None, "cuda", 2) == 0
     assert choose_num_workers(3, "cpu", 1) == 3
-    with pytest.raises(InputError, match="--workers 3: not with 2 trials at once"):
+    with pytest.raises(InputError, match="--workers 3: works with one trial at a time, not 2"):
         choose_num_workers(3, "cpu", 2)
 
 
