@@ -255,7 +255,7 @@ def test_a_killed_loader_process_is_no_fault_of_the_trial(folder: str, tmp_path:
         if isinstance(event, Progress):
             multiprocessing.active_children()[0].kill()
 
-    with pytest.raises(MemoryError, match="a process that reads images was lost"):
+    with pytest.raises(MemoryError, match="an image-loading process was lost"):
         execute([trial], Options(root=tmp_path, data=options), kill_one)
     assert Store(tmp_path).read(trial.trial_id) is None
     assert not streamed.lost_loader(RuntimeError("some other fault"))

@@ -33,7 +33,7 @@ from vitbench.plan.trial_id import trial_id
 from vitbench.spec.mechanism import MechanismError, canonical, mechanism
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.train.checkpoint import Checkpoints
-from vitbench.train.loop import Course
+from vitbench.train.loop import TrainingState
 from vitbench.train.resident import load_images
 from vitbench.train.trainer import Job, Trainer
 
@@ -215,11 +215,11 @@ def _resuming(case: Specimen) -> Iterator[str]:
 
     whole, broken = _trained(case.spec, (0,)), _trainer(case.spec, (0,))
     broken.step(0)
-    course = Course(broken, [None])
-    course.step = 1
-    snapshot = course.snapshot(0, Checkpoints(Path(), "trial", {}))
+    training = TrainingState(broken, [None])
+    training.step = 1
+    snapshot = training.snapshot(0, Checkpoints(Path(), "trial", {}))
     resumed = _trainer(case.spec, (0,))
-    Course(resumed, [snapshot])
+    TrainingState(resumed, [snapshot])
     for step in range(1, NUM_STEPS):
         resumed.step(step)
     broken.feed.close()
