@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.engines.options import Options
-from vitbench.model.costs import trial_flops
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
@@ -46,7 +45,7 @@ class RunRequest:
 
 def flops_of(trial: Trial) -> float:
     """Training FLOPs of one trial."""
-    return trial_flops(trial.spec)
+    return trial.train_flops
 
 
 def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listener) -> RunOutcome:
@@ -99,14 +98,14 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
-    """Longest first, so that no core is left alone at the end; a stage before what starts from it.
+    """Longest first, so that no core is left alone at the end; a stage before the trials that need it.
 
     Before all, the first trial of each arm and size: what cannot run fails early, and what time they take is known.
     """
-    by_id: dict[str | None, Trial] = {trial.trial_id: trial for trial in missing}
+    by_id = {trial.trial_id: trial for trial in missing}
 
     def depth(trial: Trial) -> int:
-        return 1 + depth(by_id[trial.parent]) if trial.parent in by_id else 0
+        return max((1 + depth(by_id[parent]) for parent in trial.parents.values() if parent in by_id), default=0)
 
     first: dict[tuple[str, float], str] = {}
     for trial in missing:

@@ -64,10 +64,22 @@ def _members_stages(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Stages of one name: a path would mean two things."""
+    """Stages of one name, as a path would mean two things; uses of stages that do not come earlier."""
     names = _stage_names(raw)
     count = Counter(name for _, name in names)
-    return [f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1]
+    problems = [
+        f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1
+    ]
+    for number, stage in enumerate(_list(raw.get("stages"))):
+        earlier = [name for n, name in names if n < number]
+        for role, name in _mapping(_mapping(stage).get("uses")).items():
+            if name not in earlier:
+                place, allowed = (
+                    where(("stages", number, "uses", role)),
+                    ", ".join(earlier) or "none, this is the first",
+                )
+                problems.append(f"{place}: {show(name)} is no earlier stage; earlier stages: {allowed}")
+    return problems
 
 
 def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:

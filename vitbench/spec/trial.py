@@ -64,7 +64,7 @@ PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), N
 TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
 ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
 ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
-ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective"))]
+ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective")), NAME_OR_FIELDS]
 
 
 class ModelSpec(Frozen):
@@ -152,6 +152,8 @@ class DataSpec(Frozen):
 
 class ObjectiveSpec(Frozen):
     """What training minimises. Fields that only one objective has stand beside `name` and become part of its text."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
 
     name: ObjectiveName = "classify"
     target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"
