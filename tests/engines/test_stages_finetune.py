@@ -84,7 +84,7 @@ def test_fine_tuning_at_twice_the_resolution(text: str, positions: str, tmp_path
         if name.startswith("head."):
             assert tensor.abs().max() < 1e-6
         elif name == "pos_embed":
-            torch.testing.assert_close(tensor, interpolate_grid(before[name], 1 + 8 * 8), rtol=0, atol=1e-6)
+            torch.testing.assert_close(tensor, interpolate_grid(before[name], 1 + 8 * 8, 1), rtol=0, atol=1e-6)
         elif tensor.shape == before[name].shape:
             torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
         else:

@@ -24,13 +24,14 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.no_embed_class": frozenset(("position",)),
     "model.token_mixer": frozenset(("token_mixer", "position")),
     "model.channel_mixer": frozenset(("channel_mixer",)),
+    "model.reg_tokens": frozenset(("registers",)),
     "model.final_norm": frozenset(("final_norm",)),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
     "model.stem": frozenset(("patch_embed",)),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),
-    "train.objective.name": frozenset(("head", "readout", "final_norm")),
+    "train.objective.name": frozenset(("head", "mask_token", "readout", "final_norm")),
     "train.objective.target": frozenset(("head",)),
 }
 """The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may

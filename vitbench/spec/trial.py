@@ -84,6 +84,9 @@ class ModelSpec(Frozen):
     qkv_bias: bool = True
     global_pool: ReadoutName = "token"
     class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
+    reg_tokens: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Register tokens after the class token: learned, without a position, read by nothing"
+    )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )

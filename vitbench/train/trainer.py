@@ -17,7 +17,6 @@ from torch import Tensor
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
 from vitbench.model.objective import MemberBatch, objective_of
-from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrainSpec, TrialSpec
 from vitbench.train.augment import Augment, mixed
@@ -68,8 +67,9 @@ class Trainer:
             module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
         self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
-        decaying = {tensor.name for tensor in parameters(self.spec.model, self.train.objective) if tensor.decays}
-        scale = rate_scale(self.train.layer_decay, self.stack.shapes)
+        tensors = tensors_by_name(self.spec.model, self.train.objective)
+        decaying = {name for name, tensor in tensors.items() if tensor.decays}
+        scale = rate_scale(self.train.layer_decay, [tensors[name] for name in self.stack.shapes])
         self.optimizer = Optimizer(
             [job.spec.train for job in jobs],
             self.stack.flat,
