@@ -31,7 +31,7 @@ def spread(x: torch.Tensor, shape: Transformer, dim: int = -2) -> torch.Tensor:
     first, missing = x.shape[dim] - shape.num_patches, shape.num_tokens - x.shape[dim]
     if missing == 0:
         return x
-    class_row, patches = x.split([first, shape.num_patches], dim)
+    class_row, patches = x.narrow(dim, 0, first), x.narrow(dim, first, shape.num_patches)
     zeros = torch.zeros_like(patches.narrow(dim, 0, 1)).repeat_interleave(missing, dim)
     return torch.cat([class_row, zeros, patches], dim)
 

@@ -32,8 +32,8 @@ MIN_STEPS = 50
 
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "reg_tokens",
-    "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
-    "channel_mixer",
+    "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "token_mixer", "channel_mixer",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from vitbench.base.errors import InputError
 from vitbench.model.objective import objective_of
-from vitbench.model.sizes import known
 from vitbench.spec.experiment import START, Experiment, Stage
 from vitbench.spec.trial import ObjectiveSpec, TrialSpec, size_words
 
@@ -54,20 +53,26 @@ def network_problems(stage: ResolvedStage, stages: Mapping[str, ResolvedStage]) 
     networks = {role: stages[name] for role, name in stage.uses.items() if role != START}
     problems = []
     for role, other in networks.items():
-        images, theirs = _images(stage), _images(other)
-        if (other.fingerprint, theirs) != (stage.fingerprint, images):
+        if _images(other) != _images(stage):
+            theirs, ours = _image_words(other), _image_words(stage)
             problems.append(
-                f"uses.{role}: stage {other.name} trains on {theirs}, this stage on {images}; use equal images"
+                f"uses.{role}: stage {other.name} trains on {theirs}, this stage on {ours}; use equal images"
             )
     objective = objective_of(stage.spec.train.objective)
     specs = {role: other.spec for role, other in networks.items()}
     return problems + objective.network_problems(stage.spec, specs)
 
 
-def _images(stage: ResolvedStage) -> str:
-    """What a network of the stage takes, in words: `digits, 8 x 8 px, 1 channels`."""
-    model = stage.spec.model
-    return f"{stage.spec.data.name}, {size_words(known(model.img_size))} px, {model.in_chans} channels"
+def _images(stage: ResolvedStage) -> tuple[object, ...]:
+    """What must be equal for two stages' networks to take the same images."""
+    return stage.fingerprint, stage.spec.model.img_size, stage.spec.model.in_chans
+
+
+def _image_words(stage: ResolvedStage) -> str:
+    """What a network of the stage takes: `digits, 8 x 8 px, 1 channels`."""
+    img_size = stage.spec.model.img_size
+    assert img_size is not None
+    return f"{stage.spec.data.name}, {size_words(img_size)} px, {stage.spec.model.in_chans} channels"
 
 
 def reachable(stages: Mapping[str, ResolvedStage]) -> list[ResolvedStage]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ def layer_of(tensor: StateTensor) -> tuple[float, ...]:
     return (1, math.inf, math.inf) if tensor.name.startswith("norm.") else (2,)
 
 
-def rate_scale(layer_decay: float | None, tensors: Iterable[StateTensor]) -> Tensor | None:
+def rate_scale(layer_decay: float | None, tensors: Sequence[StateTensor]) -> Tensor | None:
     """Each weight's share of the learning rate, `[P]`: `layer_decay` to the power of the layers after its own.
 
     `tensors` are the trained ones in the order of the flat weights.
@@ -52,12 +52,12 @@ def rate_scale(layer_decay: float | None, tensors: Iterable[StateTensor]) -> Ten
     """
     if layer_decay is None:
         return None
-    keys = {tensor.name: layer_of(tensor) for tensor in (trained := list(tensors))}
+    keys = {tensor.name: layer_of(tensor) for tensor in tensors}
     blocks = sorted({key for key in keys.values() if key[0] == 1 and key[1] != math.inf})
     layers = {key: 1 + number for number, key in enumerate(blocks)} | {(0,): 0, (2,): 1 + len(blocks)}
     layers[(1, math.inf, math.inf)] = len(blocks)
     pieces = [
-        torch.full((tensor.size,), layer_decay ** (1 + len(blocks) - layers[keys[tensor.name]])) for tensor in trained
+        torch.full((tensor.size,), layer_decay ** (1 + len(blocks) - layers[keys[tensor.name]])) for tensor in tensors
     ]
     return torch.cat(pieces)
 
