@@ -15,6 +15,7 @@ from vitbench.engines.execute import execute_locked
 from vitbench.plan.sources import record_contradictions
 from vitbench.store.events import Warned
 from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 DISTILLED = (
     TINY.replace("steps: 12", "steps: 6")
@@ -90,18 +91,19 @@ def test_a_teacher_that_diverged_is_said_in_the_students_record(alone: Ran, tmp_
 
 @pytest.mark.slow
 def test_a_finished_run_is_consistent_and_its_teachers_are_kept(tmp_path: Path, cli: Cli) -> None:
-    """`doctor` checks ids against rows, `clean` would remove nothing, `export` writes the student for timm."""
+    """`doctor` checks ids against rows, `clean` keeps the teachers, `export` writes the student for timm."""
     root = tmp_path / "results"
     (tmp_path / "tiny.yaml").write_text(DISTILLED)
     assert cli("run", tmp_path / "tiny.yaml", "--results", root, "-j", "1").code == 0
     answer = cli("doctor", "--results", root)
     assert answer.code == 0, answer.out
-    assert "0 leftovers" in cli("clean", "--results", root).out
+    assert cli("clean", "--yes", "--results", root).code == 0
     rows = [json.loads(line) for line in (root / "tiny" / "records.jsonl").read_text().splitlines()]
     student = next(row for row in rows if row.get("networks"))
     assert student["networks"] == {
         "teacher": next(r["trial_id"] for r in rows if r["stage"] == "teach" and r["seed"] == 0)
     }
+    assert Store(root).weights(student["networks"]["teacher"]).is_file()
     assert cli("export", student["trial_id"], "--to", tmp_path / "student", "--results", root).code == 0
     line = (root / "tiny" / "records.jsonl").read_text().replace(student["networks"]["teacher"], "0123456789abcdef")
     (root / "tiny" / "records.jsonl").write_text(line)
