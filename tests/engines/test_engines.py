@@ -252,7 +252,7 @@ class Killer:
 def test_a_lost_worker_is_replaced_and_its_trial_tried_again(staged: Ran, tmp_path: Path) -> None:
     ran = Ran(STAGED, tmp_path, workers=2, hear=Killer(1))
     assert results(ran) == results(staged)
-    assert "worker lost (exit -9, out of memory?)" in ran.heard(Warned)[0].message
+    assert "trial process lost (exit -9, out of memory?)" in ran.heard(Warned)[0].message
     assert max(r.run.attempt for r in ran.records.values()) == 2
 
 

@@ -218,7 +218,7 @@ def test_trials_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="diverged: loss not finite at step 3; it left no weights"):
         export(lost, store, out, FAKE)
     moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="0" * 64)
-    with pytest.raises(ResultsError, match="fake is not the data it was trained on"):
+    with pytest.raises(ResultsError, match="fake differs from the images that it was trained on"):
         export(moved, store, out, FAKE)
     assert not out.exists()
 

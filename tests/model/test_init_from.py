@@ -263,7 +263,7 @@ def test_weights_that_change_after_the_plan_are_refused(tmp_path: Path) -> None:
     (trial,) = builder.trials(next(iter(builder.arms.values())), {}, 0, "reporting")
     save_file({**state(), "pos_embed": torch.ones(1, 17, 16)}, path)
     path.touch()
-    with pytest.raises(InputError, match="has changed since it was planned"):
+    with pytest.raises(InputError, match="changed after planning"):
         execute([trial], Options(tmp_path / "out", DataOptions()), lambda event: None)
     assert Store(tmp_path / "out").read(trial.trial_id) is None
 

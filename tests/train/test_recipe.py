@@ -89,16 +89,16 @@ def test_weights_are_one_per_class() -> None:
 def test_a_resumed_training_is_an_unbroken_one(kind: str) -> None:
     """Ten of twenty steps, a snapshot, and on from there in a new trainer: bit for bit."""
     from vitbench.train.checkpoint import Checkpoints
-    from vitbench.train.loop import Course
+    from vitbench.train.loop import TrainingState
 
     one = spec(**FIELDS[kind])
     first = trainer([one], [0])
-    course = Course(first, ())
-    while course.step < 10:
-        first.step(course.step)
-        course.step += 1
-        course.look(lambda *_: None)
-    snapshot = course.snapshot(0, Checkpoints(Path(), "id", {}))
+    training = TrainingState(first, ())
+    while training.step < 10:
+        first.step(training.step)
+        training.step += 1
+        training.look(lambda *_: None)
+    snapshot = training.snapshot(0, Checkpoints(Path(), "id", {}))
     (resumed,) = train_stack(trainer([one], [0]), lambda *_: None, Saves(starts=[snapshot]))
     assert_equal(resumed, trained([one], [0])[0])
 

@@ -40,7 +40,7 @@ from vitbench.plan.trial_id import trial_id
 from vitbench.spec.mechanism import MechanismError, canonical, mechanism
 from vitbench.spec.trial import TrialSpec
 from vitbench.train.checkpoint import Checkpoints
-from vitbench.train.loop import Course
+from vitbench.train.loop import TrainingState
 from vitbench.train.resident import load_images
 
 OWN_PARTS = {
@@ -172,11 +172,11 @@ def _resuming(case: Specimen) -> Iterator[str]:
 
     whole, broken = trained(case.spec, (0,)), trainer_of(case.spec, (0,))
     broken.step(0)
-    course = Course(broken, [None])
-    course.step = 1
-    snapshot = course.snapshot(0, Checkpoints(Path(), "trial", {}))
+    training = TrainingState(broken, [None])
+    training.step = 1
+    snapshot = training.snapshot(0, Checkpoints(Path(), "trial", {}))
     resumed = trainer_of(case.spec, (0,))
-    Course(resumed, [snapshot])
+    TrainingState(resumed, [snapshot])
     for step in range(1, NUM_STEPS):
         resumed.step(step)
     broken.feed.close()

@@ -218,8 +218,8 @@ def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tu
     images = load_images(spec.data, options, torch.device("cpu"))
     if images.fingerprint != record.data_fingerprint:
         raise ResultsError(
-            f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on, "
-            "so what standardised its inputs is not known"
+            f"trial {record.trial_id}: {spec.data.name} differs from the images that it was trained on, "
+            "so the mean and deviation of its inputs are unknown"
         )
     names = facts(spec.data.name, options).class_names
     shown = [names[c] for c in spec.data.labels or range(images.num_classes)] if names else []

@@ -79,7 +79,7 @@ def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
 def _data(data: DataSpec, facts: Facts) -> DataSpec:
     img_size = data.img_size or facts.img_size
     if img_size is None:
-        raise InputError(f"data {facts.name}: images of unequal size; set data.img_size (e.g. --set data.img_size=64)")
+        raise InputError(f"data {facts.name}: images of unequal size; set data.img_size, as in --set data.img_size=64")
     classes = data.classes
     if classes is not None:
         classes = class_positions(classes, facts.class_names)
