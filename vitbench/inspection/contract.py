@@ -135,10 +135,11 @@ def _costs(case: Specimen) -> Iterator[str]:
 
 
 def _step_costs(case: Specimen) -> Iterator[str]:
-    """The forward passes of all networks in one training step are those that torch counts."""
+    """The forward passes of all networks in one training step of one image are those that torch counts."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec, trainer = case.spec, trainer_of(case.spec, (0,))
+    spec = case.spec.model_copy(update={"train": case.spec.train.model_copy(update={"batch_size": 1})})
+    trainer = trainer_of(spec, (0,))
     objective, networks = objective_of(spec.train.objective), costs.network_flops(networks_of(spec))
     student = costs.forward_flops(spec.model, spec.train.objective)
     others = dict.fromkeys(objective.averaged_roles, student) | networks
@@ -148,9 +149,9 @@ def _step_costs(case: Specimen) -> Iterator[str]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer._losses({"pixels": pixels, "draws": draws, **trainer._drawn(batches)})
     trainer.feed.close()
-    listed, counted = forward * spec.train.batch_size, counter.get_total_flops()
-    if listed != counted:
-        yield f"costs: {listed} FLOPs are listed for one step's forward passes; torch counts {counted}"
+    counted = counter.get_total_flops()
+    if counted != forward:
+        yield f"costs: {forward} FLOPs are listed for one step's forward passes; torch counts {counted}"
 
 
 def _training(case: Specimen) -> Iterator[str]:
