@@ -52,6 +52,28 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
     assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
 
 
+def missing_files(page: Path) -> list[str]:
+    """Files that a page names (`room/file.py`, or a file in its room's row of a table) and that do not exist."""
+    text = page.read_text(encoding="utf-8")
+    named = {Path(name) for name in re.findall(r"`([\w./]+/[\w.]+\.py)`", text)}
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    in_rooms = {Path(room, name) for room, cell in rows for name in re.findall(r"`([\w/]+\.py)`", cell)}
+    folders = (HERE, HERE / "vitbench", HERE / "tests", *(HERE / "vitbench").iterdir())
+    return sorted(
+        str(path)
+        for path in named | (in_rooms if page.stem == "ARCHITECTURE" else set())
+        if not any((folder / path).is_file() for folder in folders)
+    )
+
+
+def test_every_named_file_exists(tmp_path: Path) -> None:
+    pages = [*HERE.glob("*.md"), *(HERE / "docs").glob("*.md")]
+    assert not {page.name: files for page in pages if (files := missing_files(page))}
+    wrong = tmp_path / "ARCHITECTURE.md"
+    wrong.write_text("`spec/gone.py` is read first.\n\n| `store` | what is on disk | `record.py`, `shelf.py` |\n")
+    assert missing_files(wrong) == ["spec/gone.py", "store/shelf.py"]
+
+
 def test_the_map_names_every_room() -> None:
     rooms = {path.parent.name for path in (HERE / "vitbench").glob("*/__init__.py")}
     for name in ("README.md", "docs/ARCHITECTURE.md"):

@@ -72,7 +72,7 @@ def test_a_suite_and_its_members(tmp_path: Path) -> None:
     assert found.suite == ("one",)
     file.write_text("name: all\nsuite:\n- one\n- oen\nbase: {train: {epoch: 2}}")
     assert _refusal(file.read_text(), file).splitlines() == [
-        f"{file}:4: suite[1]: no experiment 'oen': no such file, and none of that name. `vitbench list` shows all",
+        f"{file}:4: suite[1]: no experiment 'oen': there is no such file or name. `vitbench list` shows all",
         f"{file}:5: base.train.epoch: unknown key. Did you mean 'epochs'?",
     ]
 

@@ -172,11 +172,11 @@ def test_damaged_idx_file(options: DataOptions) -> None:
     write_mnist(folder, images, np.arange(4, dtype=np.uint8), compress=False)
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(idx_bytes(images)[:-1])
-    assert f"{path}: 63 bytes of data where its header says 64" in refused("mnist", options)
+    assert f"{path}: 63 bytes of data, but its header states 64" in refused("mnist", options)
     path.write_bytes(b"<html>")
     assert "not an IDX file" in refused("mnist", options)
     path.write_bytes(idx_bytes(images[:3]))
-    assert "does not go with 4 labels" in refused("mnist", options)
+    assert "does not fit 4 labels" in refused("mnist", options)
 
 
 PIXELS = np.stack([picture(key, 32, 32) for key in range(4)])
@@ -262,7 +262,7 @@ def test_cifar_file_that_asks_to_run_code(
     folder.mkdir(parents=True)
     for name in ("train", "test", "meta"):
         (folder / name).write_bytes(pickle.dumps({"data": Trap()}))
-    assert "not a batch file of CIFAR (it asks for posix.system)" in refused("cifar100", options)
+    assert "not a batch file of CIFAR (it needs posix.system)" in refused("cifar100", options)
     assert not (tmp_path / "trapped").exists()
 
 

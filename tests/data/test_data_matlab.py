@@ -35,5 +35,5 @@ def test_anything_but_numbers_is_refused(value: object) -> None:
 
     buffer = io.BytesIO()
     savemat(buffer, {"X": value})
-    with pytest.raises(ValueError, match="no array of real numbers"):
+    with pytest.raises(ValueError, match="not an array of real numbers"):
         read_arrays(buffer.getvalue())

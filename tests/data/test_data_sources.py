@@ -228,8 +228,8 @@ def test_fits_in_memory_counts_bytes(options: DataOptions) -> None:
 def test_absent_set_says_where_it_was_looked_for(name: str, options: DataOptions) -> None:
     with pytest.raises(InputError) as caught:
         open_images(name, options)
-    assert str(caught.value).startswith(f"data set {name} not found (looked in {options.folder}")
-    assert "--data-dir says where else to look" in str(caught.value)
+    assert str(caught.value).startswith(f"data set {name} not found in {options.folder}")
+    assert "--data-dir DIR searches in DIR" in str(caught.value)
 
 
 def test_download_only_when_asked(options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_download_only_when_asked(options: DataOptions, monkeypatch: pytest.Monk
     package: Any = ModuleType("torchvision")
     package.datasets = SimpleNamespace(MNIST=mnist)
     monkeypatch.setitem(sys.modules, "torchvision", package)
-    with pytest.raises(InputError, match=r"mnist not found \(looked in .*MNIST/raw\); --download would fetch it"):
+    with pytest.raises(InputError, match=r"mnist not found in .*MNIST/raw; --download downloads it"):
         facts("mnist", options)
     assert not options.folder.exists()
     asked = DataOptions(options.data_dir, download=True, cache_dir=options.cache_dir)

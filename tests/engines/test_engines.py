@@ -252,7 +252,7 @@ class Killer:
 def test_a_lost_worker_is_replaced_and_its_trial_tried_again(staged: Ran, tmp_path: Path) -> None:
     ran = Ran(STAGED, tmp_path, workers=2, hear=Killer(1))
     assert results(ran) == results(staged)
-    assert "worker lost (exit -9, out of memory?)" in ran.heard(Warned)[0].message
+    assert "trial process lost (exit -9, out of memory?)" in ran.heard(Warned)[0].message
     assert max(r.run.attempt for r in ran.records.values()) == 2
 
 
@@ -286,7 +286,7 @@ def test_a_stage_whose_weights_were_not_kept_is_trained_again(tmp_path: Path) ->
     weights = ran.store.weights(child.parent).read_bytes()
     ran.store.weights(child.parent).unlink()
     again = Ran(STAGED, tmp_path)
-    assert f"starts from {child.parent}, whose weights were not kept" in again.heard(Warned)[0].message
+    assert f"needs {child.parent}, whose weights were not kept" in again.heard(Warned)[0].message
     assert ran.store.weights(child.parent).read_bytes() == weights
     assert again.records[child.trial_id].result == Record.model_validate_json(before).result
 

@@ -213,7 +213,7 @@ def test_an_image_changed_behind_the_cache_is_found_before_training(cli: Cli, ti
     common = ["run", tiny, "-j", 1, "--quiet", "--results", tmp_path / "results", "--data", data]
     answer = cli(*common)
     assert answer.code == 2
-    assert "changed since it was planned" in answer.err
+    assert "changed after planning" in answer.err
     assert not list((tmp_path / "results").rglob("record.json"))
     assert cli(*common).code == 0, "the next command plans with what is there"
     assert facts(data, DataOptions()).fingerprint != fingerprint

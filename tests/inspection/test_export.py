@@ -43,6 +43,8 @@ EXPORTED: dict[str, tuple[dict[str, Any], int]] = {
     "dropout": ({**VIT, "drop_rate": 0.1, "drop_path_rate": 0.1}, 8),
     "no positions": ({**VIT, "pos_embed": "none"}, 8),
     "no_embed_class": ({**VIT, "no_embed_class": True}, 8),
+    "registers": ({**VIT, "reg_tokens": 3}, 8),
+    "registers, average": ({**VIT, "reg_tokens": 3, "global_pool": "avg"}, 8),
     "learned_2d": ({**VIT, "pos_embed": "learned_2d"}, 8),
     "learned_2d, no_embed_class": ({**VIT, "pos_embed": "learned_2d", "no_embed_class": True}, 8),
     "learned_2d, average": ({**VIT, "pos_embed": "learned_2d", "global_pool": "avg"}, 8),
@@ -216,7 +218,7 @@ def test_trials_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="diverged: loss not finite at step 3; it left no weights"):
         export(lost, store, out, FAKE)
     moved = committed(store, spec, module_of(spec), "c" * 16, fingerprint="0" * 64)
-    with pytest.raises(ResultsError, match="fake is not the data it was trained on"):
+    with pytest.raises(ResultsError, match="fake differs from the images that it was trained on"):
         export(moved, store, out, FAKE)
     assert not out.exists()
 

@@ -150,7 +150,7 @@ def test_positions_are_interpolated(cli: Cli, tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"), img_size=16)
     assert cli("run", path, "--results", tmp_path / "out", "-j", "1", "-q").code == 0
-    expected = {**state(), "pos_embed": interpolate_grid(state()["pos_embed"], 1 + 8 * 8)}
+    expected = {**state(), "pos_embed": interpolate_grid(state()["pos_embed"], 1 + 8 * 8, 1)}
     assert_started_from(expected, ended(tmp_path / "out")[0])
 
 
@@ -263,7 +263,7 @@ def test_weights_that_change_after_the_plan_are_refused(tmp_path: Path) -> None:
     (trial,) = builder.trials(next(iter(builder.arms.values())), {}, 0, "reporting")
     save_file({**state(), "pos_embed": torch.ones(1, 17, 16)}, path)
     path.touch()
-    with pytest.raises(InputError, match="has changed since it was planned"):
+    with pytest.raises(InputError, match="changed after planning"):
         execute([trial], Options(tmp_path / "out", DataOptions()), lambda event: None)
     assert Store(tmp_path / "out").read(trial.trial_id) is None
 

@@ -114,7 +114,7 @@ def test_a_worker_that_the_kernel_kills_is_tried_three_times(tmp_path: Path) -> 
     assert heard.tries() == 3
     assert heard.lost in {t.trial_id for t in heard.outcome.missing}
     said = [line for line in warnings(heard.said) if heard.lost in line]
-    assert "worker lost (exit -9, out of memory?)" in said[0]
+    assert "trial process lost (exit -9, out of memory?)" in said[0]
     assert "left missing" in said[-1]
 
 
@@ -133,12 +133,12 @@ def test_a_fork_server_that_has_just_died_is_waited_for(monkeypatch: pytest.Monk
     assert processes._started("context", options(Path())) == ("context", options(Path()))
     assert len(waits) == 2
     refusals[0] = 3
-    with pytest.raises(IncompleteError, match="no worker process can be started"):
+    with pytest.raises(IncompleteError, match="no trial process can be started"):
         processes._started("context", options(Path()))
 
 
 def test_a_killed_loader_process_is_tried_again(trial: Trial, unbroken: Path, tmp_path: Path) -> None:
-    """SIGKILL of a process that reads images, in the middle of a training."""
+    """SIGKILL of an image-loading process, in the middle of a training."""
     kills, said = [1], []
 
     def hear(event: Event) -> None:
@@ -151,7 +151,7 @@ def test_a_killed_loader_process_is_tried_again(trial: Trial, unbroken: Path, tm
     how = options(tmp_path, data=DataOptions(stream=True, num_workers=1))
     with fault(None):
         assert list(local.run([trial], how, hear)) == [trial.trial_id]
-    assert "a process that reads images was lost" in warnings(said)[0]
+    assert "an image-loading process was lost" in warnings(said)[0]
     assert record(tmp_path, trial).run.attempt == 2
     assert left(tmp_path, [trial]) == left(unbroken, [trial])
 

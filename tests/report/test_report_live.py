@@ -17,12 +17,12 @@ from vitbench.report.live import pace
 from vitbench.report.live.progress import RunState, duration
 from vitbench.report.live.view import LiveView, summary
 from vitbench.store.events import (
+    ArmStanding,
     Began,
     Event,
     Finished,
     Planned,
     Progress,
-    ArmStanding,
     Started,
     Warned,
     Work,

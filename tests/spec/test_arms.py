@@ -80,8 +80,8 @@ def test_factors_that_are_not_named_stand_where_the_claim_says() -> None:
     ("ref", "message"),
     [
         ("avgg", "'avgg': no such arm or level. Did you mean 'avg'"),
-        ({"model.depth": 2}, "model.depth is no factor; factors are model.global_pool, model.head, train.opt"),
-        ({"model.head": "linear", "over": ["model.width"]}, "model.width is no factor"),
+        ({"model.depth": 2}, "model.depth is not a factor; factors are model.global_pool, model.head, train.opt"),
+        ({"model.head": "linear", "over": ["model.width"]}, "model.width is not a factor"),
         ({"model.global_pool": "map", "model.head": "mlp_tanh"}, "no such arm"),
     ],
 )
@@ -93,5 +93,5 @@ def test_bad_references(ref: Any, message: str) -> None:
 
 def test_a_level_of_two_factors_must_be_told_apart() -> None:
     both = experiment("factors:\n  model.depth: [2, 4]\n  model.num_heads: [2, 4]\n")
-    with pytest.raises(InputError, match=r"a level of model.* and of model.*; say which"):
+    with pytest.raises(InputError, match=r"a level of model.* and of model.*; write"):
         find_arms(both, "4")

@@ -69,11 +69,11 @@ REFUSALS = [
     ("epochs: 20", "epochs: 0", "10: base.train.epochs: needs a number above 0, not 0"),
     ("epochs: 20", "epochs: true", "10: base.train.epochs: needs a number, not true"),
     ("epochs: 20", "steps: 1e3", "10: base.train.steps: needs a whole number, not 1000.0"),
-    ("epochs: 20", "epochs: 20, steps: 5", "10: base.train.steps: one duration at a time; epochs and steps are given"),
+    ("epochs: 20", "epochs: 20, steps: 5", "10: base.train.steps: only one duration is allowed, not epochs and steps"),
     ("{epochs: 20, batch_size: 64}", "[epochs]", "10: base.train: needs a mapping (key: value), not ['epochs']"),
     ("train.lr: [1e-3,", "train.lr: [-1e-3,", "14: tune.train.lr[0]: needs a number above 0, not -0.001"),
     ("train.lr: [1e-3,", "train.lr: [0.002,", "14: tune.train.lr[1]: the level 0.002 stands twice"),
-    ("  train.lr: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]\n", "", "13: tune: names nothing to tune, e.g. "
+    ("  train.lr: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]\n", "", "13: tune: has no path to tune; write for example "
      "train.lr: [1e-3, 3e-3, 1e-2]"),
     ("[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]", "[]", "14: tune.train.lr: no levels"),
     ("  seeds: 3", "  sedes: 3", "15: tune.sedes: unknown key. Did you mean 'seeds'?"),
@@ -136,8 +136,8 @@ def test_all_mistakes_come_at_once_in_file_order() -> None:
         ("pretrain.enabled", "enabled", "8: factors.enabled: unknown setting enabled. Did you mean "
          "'transfer.enabled'?"),
         ("train: {epochs: 2}", "train: {epoch: 2}", "5: stages[1].train.epoch: unknown key. Did you mean 'epochs'?"),
-        ("epochs: 5,", "epochs: 5, steps: 3,", "4: stages[0].train.steps: one duration at a time; "
-         "epochs and steps are given"),
+        ("epochs: 5,", "epochs: 5, steps: 3,", "4: stages[0].train.steps: only one duration is allowed, "
+         "not epochs and steps"),
         ("name: transfer", "name: train", "1: a stage cannot be called train, which is a section of its spec"),
         ("name: transfer", "nam: transfer", None),
     ],
@@ -215,7 +215,7 @@ def test_budget_is_short_for_the_duration() -> None:
     assert _refusal("name: x\nbase: {train: null}\nbudget: {steps: 1}") == (
         "a.yaml:2: base.train: needs a mapping (key: value), not null"
     )
-    assert _refusal(SAMPLE + "budget: {steps: 1}") == "a.yaml:21: budget: base.train says how long, too; one of the two"
+    assert _refusal(SAMPLE + "budget: {steps: 1}") == "a.yaml:21: budget: base.train states a duration too; keep one"
 
 
 def test_set_and_get_path_leave_the_original_alone() -> None:

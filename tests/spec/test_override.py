@@ -108,8 +108,8 @@ def test_set_of_the_experiments_own_keys() -> None:
 
 REFUSALS = [
     ("model.global_pool=avg", "model.global_pool is a factor of e (model.global_pool: ['token', 'avg']); "
-     "change it in a file of your own with `extends:`"),
-    ("train.lr=1", "train.lr is tuned in e (train.lr: [0.001, 0.01]); change it in a file of your own with `extends:`"),
+     "to change it, write a file with `extends:`"),
+    ("train.lr=1", "train.lr is tuned in e (train.lr: [0.001, 0.01]); to change it, write a file with `extends:`"),
     ("model.dept=3", "unknown setting model.dept. Did you mean 'model.depth'?"),
     ("lr=3", "unknown setting lr. Did you mean 'train.lr'?"),
     ("base.model.depth=3", "unknown setting base.model.depth. Did you mean 'model.depth'?"),
@@ -126,11 +126,11 @@ REFUSALS = [
     ("seeds.num=x", "needs a whole number, not 'x'"),
     ("+model.depth=3", "'+' is Hydra's; write KEY=VALUE without it"),
     ("++model.depth=3", "'+' is Hydra's; write KEY=VALUE without it"),
-    ("~model.depth", "'~' is Hydra's; no key can be deleted, but KEY=null may do"),
-    ("model.depth:3", "needs KEY=VALUE, e.g. --set model.depth=3"),
-    ("model.depth: 3", "needs KEY=VALUE, e.g. --set model.depth=3"),
-    ("model.depth", "needs KEY=VALUE, e.g. --set train.epochs=5"),
-    ("", "needs KEY=VALUE, e.g. --set train.epochs=5"),
+    ("~model.depth", "'~' is Hydra's; keys cannot be deleted; KEY=null may do the same"),
+    ("model.depth:3", "needs KEY=VALUE, for example --set model.depth=3"),
+    ("model.depth: 3", "needs KEY=VALUE, for example --set model.depth=3"),
+    ("model.depth", "needs KEY=VALUE, for example --set train.epochs=5"),
+    ("", "needs KEY=VALUE, for example --set train.epochs=5"),
 ]  # fmt: skip
 
 
@@ -158,10 +158,10 @@ def test_set_where_an_arm_or_a_stage_has_its_own() -> None:
     staged = _experiment(STAGED)
     assert _refusal(staged, "transfer.model.patch_size=2") == (
         "--set transfer.model.patch_size=2: transfer.model.patch_size is set by the arm whole; "
-        "change it in a file of your own with `extends:`"
+        "to change it, write a file with `extends:`"
     )
     assert _refusal(staged, "train.steps=5") == (
-        "--set train.steps=5: the stage pretrain has its own; name the stage: pretrain.train.steps"
+        "--set train.steps=5: the stage pretrain sets this path itself; write pretrain.train.steps"
     )
     assert _over(staged, "transfer.train.lr=3e-3").stages[1].train == {"lr": 3e-3}
     assert _over(staged, "transfer.enabled=false").stages[1].enabled is False
@@ -169,7 +169,7 @@ def test_set_where_an_arm_or_a_stage_has_its_own() -> None:
 
 
 def test_an_experiment_that_tunes_nothing_has_no_tuning_seeds() -> None:
-    assert _refusal(_experiment(STAGED), "tune.seeds=3") == "--set tune.seeds=3: e tunes nothing"
+    assert _refusal(_experiment(STAGED), "tune.seeds=3") == "--set tune.seeds=3: e has no `tune` section"
 
 
 def test_other_data_bring_their_own_patch_size() -> None:

@@ -255,7 +255,7 @@ def test_a_killed_loader_process_is_no_fault_of_the_trial(folder: str, tmp_path:
         if isinstance(event, Progress):
             multiprocessing.active_children()[0].kill()
 
-    with pytest.raises(MemoryError, match="a process that reads images was lost"):
+    with pytest.raises(MemoryError, match="an image-loading process was lost"):
         execute([trial], Options(root=tmp_path, data=options), kill_one)
     assert Store(tmp_path).read(trial.trial_id) is None
     assert not streamed.lost_loader(RuntimeError("some other fault"))
@@ -274,7 +274,7 @@ def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_num_workers(None, "cuda", 1) == 7
     assert choose_num_workers(None, "cuda", 2) == 0
     assert choose_num_workers(3, "cpu", 1) == 3
-    with pytest.raises(InputError, match="--workers 3: not with 2 trials at once"):
+    with pytest.raises(InputError, match="--workers 3: works with one trial at a time, not 2"):
         choose_num_workers(3, "cpu", 2)
 
 

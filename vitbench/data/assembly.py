@@ -53,7 +53,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Subject:
+class OpenedSource:
     """The data set at hand: its name, its source, and what the source gave."""
 
     name: str
@@ -74,11 +74,11 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
     `known` facts of the same images save reading headers. Raises InputError for bad labels and unreadable images.
     """
     by_name = total_bytes > HASHED_BYTES and raw.train.images is None
-    subject = Subject(name, source, raw, by_name, num_classes(name, raw))
-    for split_name, split in subject.splits().items():
-        check_labels(split, subject.num_classes, f"{name}, {split_name}")
+    opened = OpenedSource(name, source, raw, by_name, num_classes(name, raw))
+    for split_name, split in opened.splits().items():
+        check_labels(split, opened.num_classes, f"{name}, {split_name}")
     if known is not None:
-        scans = {key: scan(split, by_name=by_name, headers=False) for key, split in subject.splits().items()}
+        scans = {key: scan(split, by_name=by_name, headers=False) for key, split in opened.splits().items()}
         look = Look(
             known.img_size,
             known.in_chans,
@@ -88,37 +88,37 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts
             known.same_pixels,
             known.aspects,
         )
-        data = _in_order(subject, scans, look)
+        data = _in_order(opened, scans, look)
         if data.facts.fingerprint == known.fingerprint:
             return data
-    scans = {key: scan(split, by_name=by_name) for key, split in subject.splits().items()}
-    return assemble_scanned(subject, scans)
+    scans = {key: scan(split, by_name=by_name) for key, split in opened.splits().items()}
+    return assemble_scanned(opened, scans)
 
 
-def assemble_scanned(subject: Subject, scans: dict[str, Scan]) -> ImageData:
+def assemble_scanned(opened: OpenedSource, scans: dict[str, Scan]) -> ImageData:
     """The same, from scans with headers."""
-    return _in_order(subject, scans, _look(subject, scans))
+    return _in_order(opened, scans, _look(opened, scans))
 
 
-def _look(subject: Subject, scans: dict[str, Scan]) -> Look:
+def _look(opened: OpenedSource, scans: dict[str, Scan]) -> Look:
     headers = [header for part in scans.values() for header in part.headers]
     sizes = Counter((header.height, header.width) for header in headers)
     height, width = next(iter(sizes))
-    equal = len(sizes) == 1 and height == width and not subject.by_name
+    equal = len(sizes) == 1 and height == width and not opened.by_name
     return Look(
         height if equal else None,
         max(header.in_chans for header in headers),
         sum(header.turned for header in headers),
         sum(header.transparent for header in headers),
         sum(header.scaled for header in headers),
-        () if subject.by_name else same_pixels(_candidates(subject, scans), decode=subject.raw.test is None),
+        () if opened.by_name else same_pixels(_candidates(opened, scans), decode=opened.raw.test is None),
         aspects(sizes),
     )
 
 
-def _candidates(subject: Subject, scans: dict[str, Scan]) -> Iterator[Candidate]:
+def _candidates(opened: OpenedSource, scans: dict[str, Scan]) -> Iterator[Candidate]:
     """The image files of all splits; images that are stored as pixels have equal digests if they are equal."""
-    for key, split in subject.splits().items():
+    for key, split in opened.splits().items():
         if split.encoded is None:
             continue
         columns = zip(scans[key].digests.tolist(), scans[key].headers, scans[key].jpeg_keys, strict=True)
@@ -154,27 +154,27 @@ class _Ordered:
     grouped: bool
 
 
-def _in_order(subject: Subject, scans: dict[str, Scan], look: Look) -> ImageData:
+def _in_order(opened: OpenedSource, scans: dict[str, Scan], look: Look) -> ImageData:
     """The splits in the order of their digests, drawn where the source has none, with their facts."""
-    ordered = _ordered(subject, scans, look.same_pixels)
+    ordered = _ordered(opened, scans, look.same_pixels)
     train, test = ordered.train, ordered.test
-    by_class = np.bincount(train.labels, minlength=subject.num_classes)
-    held = None if train.val is None else np.bincount(train.labels[train.val], minlength=subject.num_classes)
+    by_class = np.bincount(train.labels, minlength=opened.num_classes)
+    held = None if train.val is None else np.bincount(train.labels[train.val], minlength=opened.num_classes)
     same = [canonical(values, look.same_pixels) for values in (ordered.train_digests, ordered.test_digests)]
     facts = Facts(
-        name=subject.name,
+        name=opened.name,
         img_size=look.img_size,
         in_chans=look.in_chans,
-        num_classes=subject.num_classes,
-        class_names=subject.raw.class_names or tuple(map(str, range(subject.num_classes))),
+        num_classes=opened.num_classes,
+        class_names=opened.raw.class_names or tuple(map(str, range(opened.num_classes))),
         class_counts=tuple(by_class.tolist()),
         num_train=len(train),
         num_test=len(test),
-        flip=subject.source.flip,
+        flip=opened.source.flip,
         fingerprint=_fingerprint(ordered, look),
-        fingerprint_note=BY_NAME if subject.by_name else "",
-        pixels_publishable=subject.source.pixels_publishable,
-        num_test_in_train=None if subject.by_name else int(np.isin(same[1], same[0]).sum()),
+        fingerprint_note=BY_NAME if opened.by_name else "",
+        pixels_publishable=opened.source.pixels_publishable,
+        num_test_in_train=None if opened.by_name else int(np.isin(same[1], same[0]).sum()),
         val_counts=() if held is None else tuple(held.tolist()),
         group_sizes=group_sizes(train.labels, train.groups),
         num_turned=look.num_turned,
@@ -183,21 +183,21 @@ def _in_order(subject: Subject, scans: dict[str, Scan], look: Look) -> ImageData
         same_pixels=look.same_pixels,
         aspects=look.aspects,
     )
-    facts = replace(facts, notes=(*subject.raw.notes, *_notes(subject, ordered, look)))
+    facts = replace(facts, notes=(*opened.raw.notes, *_notes(opened, ordered, look)))
     return ImageData(facts, train.with_channels(look.in_chans), test.with_channels(look.in_chans))
 
 
-def _ordered(subject: Subject, scans: dict[str, Scan], same: SamePixels) -> _Ordered:
-    pool, pool_digests = _sorted(*_with_val(subject.raw, scans))
+def _ordered(opened: OpenedSource, scans: dict[str, Scan], same: SamePixels) -> _Ordered:
+    pool, pool_digests = _sorted(*_with_val(opened.raw, scans))
     if pool.rank is None:
         pool = replace(pool, groups=group_numbers(canonical(pool_digests, same)))
     grouped = pool.groups is not None
-    if subject.raw.test is not None:
-        test, test_digests = _sorted(subject.raw.test, scans["test"].digests)
+    if opened.raw.test is not None:
+        test, test_digests = _sorted(opened.raw.test, scans["test"].digests)
         return _Ordered(pool, test, pool_digests, test_digests, grouped)
     drawn = held_out(pool, TEST_FRACTION, 0, "test")
     if not drawn.size:
-        raise InputError(f"{subject.name}: no test split can be drawn: the images of every class are all equal")
+        raise InputError(f"{opened.name}: no test split can be drawn: the images of every class are all equal")
     kept = np.setdiff1d(np.arange(len(pool)), drawn)
     train, test = pool.take(kept), replace(pool.take(drawn), groups=None, rank=None)
     if pool.rank is None:
@@ -243,11 +243,11 @@ def _scale(split: Split) -> Scale | None:
     return None if split.encoded is None else split.encoded.scale
 
 
-def _notes(subject: Subject, ordered: _Ordered, look: Look) -> Iterator[str]:
+def _notes(opened: OpenedSource, ordered: _Ordered, look: Look) -> Iterator[str]:
     """What was done to the images, one line each."""
-    if subject.raw.test is None and subject.raw.blocks:
+    if opened.raw.test is None and opened.raw.blocks:
         yield f"no test split: the last {TEST_FRACTION:.0%} of each class in file order are the test split"
-    elif subject.raw.test is None:
+    elif opened.raw.test is None:
         yield f"no test split: {TEST_FRACTION:.0%} of the images of each class, drawn once, are the test split"
     if look.num_scaled:
         yield f"{_counted(look.num_scaled, 'image')} of more than 8 bits scaled by {_scale(ordered.train)}"
@@ -258,7 +258,7 @@ def _notes(subject: Subject, ordered: _Ordered, look: Look) -> Iterator[str]:
     pool = canonical(np.concatenate([ordered.train_digests, ordered.test_digests]), look.same_pixels)
     copies = len(pool) - len(np.unique(pool))
     if copies:
-        drawn = "" if subject.raw.test is not None else "; equal images are on one side of the split"
+        drawn = "" if opened.raw.test is not None else "; equal images are on one side of the split"
         yield f"{_counted(copies, 'image')} equal to an earlier image of the set{drawn}"
     conflicts = two_labels(np.concatenate([ordered.train.labels, ordered.test.labels]), group_numbers(pool))
     if conflicts:

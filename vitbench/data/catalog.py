@@ -60,7 +60,7 @@ FACTS_VERSION = 5
 
 
 @dataclass(frozen=True)
-class Located:
+class DataFiles:
     """A data set on this machine: its source, its files, and where its facts are cached."""
 
     name: str
@@ -99,7 +99,7 @@ def _path_hint(name: str) -> str:
     return f" Did you mean '{kind}:{name}'?" if kind else ""
 
 
-def locate(name: str, options: DataOptions) -> Located:
+def locate(name: str, options: DataOptions) -> DataFiles:
     """The files of a data set. Raises InputError."""
     canonical, argument, source = find(name)
     files = source.locate(argument, options)
@@ -112,13 +112,13 @@ def locate(name: str, options: DataOptions) -> Located:
         key.update(f"\n{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
         num_bytes += stat.st_size
     cache_file = cache_folder(options) / "facts" / f"{key.hexdigest()[:32]}.json"
-    return Located(canonical, argument, source, files, num_bytes, cache_file, parse_reading(canonical)[1])
+    return DataFiles(canonical, argument, source, files, num_bytes, cache_file, parse_reading(canonical)[1])
 
 
 def facts(name: str, options: DataOptions) -> Facts:
     """The facts of a data set; from the cache if the files have the sizes and times of an earlier reading."""
-    located = locate(name, options)
-    return _cached_facts(located) or _open(located).facts
+    data_files = locate(name, options)
+    return _cached_facts(data_files) or _open(data_files).facts
 
 
 def open_images(name: str, options: DataOptions) -> ImageData:
@@ -126,24 +126,24 @@ def open_images(name: str, options: DataOptions) -> ImageData:
     return _open(locate(name, options))
 
 
-def _open(located: Located) -> ImageData:
-    cached = _cached_facts(located)
-    data = assemble(located.name, located.source, located.load(), located.num_bytes, cached)
+def _open(data_files: DataFiles) -> ImageData:
+    cached = _cached_facts(data_files)
+    data = assemble(data_files.name, data_files.source, data_files.load(), data_files.num_bytes, cached)
     if data.facts != cached:
-        keep_facts(located, data.facts)
+        keep_facts(data_files, data.facts)
     return data
 
 
-def keep_facts(located: Located, facts: Facts) -> None:
+def keep_facts(data_files: DataFiles, facts: Facts) -> None:
     """Cache the facts; of a set without files nothing is cached."""
-    if located.files:
-        write_aside(json.dumps(asdict(facts)), located.cache_file)
+    if data_files.files:
+        write_aside(json.dumps(asdict(facts)), data_files.cache_file)
 
 
-def _cached_facts(located: Located) -> Facts | None:
+def _cached_facts(data_files: DataFiles) -> Facts | None:
     """The cached facts of these files, or None."""
     try:
-        content = json.loads(located.cache_file.read_text()) if located.files else None
+        content = json.loads(data_files.cache_file.read_text()) if data_files.files else None
         return Facts(**{key: _as_tuples(value) for key, value in content.items()}) if content else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""What is known of the named data sets before they lie on this machine: enough to state what an experiment costs."""
+"""Published sizes of the named data sets, from which a plan computes costs before the images are on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vitbench.data.source import NotFoundError
 from vitbench.data.types import DataOptions, Facts
 
 NOMINAL = "nominal"
-"""The fingerprint note of facts that were not read from images."""
+"""The fingerprint of facts that do not come from images."""
 
 SIZES: dict[str, tuple[int | None, int, int, int, int]] = {
     "fashion_mnist": (28, 1, 10, 60_000, 10_000),
@@ -19,25 +19,25 @@ SIZES: dict[str, tuple[int | None, int, int, int, int]] = {
     "imagenette": (None, 3, 10, 9_469, 3_925),
     "imagenet": (None, 3, 1000, 1_281_167, 50_000),
 }
-"""Side (None: sizes differ), channels, classes, training images and test images (of ImageNet: the validation set)."""
+"""Side (None: sizes differ), channels, classes, training images, test images (for ImageNet the validation set)."""
 
 
 def nominal_facts(name: str) -> Facts | None:
-    """The published sizes of a named data set, its classes taken as equally large; None where `name` is no such set.
+    """The published sizes of a named data set, with classes of equal size; None for other names.
 
-    Such facts are for plans only: trials carry the fingerprint of images, and this one is of none.
+    Such facts are for plans only: trials carry a fingerprint of images.
     """
     if name not in SIZES:
         return None
     img_size, in_chans, num_classes, num_train, num_test = SIZES[name]
-    least, left = divmod(num_train, num_classes)
+    per_class, remainder = divmod(num_train, num_classes)
     return Facts(
         name=name,
         img_size=img_size,
         in_chans=in_chans,
         num_classes=num_classes,
         class_names=tuple(map(str, range(num_classes))),
-        class_counts=tuple(least + (c < left) for c in range(num_classes)),
+        class_counts=tuple(per_class + (c < remainder) for c in range(num_classes)),
         num_train=num_train,
         num_test=num_test,
         flip=DATASETS[name].flip,
@@ -48,7 +48,7 @@ def nominal_facts(name: str) -> Facts | None:
 
 
 def facts_or_nominal(name: str, options: DataOptions) -> Facts:
-    """The facts of a data set; of a named one that is not on this machine, its published sizes. Raises InputError."""
+    """The facts of a data set, or the published sizes of a named set that is not here. Raises InputError."""
     try:
         return facts(name, options)
     except NotFoundError:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.data.assembly import Subject, assemble, assemble_scanned, check_labels, num_classes
-from vitbench.data.catalog import Located, keep_facts, locate
+from vitbench.data.assembly import OpenedSource, assemble, assemble_scanned, check_labels, num_classes
+from vitbench.data.catalog import DataFiles, keep_facts, locate
 from vitbench.data.copies import jpeg_key
 from vitbench.data.decode import decode_with_header
 from vitbench.data.fingerprint import HASHED_BYTES, digest
@@ -40,8 +40,8 @@ class Decoded:
 
 def check(name: str, options: DataOptions) -> Report:
     """Read and decode every image once, and look at every label. Raises InputError if the set cannot be opened."""
-    located = locate(name, options)
-    raw = located.load()
+    data_files = locate(name, options)
+    raw = data_files.load()
     parts = {"train": raw.train, "val": raw.val, "test": raw.test}
     splits = {key: split for key, split in parts.items() if split is not None}
     classes = len(raw.class_names) or int(raw.train.labels.max(initial=0)) + 1
@@ -51,17 +51,17 @@ def check(name: str, options: DataOptions) -> Report:
         problems += _shortened(part.problems, key, len(splits[key]))
     if problems:
         return Report(tuple(problems))
-    facts = _facts(located, raw, decoded)
+    facts = _facts(data_files, raw, decoded)
     return Report((), tuple(_warnings(decoded, facts)), facts)
 
 
-def _facts(located: Located, raw: Raw, decoded: dict[str, Decoded]) -> Facts:
+def _facts(data_files: DataFiles, raw: Raw, decoded: dict[str, Decoded]) -> Facts:
     """The facts, from the images just decoded; a set too large to be hashed is read as for training."""
-    if located.num_bytes > HASHED_BYTES and raw.train.images is None:
-        return assemble(located.name, located.source, raw, located.num_bytes).facts
-    subject = Subject(located.name, located.source, raw, False, num_classes(located.name, raw))
-    facts = assemble_scanned(subject, {key: part.scan for key, part in decoded.items()}).facts
-    keep_facts(located, facts)
+    if data_files.num_bytes > HASHED_BYTES and raw.train.images is None:
+        return assemble(data_files.name, data_files.source, raw, data_files.num_bytes).facts
+    opened = OpenedSource(data_files.name, data_files.source, raw, False, num_classes(data_files.name, raw))
+    facts = assemble_scanned(opened, {key: part.scan for key, part in decoded.items()}).facts
+    keep_facts(data_files, facts)
     return facts
 
 

@@ -1,4 +1,4 @@
-"""What a data source is: how its files are found, and how they are read."""
+"""Data sources: how the files of a data set are located and read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Files = tuple[Path, ...]
 class Raw:
     """Images as the source stores them.
 
-    `test` is None without a test split, `class_names` is empty without names. `val` is a validation split that stands
-    beside a test split. `blocks`: splits that are drawn are contiguous in the order given here.
-    `notes` are lines for the user: what was taken for which split, and what was left out.
+    `test` is None without a test split, `class_names` is empty without names. `val` is a validation split beside a test
+    split. `blocks`: splits are drawn as contiguous blocks of this order. `notes` are lines for the user: which files
+    belong to which split, and what was left out.
     """
 
     train: Split
@@ -33,10 +33,10 @@ class Raw:
 
 @dataclass(frozen=True)
 class Source:
-    """One line of DATASETS. `argument` is what follows `folder:` and the like, else the data set's name.
+    """One line of DATASETS. `argument` is the text after `folder:` and the like, else the data set's name.
 
-    `locate(argument, options)` gives every file that `load(argument, files)` reads, or raises InputError.
-    `flip`: may an image be mirrored and keep its class? `pixels_publishable`: may a committed page show it?
+    `locate(argument, options)` returns every file that `load(argument, files)` reads, or raises InputError.
+    `flip`: a mirrored image keeps its class. `pixels_publishable`: a committed page may show the images.
     """
 
     locate: Callable[[str, DataOptions], Files]
@@ -47,13 +47,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Download:
-    """A class of torchvision.datasets that fetches a data set, called once for each set of arguments."""
+    """A class of torchvision.datasets that downloads a data set, called once per set of arguments."""
 
     dataset: str
     calls: tuple[dict[str, str], ...] = ({},)
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Downloads into `folder`; torchvision checks the archives' hashes."""
+        """Download into `folder`; torchvision checks the archives' hashes."""
         from torchvision import datasets
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +65,16 @@ class Download:
 
 
 def present(folder: Path, names: Sequence[str]) -> Files | None:
-    """The files of these names in the folder, each plain or gzipped; None where one is missing."""
-    found = [next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None) for name in names]
-    files = tuple(path for path in found if path is not None)
+    """The files of these names in the folder, each plain or gzipped; None if one is missing."""
+    paths = [next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None) for name in names]
+    files = tuple(path for path in paths if path is not None)
     return files if len(files) == len(names) else None
 
 
 def locate_files(
     name: str, folders: Sequence[Path], names: Sequence[str], options: DataOptions, download: Download
 ) -> Files:
-    """The named files in the first folder that has them all; fetched first where `options.download` allows it."""
+    """The named files in the first folder that has all of them, after a download if `options.download` allows it."""
 
     def search() -> Files | None:
         return next((files for folder in folders if (files := present(folder, names)) is not None), None)
@@ -84,24 +84,22 @@ def locate_files(
         download.fetch(name, options.folder)
         files = search()
     if files is None:
-        raise not_found(name, folders, "--download would fetch it")
+        raise not_found(name, folders, "--download downloads it")
     return files
 
 
 class NotFoundError(InputError):
-    """A named data set that is nowhere on this machine."""
+    """A named data set is not on this machine."""
 
 
 def not_found(name: str, folders: Sequence[Path], advice: str) -> NotFoundError:
-    """The error for a data set that is nowhere."""
-    looked = ", ".join(map(str, folders))
-    return NotFoundError(
-        f"data set {name} not found (looked in {looked}); {advice}, --data-dir says where else to look"
-    )
+    """The error for a data set that is in none of the folders."""
+    searched = ", ".join(map(str, folders))
+    return NotFoundError(f"data set {name} not found in {searched}; {advice}, --data-dir DIR searches in DIR")
 
 
 def optional(module: str, extra: str, name: str) -> ModuleType:
-    """An optional package, or an InputError that names the extra which brings it."""
+    """An optional package. Raises InputError with the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a data source gives: labelled images, decoded or still as files, and the facts that a plan needs.
+"""The output of a data source: labelled images, decoded or as files, and the facts that a plan needs.
 
 n images, H height, W width, C channels (1 or 3).
 """
@@ -27,10 +27,10 @@ STATS_BLOCK = 1024
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where images are looked for, and how they are read; nothing here changes a result.
+    """The folders of images, and how images are read; no option here changes a result.
 
-    `data_dir` None is ./data; `cache_dir` None is $VITBENCH_CACHE_DIR or ~/.cache/vitbench. `stream`: read images when
-    they are needed even where they fit in memory. `num_workers`: processes that then read ahead (0: none).
+    `data_dir` None is ./data; `cache_dir` None is $VITBENCH_CACHE_DIR or ~/.cache/vitbench. `stream`: read images on
+    demand even if they fit in memory. `num_workers`: image-loading processes that then read ahead (0: none).
     """
 
     data_dir: Path | None = None
@@ -41,17 +41,17 @@ class DataOptions:
 
     @property
     def folder(self) -> Path:
-        """Where named data sets are looked for and downloaded to."""
+        """The folder of named data sets, also for downloads."""
         return self.data_dir or Path("data")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Training images per class, as the draw of validation images needs them.
+    """Training images per class, from which the number of validation images follows.
 
-    `groups` has (class, size, number) for every class with equal images: so many groups of `size` equal images; images
-    that stand under two labels are in no group, and are never held out. `val` counts the images of a validation split
-    that the user made; it is empty if there is none.
+    `groups` has (class, size, number) for every class with equal images: `number` groups of `size` equal images. Images
+    with two labels are in no group and are never held out. `val` counts the images of the user's validation split, and
+    is empty without one.
     """
 
     images: tuple[int, ...]
@@ -61,12 +61,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set without training on it.
+    """Facts about a data set that a plan needs.
 
-    `img_size` is None where sizes differ or are not square; `class_counts` counts the training images, those of a
-    validation split included. `num_test_in_train`: test images whose content is also in the training images; None if
-    that was not compared. `same_pixels`: groups of digests of different files with equal pixels. `notes`: lines for
-    the user about splits and files.
+    `img_size` is None if sizes differ or are not square. `class_counts` counts the training images, including those of
+    a validation split. `num_test_in_train`: test images whose content is also in the training images; None if they were
+    not compared. `same_pixels`: groups of digests of different files with equal pixels. `notes`: lines for the user
+    about splits and files.
     """
 
     name: str
@@ -94,18 +94,18 @@ class Facts:
 
     @property
     def counts(self) -> Counts:
-        """The training images as the draw of validation images sees them."""
+        """The training images per class, from which validation images are drawn."""
         return Counts(self.class_counts, self.group_sizes, self.val_counts)
 
 
 class FileStore(Protocol):
-    """Image files (PNG, JPEG, ...) by row: on disk, in a table, in a library. Must be picklable, for loader workers."""
+    """Image files (PNG, JPEG, ...) by row: on disk, in a table, in a library. Picklable, for loader processes."""
 
     def name(self, row: int) -> str:
-        """Where the image is, for messages."""
+        """The place of the image, for messages."""
 
     def identity(self, row: int) -> str:
-        """Name and size: stands for the content where there is too much of it to read."""
+        """Name and size, which represent the content if there is too much of it to read."""
 
     def load(self, row: int) -> bytes:
         """The bytes of the file."""
@@ -113,7 +113,7 @@ class FileStore(Protocol):
 
 @dataclass(frozen=True)
 class JoinedFiles:
-    """The files of two stores in one row, those of `second` from `start` on."""
+    """The files of two stores with consecutive rows; those of `second` begin at row `start`."""
 
     first: FileStore
     second: FileStore
@@ -123,7 +123,7 @@ class JoinedFiles:
         return (self.first, row) if row < self.start else (self.second, row - self.start)
 
     def name(self, row: int) -> str:
-        """Where the image is."""
+        """The place of the image, for messages."""
         store, place = self._place(row)
         return store.name(place)
 
@@ -140,7 +140,7 @@ class JoinedFiles:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows of a file store, decoded when read."""
+    """Rows of a file store, decoded on reading."""
 
     store: FileStore
     rows: Ints
@@ -155,11 +155,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels `int64 [n]`: decoded (`images`, all equal in size) or as files (`encoded`), one of the two.
+    """Images and labels `int64 [n]`. Images are either decoded (`images`, all of one size) or files (`encoded`).
 
-    `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) is where the object is, if known.
-    `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the validation images that the user set
-    apart, `rank` (`int64 [n]`) is the place in file order where splits are drawn as blocks; each may be None.
+    `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) are the places of the objects.
+    `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the user's validation images, and `rank`
+    (`int64 [n]`) is the place in file order if splits are drawn as blocks. Each may be None.
     """
 
     labels: Ints
@@ -182,11 +182,11 @@ class Split:
         return self.encoded.in_chans
 
     def name(self, i: int) -> str:
-        """Where image i comes from, for messages."""
+        """The place of image i, for messages."""
         return f"image {i}" if self.encoded is None else self.encoded.store.name(int(self.encoded.rows[i]))
 
     def read(self, i: int) -> Pixels:
-        """Image i, `uint8 [H, W, C]`; InputError names the file that cannot be decoded."""
+        """Image i, `uint8 [H, W, C]`. Raises InputError with the file that cannot be decoded."""
         if self.images is not None:
             image: Pixels = self.images[i]
             return image
@@ -206,7 +206,7 @@ class Split:
         )
 
     def with_channels(self, in_chans: int) -> Split:
-        """The same images with 1 or 3 channels: colour as grey; files are decoded so."""
+        """The same images with 1 or 3 channels; colour becomes grey."""
         if self.encoded is not None:
             return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
         assert self.images is not None
@@ -241,9 +241,9 @@ class ImageData:
 
 
 def grey(colour: Pixels) -> Pixels:
-    """Luma `uint8 [..., 1]` of colours `uint8 [..., 3]`: 0.299 red + 0.587 green + 0.114 blue, rounded as Pillow does.
+    """Luma `uint8 [..., 1]` of colours `uint8 [..., 3]`: 0.299 red + 0.587 green + 0.114 blue, rounded as in Pillow.
 
-    Source: ITU-R BT.601; in 16-bit fixed point, so that decoded files and arrays agree.
+    Source: ITU-R BT.601. The sum is in 16-bit fixed point, so that decoded files and arrays agree.
     """
     weights = np.array([19595, 38470, 7471], dtype=np.uint32)
     luma: Pixels = ((colour.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
@@ -251,7 +251,7 @@ def grey(colour: Pixels) -> Pixels:
 
 
 def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
-    """All images as `uint8 [n, H, W, C]`; of other sizes `centre_crop`."""
+    """All images as `uint8 [n, H, W, C]`; images of other sizes pass `centre_crop`."""
     if split.images is not None and split.images.shape[1:3] == sides(img_size):
         return split.images
     images = np.empty((len(split), *sides(img_size), split.in_chans), dtype=np.uint8)
@@ -261,7 +261,7 @@ def resident(split: Split, img_size: int | tuple[int, int]) -> Pixels:
 
 
 def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ...]:
-    """Counts of images by (height, width) as counts by aspect: width / height, to the nearest 5%."""
+    """Counts per (height, width) as counts per aspect, which is width / height to the nearest 5%."""
     counts: dict[float, int] = {}
     for (height, width), count in sorted(sizes.items()):
         aspect = round(1.05 ** round(math.log(width / height, 1.05)), 4)
@@ -270,7 +270,7 @@ def aspects(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[float, int], ..
 
 
 def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
-    """The share of the images' area, on average, that `centre_crop` removes; 0 where aspects are unknown."""
+    """The share of the images' area, on average, that `centre_crop` removes; 0 if aspects are unknown."""
     height, width = sides(img_size)
     target, total = width / height, sum(count for _, count in facts.aspects)
     kept = sum(count * min(aspect / target, target / aspect) for aspect, count in facts.aspects)
@@ -278,7 +278,7 @@ def cropped_share(facts: Facts, img_size: int | tuple[int, int]) -> float:
 
 
 def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: int | None = None) -> bool:
-    """Whether both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
+    """True if both splits, decoded at `img_size`, take at most a quarter of the memory (None: this machine's)."""
     if memory_bytes is None:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = (facts.num_train + facts.num_test) * math.prod(sides(img_size)) * facts.in_chans
@@ -286,14 +286,14 @@ def fits_in_memory(facts: Facts, img_size: int | tuple[int, int], memory_bytes: 
 
 
 def channel_stats(images: Pixels) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each channel, `[C]` each, of images `uint8 [n, H, W, C]` taken as [0, 1]."""
+    """Mean and standard deviation of each channel, `[C]` each, of images `uint8 [n, H, W, C]` as values in [0, 1]."""
     return moments(histogram(images))
 
 
 def histogram(images: Pixels) -> Ints:
-    """How often each channel takes each level, `[C, 256]`; `images` is `uint8 [n, H, W, C]`."""
+    """The count of each level per channel, `[C, 256]`; `images` is `uint8 [n, H, W, C]`."""
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
-    for start in range(0, len(images), STATS_BLOCK):  # in blocks, as bincount holds eight bytes a pixel
+    for start in range(0, len(images), STATS_BLOCK):  # In blocks: bincount needs eight bytes per pixel.
         for channel, count in enumerate(counts):
             count += np.bincount(images[start : start + STATS_BLOCK, ..., channel].ravel(), minlength=256)
     return counts
@@ -302,7 +302,7 @@ def histogram(images: Pixels) -> Ints:
 def moments(counts: Ints) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each channel, `[C]` each, of pixels in [0, 1], from their histogram `[C, 256]`.
 
-    Exact, so that neither order nor blocking changes a bit. A constant channel has std 1.
+    Counts are exact, so that order and blocks change no bit. A constant channel has std 1.
     """
     levels = np.arange(256) / 255.0
     mean = counts @ levels / counts.sum(axis=1)

@@ -1,1 +1,1 @@
-"""How a list of trials is executed: in this process, or by one process a core; same interface, same records."""
+"""How a list of trials is executed: in this process, in one process per core, or as stacks, with equal records."""

@@ -27,7 +27,7 @@ class EngineChoice:
 
 
 def check(engine: str, jobs: int | None, recompute: bool = False) -> None:
-    """Raises InputError for an unknown engine, and for options that the engine does not support."""
+    """Raise InputError for an unknown engine, and for options that the engine does not support."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}: allowed are {', '.join(ENGINES)}")
     if engine in ("local", "fused") and (jobs or 1) > 1:
@@ -39,8 +39,8 @@ def check(engine: str, jobs: int | None, recompute: bool = False) -> None:
 def choose_engine(requested: str, device: str, num_jobs: int, trials: Sequence[Trial]) -> EngineChoice:
     """The engine for `trials` on a device, with `num_jobs` trial processes available; `requested` overrides it.
 
-    A GPU runs trials of equal shapes as a stack: small models leave it idle between launches. A CPU runs one process
-    per core: there, a stack was slower than its members one by one for all but the tiniest models.
+    A GPU runs trials of equal shapes as a stack, because small models leave it idle between launches. A CPU runs one
+    process per core: there a stack is slower than its members one by one, except for the tiniest models.
     """
     if requested == "workers":
         return EngineChoice("workers", num_jobs, "as requested")

@@ -31,17 +31,17 @@ def device_name(device: str) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
-    found = {"python": platform.python_version()}
+    """Versions of the packages that can change a number."""
+    installed = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "vitbench", "pillow", "scikit-learn"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 @functools.cache
 def checkout() -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the checkout that this code runs from; (None, None) where it is no checkout."""
+    """Commit and dirty flag of the checkout that this code runs from; (None, None) for an installed package."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Trials one after another in this process."""
+"""Trials, one after another, in this process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vitbench.plan.trials import Trial
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:
-    """The ids of trials as they are committed; a trial that another process is at work on is passed over."""
+    """Yield the ids of trials as they are committed; skip trials that another process is running."""
     for trial in trials:
-        if _tried(trial, options, emit):
+        if _attempt(trial, options, emit):
             yield trial.trial_id
 
 
-def _tried(trial: Trial, options: Options, emit: Emit) -> bool:
-    """Was the trial committed? One that memory runs out on, or that loses a process, is tried again."""
+def _attempt(trial: Trial, options: Options, emit: Emit) -> bool:
+    """True if the trial was committed. Repeat it if memory runs out or a process is lost."""
     for loss in range(1, MAX_LOSSES + 1):
         try:
             return execute_locked(trial, options, emit)

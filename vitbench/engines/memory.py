@@ -1,8 +1,9 @@
-"""How much memory a stack takes, counted without training, and so how many members fit on a device."""
+"""The memory that a stack takes, counted without training, and how many members fit on a device."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,26 +13,27 @@ from vitbench.model import costs
 from vitbench.model.build import build
 from vitbench.model.objective import MemberBatch, objective_of
 from vitbench.model.sizes import known, pixel_grid
+from vitbench.plan.trials import Trial
 from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
-"""Of a member's weights: themselves, gradients, two moments, the best weights, decay by tensor."""
+"""Tensors of the size of a member's weights: weights, gradients, two moments, best weights, decay per tensor."""
 UPDATE_COPIES = 4
-"""What the update holds beside these, when activations are gone: clipped gradients, root, decayed weights, step."""
+"""More such tensors during the update, after the activations: clipped gradients, root, decayed weights, step."""
 OVERHEAD, SHARE_OF_FREE = 1.1, 0.8
-"""What allocators and workspaces take on top; how much of the free memory a plan may use."""
+"""A factor for allocators and workspaces; the share of the free memory that a plan may use."""
 
 
 def activation_bytes(spec: TrialSpec) -> int:
-    """Bytes that one member's forward pass keeps for the backward pass, of one micro-batch.
+    """Bytes that one member's forward pass keeps for the backward pass, for one micro-batch.
 
-    Counted by running it on tensors without data, so any model is counted as it is written; attention's products
-    count too, which a fused kernel would not keep, and everything counts as fp32.
+    The model runs on tensors without data, so every model is counted as it is written. Everything counts as fp32, and
+    so do the products of attention, which a fused kernel would not keep.
     """
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor.untyped_storage())] = tensor
+        saved[id(tensor.untyped_storage())] = tensor
         return tensor
 
     model, train = spec.model, spec.train
@@ -40,12 +42,12 @@ def activation_bytes(spec: TrialSpec) -> int:
         module = build(model, train.objective).train()
         images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
         module(images, *drawn_inputs(spec, num_images))
-    held = {id(parameter.untyped_storage()) for parameter in module.parameters()}
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in held)
+    parameters = {id(parameter.untyped_storage()) for parameter in module.parameters()}
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in parameters)
 
 
 def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
-    """What the network takes beside `num_images` images, without values."""
+    """The inputs of the network beside `num_images` images, as tensors without values."""
     objective, index = objective_of(spec.train.objective), np.arange(num_images)
     if not objective.inputs:
         return []
@@ -54,20 +56,24 @@ def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
     return [torch.zeros(arrays[name].shape[1:], dtype=torch.int64) for name in objective.inputs]
 
 
-def member_bytes(spec: TrialSpec) -> int:
-    """Peak bytes of one member of a stack: its state, and activations or what the update holds, whichever is more."""
+def member_bytes(spec: TrialSpec, networks: Iterable[TrialSpec] = ()) -> int:
+    """Peak bytes of one member of a stack: its state, and the larger of activations and the update's tensors.
+
+    `networks` are those of other stages, of which only the weights are held.
+    """
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    copies = STATE_COPIES + spec.train.model_ema
-    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema + len(objective_of(spec.train.objective).averaged_roles)
+    held = 4 * sum(costs.num_params(network.model, network.train.objective) for network in networks)
+    return held + int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now: of the GPU, or of this machine."""
+    """Free memory of the GPU or of this machine, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def members_that_fit(spec: TrialSpec, device: torch.device) -> int:
-    """How many members of this spec may be stacked on the device, at least 1."""
-    return max(1, int(SHARE_OF_FREE * free_bytes(device) / member_bytes(spec)))
+def members_that_fit(trial: Trial, device: torch.device) -> int:
+    """How many trials like this one may be stacked on the device, at least 1."""
+    return max(1, int(SHARE_OF_FREE * free_bytes(device) / member_bytes(trial.spec, trial.networks.values())))

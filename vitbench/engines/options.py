@@ -15,13 +15,13 @@ from vitbench.store.events import Event, Warned
 Emit = Callable[[Event], None]
 
 MAX_LOSSES = 3
-"""A trial that was lost this often (killed, out of memory) is left missing; losses are never records."""
+"""A trial that is lost (killed, out of memory) so often is left missing. A loss is never a record."""
 HINT = "it may need a smaller train.batch_size, more train.grad_accum, fewer trials at once (-j 1) or --oom halve"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Picklable, because trial processes receive it."""
+    """Machine details that every trial process receives, so they can be pickled."""
 
     root: Path
     data: DataOptions
@@ -34,7 +34,7 @@ class Options:
     program: str = "auto"
     recompute: bool = False
     code: tuple[str, ...] = ()
-    """The user's code that trials need: a process of its own imports it first."""
+    """The user's code that trials need; a trial process imports it first."""
 
 
 def num_cores() -> int:
@@ -43,18 +43,18 @@ def num_cores() -> int:
 
 
 def why_not_halve(spec: TrialSpec) -> str | None:
-    """Why smaller micro-batches would compute something else, beyond rounding; None where they would not."""
+    """Why smaller micro-batches would change the result beyond rounding; None if they would not."""
     if spec.model.norm_layer == "batch":
         return "BatchNorm's statistics are those of a micro-batch"
     if spec.train.mixup or spec.train.cutmix:
         return "MixUp and CutMix mix images of one micro-batch"
     if spec.model.drop_rate or spec.model.drop_path_rate:
-        return "dropout draws micro-batch by micro-batch"
+        return "dropout draws per micro-batch"
     return None
 
 
 def lost(what: str, trial: Trial, times: int) -> Warned:
-    """The warning after a trial was lost for the `times`-th time."""
+    """The warning after the `times`-th loss of a trial."""
     if times < MAX_LOSSES:
         return Warned(f"{what}; trying again")
     return Warned(f"{what} for the third time; left missing: {HINT}", given_up=trial.trial_id)

@@ -1,7 +1,7 @@
 """One trial process per core (or device), each with its own threads; the longest trials first.
 
-Two processes with one thread each beat one with two, and two with two each were over ten times slower on two cores:
-so the thread count is in the environment before a worker loads torch.
+On two cores, two processes with one thread each are faster than one process with two. Two processes with two threads
+each are over ten times slower. So the thread count is in the environment before a trial process loads torch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
 
 GRACE_SECONDS = 30.0
-"""What trial processes have, all together, to finish their steps and save them when the run is stopped."""
+"""Time for all trial processes together to finish and save their steps after the run is stopped."""
 
 RESTART_SECONDS = 0.5
 
 OUT_OF_MEMORY_EXIT = 137
-"""As a shell reports a process that the kernel killed."""
+"""The code with which a shell reports a process that the kernel killed."""
 
 
 class TrialProcess:
@@ -44,11 +44,11 @@ class TrialProcess:
 
     def give(self, trial: Trial) -> None:
         self.trial = trial
-        with suppress(OSError):  # A worker that died idle: its pipe says so when it is listened to.
+        with suppress(OSError):  # If the process died while idle, the next read of its pipe reports it.
             self.connection.send(trial)
 
     def stop(self, until: float) -> None:
-        """See the process to its end: of its own accord until then, killed after that."""
+        """Wait until the time `until` (monotonic) for the process to end, then kill it."""
         self.process.join(timeout=max(0.0, until - time.monotonic()))
         if self.process.is_alive():
             self.process.kill()
@@ -58,19 +58,19 @@ class TrialProcess:
 
 
 def _started(context: Any, options: Options) -> TrialProcess:
-    """A new worker; where the process that forks it has just died, another of those is started by the next try."""
+    """A new trial process. If the fork server has just died, the next try starts another one."""
     for _ in range(MAX_LOSSES - 1):
         with suppress(EOFError, OSError):
             return TrialProcess(context, options)
-        time.sleep(RESTART_SECONDS)  # It takes a moment until the kernel says that the old one is gone.
+        time.sleep(RESTART_SECONDS)  # The kernel needs a moment to report that the old fork server is gone.
     try:
         return TrialProcess(context, options)
     except (EOFError, OSError) as error:
-        raise IncompleteError(f"no worker process can be started ({type(error).__name__}: {error})") from error
+        raise IncompleteError(f"no trial process can be started ({type(error).__name__}: {error})") from error
 
 
 def _serve(connection: Connection, options: Options) -> None:
-    """A worker's life: trials in, events and outcomes out, until the pipe closes or the parent says to stop."""
+    """Receive trials, send events and outcomes, until the pipe closes or the parent asks to stop."""
     try:
         obey_parent()
         _work(connection, options)
@@ -81,8 +81,8 @@ def _serve(connection: Connection, options: Options) -> None:
 def _work(connection: Connection, options: Options) -> None:
     from vitbench.engines.execute import OUT_OF_MEMORY, execute_locked
 
-    def say(kind: str, content: Any) -> None:
-        """Send; where nobody listens any more, stop: that the parent is gone is no fault of the trial."""
+    def send(kind: str, content: Any) -> None:
+        """Send a message; if the parent is gone, stop, because the trial did not fail."""
         try:
             connection.send((kind, content))
         except OSError:
@@ -95,16 +95,16 @@ def _work(connection: Connection, options: Options) -> None:
         except (EOFError, OSError):
             return
         try:
-            ran = execute_locked(trial, options, lambda event: say("event", event))
-            say("done" if ran else "busy", trial.trial_id)
+            ran = execute_locked(trial, options, lambda event: send("event", event))
+            send("done" if ran else "busy", trial.trial_id)
         except VitbenchError as error:
-            say("error", error)
+            send("error", error)
         except OUT_OF_MEMORY as error:
             raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) -> Generator[str, None, None]:
-    """The ids of trials as they are committed. A trial waits for the stage that it starts from."""
+    """Yield the ids of trials as they are committed. A trial waits for the stages that it needs."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
@@ -115,15 +115,15 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) ->
             pool.processes.append(_started(context, options))
         yield from pool.work(context)
     finally:
-        for job in pool.processes:
-            job.process.terminate()  # Finishes its step, saves it and ends.
+        for trial_process in pool.processes:
+            trial_process.process.terminate()  # It finishes its step, saves it and ends.
         until = time.monotonic() + GRACE_SECONDS
-        for job in pool.processes:
-            job.stop(until)
+        for trial_process in pool.processes:
+            trial_process.stop(until)
 
 
 class _Pool:
-    """Who works on what."""
+    """The trial processes, the trials that wait, and the losses of each trial."""
 
     def __init__(self, trials: Sequence[Trial], options: Options, emit: Emit) -> None:
         self.waiting = list(trials)
@@ -133,23 +133,23 @@ class _Pool:
         self.unfinished = {trial.trial_id for trial in trials}
 
     def _next(self) -> Trial | None:
-        """The first waiting trial whose parent is finished."""
+        """The first waiting trial whose stages are finished."""
         for trial in self.waiting:
-            if trial.parent not in self.unfinished:
+            if self.unfinished.isdisjoint(trial.parents.values()):
                 self.waiting.remove(trial)
                 return trial
         return None
 
     def _hand_out(self) -> None:
-        for job in self.processes:
-            if job.trial is None:
+        for trial_process in self.processes:
+            if trial_process.trial is None:
                 trial = self._next()
                 if trial is None:
                     return
-                job.give(trial)
+                trial_process.give(trial)
 
     def work(self, context: Any) -> Iterator[str]:
-        """Hand out trials until none is left; ids as they are committed."""
+        """Hand out all trials; yield their ids as they are committed."""
         self._hand_out()
         while busy := {w.connection: w for w in self.processes if w.trial is not None}:
             for connection in wait(list(busy)):
@@ -158,32 +158,32 @@ class _Pool:
                     yield finished
             self._hand_out()
 
-    def _listen(self, job: TrialProcess, context: Any) -> str | None:
-        """Take one message; the id of a trial that was committed."""
-        trial = job.trial
+    def _listen(self, sender: TrialProcess, context: Any) -> str | None:
+        """Take one message; return the id of a trial that was committed, else None."""
+        trial = sender.trial
         assert trial is not None
         try:
-            kind, content = job.connection.recv()
+            kind, content = sender.connection.recv()
         except (EOFError, OSError):
-            self._replace(job, trial, context)
+            self._replace(sender, trial, context)
             return None
         if kind == "event":
             self.emit(content)
             return None
         if kind == "error":
             raise content
-        job.trial = None
+        sender.trial = None
         self.unfinished.discard(trial.trial_id)
         return trial.trial_id if kind == "done" else None
 
-    def _replace(self, job: TrialProcess, trial: Trial, context: Any) -> None:
-        """A worker was lost: start another, and try its trial again unless that has happened too often."""
-        job.process.join(timeout=5)
-        code = job.process.exitcode
-        self.processes[self.processes.index(job)] = _started(context, self.options)
+    def _replace(self, lost_process: TrialProcess, trial: Trial, context: Any) -> None:
+        """Start another process in place of a lost one, and repeat its trial unless it was lost too often."""
+        lost_process.process.join(timeout=5)
+        code = lost_process.process.exitcode
+        self.processes[self.processes.index(lost_process)] = _started(context, self.options)
         self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
         why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
-        what = f"worker lost (exit {code}{why}) on trial {trial.trial_id}"
+        what = f"trial process lost (exit {code}{why}) on trial {trial.trial_id}"
         if self.losses[trial.trial_id] < MAX_LOSSES:
             self.waiting.insert(0, trial)
         else:

@@ -9,11 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.engines.options import Options
-from vitbench.model.costs import trial_flops
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
-from vitbench.store.events import Event, Finished, Listener, Planned, ArmStanding, Warned, Work
+from vitbench.store.events import ArmStanding, Event, Finished, Listener, Planned, Warned, Work
 from vitbench.store.record import REPORTS, Record, metric_of
 from vitbench.store.trials import Store
 
@@ -22,7 +21,7 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """Result of a run: the plan as far as it is known, its records, and whether a limit ended it."""
+    """Result of a run: the plan that the records reveal, the records, and whether a limit ended the run."""
 
     plan: Plan
     records: dict[str, Record]
@@ -36,7 +35,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run, beside the experiment."""
+    """How to run an experiment: options, processes, seeds and a limit on the number of trials."""
 
     options: Options
     num_jobs: int = 1
@@ -46,11 +45,11 @@ class RunRequest:
 
 def flops_of(trial: Trial) -> float:
     """Training FLOPs of one trial."""
-    return trial_flops(trial.spec)
+    return trial.train_flops
 
 
 def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listener) -> RunOutcome:
-    """Run what is missing and return everything; finished trials are never run again, lost ones not in this run."""
+    """Run the missing trials and return all records. A finished trial never runs again, a lost one not in this run."""
     experiment, store = builder.experiment, Store(request.options.root)
     records: dict[str, Record] = {}
     given_up: set[str] = set()
@@ -71,42 +70,42 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
             if plan.complete:
                 return RunOutcome(plan, records)
             continue
-        left = None if request.limit is None else request.limit - num_run
-        if left is not None and left <= 0:
+        num_allowed = None if request.limit is None else request.limit - num_run
+        if num_allowed is not None and num_allowed <= 0:
             return RunOutcome(plan, records, stopped_by_limit=True)
         before = len(records)
-        wanted = _ordered([trial for trial in missing if trial.trial_id not in given_up])[:left]
-        with closing(_engine(wanted, request, hear)) as committed:
+        batch = _ordered([trial for trial in missing if trial.trial_id not in given_up])[:num_allowed]
+        with closing(_engine(batch, request, hear)) as committed:
             for trial_id in committed:
                 record = store.read(trial_id)
                 assert record is not None, "an engine reports committed trials only"
                 records[trial_id] = record
                 num_run += 1
                 listen(finished_event(unique[trial_id], record, experiment.report.metric))
-        busy = any(_is_busy(store, trial) for trial in wanted if trial.trial_id not in records)
-        # Read after looking who is busy: what another process commits in between is found.
+        busy = any(_is_busy(store, trial) for trial in batch if trial.trial_id not in records)
+        # Read the records after the locks, so that no commit of another process in between is missed.
         records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
         if len(records) == before:
             if not busy:
-                return RunOutcome(plan, records)  # Lost for good: left missing, and said so by the caller.
+                return RunOutcome(plan, records)  # Nobody runs the rest: it stays missing, and the caller says so.
             time.sleep(WAIT_SECONDS)
 
 
 def _is_busy(store: Store, trial: Trial) -> bool:
-    """Is another process at work on the trial?"""
+    """True if another process is running the trial."""
     with store.lock(trial.trial_id) as held:
         return not held
 
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
-    """Longest first, so that no core is left alone at the end; a stage before what starts from it.
+    """Longest first, so that all cores are busy until the end; a stage comes before the trials that need it.
 
-    Before all, the first trial of each arm and size: what cannot run fails early, and what time they take is known.
+    The first trial of each arm and size comes before the others: errors show early, and so does the time per trial.
     """
-    by_id: dict[str | None, Trial] = {trial.trial_id: trial for trial in missing}
+    by_id = {trial.trial_id: trial for trial in missing}
 
     def depth(trial: Trial) -> int:
-        return 1 + depth(by_id[trial.parent]) if trial.parent in by_id else 0
+        return max((1 + depth(by_id[parent]) for parent in trial.parents.values() if parent in by_id), default=0)
 
     first: dict[tuple[str, float], str] = {}
     for trial in missing:
@@ -116,7 +115,7 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
 
 
 def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
-    """The chosen engine at work; engines are imported late, since they load torch."""
+    """Start the chosen engine; engines are imported late, because they load torch."""
     if request.options.engine == "fused":
         from vitbench.engines import stacked
 
@@ -131,29 +130,29 @@ def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> G
 
 
 def planned(experiment: Experiment, plan: Plan, records: Mapping[str, Record]) -> Planned:
-    """What is said of a plan: its trials, and the work that is done and left."""
+    """The event of a plan: its number of trials, and the work that is finished and that remains."""
     unique = plan.unique()
     done = [trial for trial_id, trial in unique.items() if trial_id in records]
-    left = plan.missing(records)
+    remaining = (*plan.missing(records), *plan.later)
     return Planned(
         experiment=experiment.name,
         num_trials=len(unique),
         num_done=len(done),
         num_expected=plan.num_expected,
         done=work_of(done),
-        left=work_of((*left, *plan.later)),
+        left=work_of(remaining),
         standings=tuple(ArmStanding(s.arm, s.num_seeds, s.racing, s.dropped) for s in plan.standings),
     )
 
 
 def work_of(trials: Iterable[Trial]) -> tuple[Work, ...]:
-    """The trials counted by what they cost."""
+    """The number of trials per arm and cost."""
     counts = Counter((trial.arm, flops_of(trial), trial.spec.train.steps or 0) for trial in trials)
     return tuple(Work(*kind, num_trials) for kind, num_trials in counts.items())
 
 
 def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
-    """What is said when a trial has its record."""
+    """The event of a trial that has its record."""
     ok = record.status == "ok"
     return Finished(
         trial_id=trial.trial_id,
@@ -172,20 +171,20 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
 
 
 def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Record]]:
-    """The plan as far as the committed records reveal it, and those records; nothing is run.
+    """The plan that the committed records reveal, and these records; nothing runs.
 
-    Of a design with looks, the seeds of a later look belong to the plan once every arm has run one of them; a few
-    arms may have them from another experiment that shares their trials.
+    In a design with looks, the seeds of a later look belong to the plan if every arm has run one of them. Only a few
+    arms may have such seeds, from another experiment that shares their trials.
     """
     experiment = builder.experiment
-    found, last = _look(builder, store, chooser, None), experiment.seeds.first()[-1]
+    revealed, last = _look(builder, store, chooser, None), experiment.seeds.first()[-1]
     for reached in experiment.seeds.all_looks()[1:]:
         plan, records = _look(builder, store, chooser, range(reached))
         later = [trial for trial in plan.trials if trial.role in REPORTS and trial.seed > last]
         if not later or {t.arm for t in later} != {t.arm for t in later if t.trial_id in records}:
-            return found
-        found, last = (plan, records), reached - 1
-    return found
+            return revealed
+        revealed, last = (plan, records), reached - 1
+    return revealed
 
 
 def _look(
@@ -194,7 +193,7 @@ def _look(
     records: dict[str, Record] = {}
     while True:
         plan = expand(builder, records, chooser, seeds)
-        found = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
-        records |= found
-        if not found or plan.complete:
+        more_records = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
+        records |= more_records
+        if not more_records or plan.complete:
             return plan, records

@@ -1,4 +1,4 @@
-"""Trials of equal shapes as stacks, each stack one program on one device; the rest one after another."""
+"""Trials of equal shapes run as stacks, one program per stack on one device; other trials run one at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitbench.store.trials import Store
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str, None, None]:
-    """The ids of trials as they are committed. A stack that memory runs out on is split, and so are those like it.
+    """Yield the ids of trials as they are committed. If memory runs out, split the stack and all stacks like it.
 
     Trials that cannot be stacked, or whose first stage failed, run one at a time.
     """
@@ -32,7 +32,7 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str,
             yield from local.run(stack, options, emit)
             continue
         if key not in fits:
-            fits[key] = min(MAX_STACK, members_that_fit(stack[0].spec, device))
+            fits[key] = min(MAX_STACK, members_that_fit(stack[0], device))
         if len(stack) > fits[key]:
             waiting.extendleft(reversed(split(stack, fits[key])))
             continue
@@ -44,23 +44,23 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str,
             yield from done
             waiting.extendleft([trial] for trial in reversed(alone))
             continue
-        free_memory()  # Only here, where no traceback holds on to the tensors.
-        emit(Warned(f"out of memory on {len(stack)} stacked trials ({why}); at most {fits[key]} at once from here on"))
+        free_memory()  # Not inside `except`: there the traceback still refers to the tensors.
+        emit(Warned(f"out of memory on {len(stack)} stacked trials ({why}); at most {fits[key]} at once from now on"))
         waiting.extendleft(reversed(split(stack, fits[key])))
 
 
 def _executed(stack: Sequence[Trial], options: Options, emit: Emit) -> tuple[list[str], list[Trial]]:
-    """Train what is missing of a stack, under its members' locks: ids committed, and trials to be run alone.
+    """Train the missing trials of a stack under their locks; return the committed ids and the trials to run alone.
 
-    Left out are trials that another process holds, and those whose first stage has no record yet.
+    Leave out trials that another process holds, and trials of which an earlier stage has no record yet.
     """
     store, mine, done, alone = Store(options.root), list[Trial](), list[str](), list[Trial]()
     with ExitStack() as locks:
         for trial in stack:
-            parent = store.read(trial.parent) if trial.parent is not None else None
-            if trial.parent is not None and parent is None:
+            parents = [store.read(parent) for parent in trial.parents.values()]
+            if None in parents:
                 continue
-            if parent is not None and parent.status != "ok":
+            if any(parent is not None and parent.status != "ok" for parent in parents):
                 alone.append(trial)
             elif locks.enter_context(store.lock(trial.trial_id)):
                 done.append(trial.trial_id)

@@ -1,4 +1,4 @@
-"""Which trials may be trained as one stack, and how many at once: from specs alone, no torch."""
+"""Which trials may train as one stack, and how many at once. Reads specs only; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from itertools import pairwise
 from vitbench.plan.trials import Trial
 
 MAX_STACK = 64
-"""Members of a stack at most: beyond, a GPU that small models fill gains nothing, and a fault costs more."""
+"""Largest stack. A larger one is no faster on a GPU that is already full, and an error costs more."""
 MAY_DIFFER = {"train": {"lr", "weight_decay", "sched", "warmup_fraction"}, "data": {"name", "train_fraction"}}
-"""Fields in which the members of a stack may differ, beside their seed: the trainer takes each member's own."""
+"""Fields in which the members of a stack may differ, beside the seed; the trainer reads them per member."""
 
 
 def stack_key(trial: Trial) -> str | None:
-    """Equal for trials that may be one stack: the resolved spec without the members' own fields, and the images.
+    """Equal for trials that may be one stack: the resolved spec without the fields of MAY_DIFFER, and the images.
 
-    None where a trial is never stacked: dropout and stochastic depth draw for a stack as a whole, and what an earlier
-    stage left is each trial's own question until it is read.
+    Networks of other stages, such as a teacher, must have equal specs too; their weights are each member's own. None
+    for a trial that is never stacked: dropout and stochastic depth draw for a stack as a whole.
     """
     model = trial.spec.model
     if model.drop_rate or model.drop_path_rate:
         return None
     shared = trial.spec.model_dump_json(exclude=MAY_DIFFER)
-    return f"{shared} {trial.data_fingerprint} {trial.parent is not None} {trial.stage}"
+    networks = {role: network.model_dump_json() for role, network in sorted(trial.networks.items())}
+    return f"{shared} {trial.data_fingerprint} {sorted(trial.parents)} {networks} {trial.stage}"
 
 
 def stacks(trials: Sequence[Trial], most: int = MAX_STACK) -> list[list[Trial]]:

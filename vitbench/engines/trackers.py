@@ -1,4 +1,4 @@
-"""Trials copied to the tracker that a user has: parameters, curve, metrics. The local records stay the truth."""
+"""Copy trials to the user's tracker: parameters, curve, metrics. The local records remain authoritative."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Scalars = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Tracked:
-    """A trial as a tracker sees it; `curve` is readings by step."""
+    """A trial as a tracker receives it; `curve` is {step: scalars}."""
 
     run: str
     name: str
@@ -33,7 +33,7 @@ class Tracked:
 
 
 class Sink(Protocol):
-    """A tracker: takes one finished trial at a time."""
+    """A tracker that receives one finished trial per call."""
 
     def __call__(self, trial: Tracked) -> None: ...
 
@@ -53,17 +53,17 @@ def tensorboard(root: Path) -> Sink:
 
 
 def wandb(_: Path) -> Sink:
-    """One Weights & Biases run a trial, grouped by experiment; a trial sent again continues the same run."""
+    """One Weights & Biases run per trial, grouped by experiment; a trial that is sent again continues its run."""
     return _like_wandb("wandb", lambda trial: {"id": trial.trial_id, "resume": "allow"})
 
 
 def trackio(_: Path) -> Sink:
-    """One trackio run a trial."""
+    """One trackio run per trial."""
     return _like_wandb("trackio", lambda trial: {"resume": "allow"})
 
 
 def _like_wandb(package: str, extra: Any) -> Sink:
-    """A sink of a package with Weights & Biases' three calls: init, log, finish."""
+    """A sink for a package with the three calls of Weights & Biases: init, log, finish."""
     module = importlib.import_module(package)
 
     def write(trial: Tracked) -> None:
@@ -80,7 +80,7 @@ def _like_wandb(package: str, extra: Any) -> Sink:
 
 
 def mlflow(_: Path) -> Sink:
-    """One MLflow run a trial, in an experiment of the run's name, wherever MLFLOW_TRACKING_URI points."""
+    """One MLflow run per trial, in an experiment with the run's name, at MLFLOW_TRACKING_URI."""
     module = importlib.import_module("mlflow")
 
     def write(trial: Tracked) -> None:
@@ -98,9 +98,9 @@ TRACKERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow, "track
 
 
 def tracker(name: str, root: Path, say: Listener) -> Listener:
-    """A listener that copies every finished trial to the tracker `name`; its faults are warnings, never the run's.
+    """A listener that copies every finished trial to the tracker `name`; an error of the tracker is only a warning.
 
-    Raises InputError for a tracker that is not known or not installed.
+    Raises InputError if the tracker is unknown or not installed.
     """
     if name not in TRACKERS:
         raise InputError(f"--track {name}: allowed are {', '.join(TRACKERS)}")
@@ -115,16 +115,16 @@ def tracker(name: str, root: Path, say: Listener) -> Listener:
         record = store.read(event.trial_id) if isinstance(event, Finished) else None
         if isinstance(event, Finished) and record is not None:
             try:
-                with contextlib.redirect_stdout(io.StringIO()):  # What trackers print would end up in --json.
+                with contextlib.redirect_stdout(io.StringIO()):  # Else a tracker's prints would end up in --json.
                     sink(tracked(run, event, record))
-            except Exception as error:  # a tracker's fault of any kind: the records are whole without it
+            except Exception as error:  # The records are complete without the tracker.
                 say(Warned(f"--track {name}: trial not sent ({type(error).__name__}: {error})".splitlines()[0]))
 
     return listen
 
 
 def tracked(run: str, event: Finished, record: Record) -> Tracked:
-    """A finished trial as a tracker sees it: the spec's fields by path; curve and metrics where there are values."""
+    """A finished trial as a tracker receives it: fields of the spec by path, and the curve and metrics with values."""
     words = [event.arm, *(f"{path}={value}" for path, value in event.setting.items()), f"{event.role}-{event.seed}"]
     params: dict[str, Any] = {"arm": event.arm, "seed": event.seed, "role": event.role, "status": event.status}
     params |= {key: _scalar(value) for key, value in flatten(record.spec).items()}

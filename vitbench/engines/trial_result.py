@@ -1,4 +1,4 @@
-"""From a trained stack to results: the deterministic part of each member's record, and the files beside it."""
+"""The results of a trained stack: the deterministic part of each member's record, and the files beside it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrialOutcome:
 
 
 def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
-    """Test data are read here, once, for the last weights and for the best by validation."""
+    """The outcomes of a stack. Read the test data once, for the last weights and for the best by validation."""
     classifies = trainer.objective.predicts_classes
     last = trainer.test() if classifies else [None] * len(trained)
     best = None
@@ -53,11 +53,11 @@ def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
             reason = f"loss or logits not finite at step {member.diverged_at}"
             out.append(TrialOutcome(_result(trainer, e, member, None, None), "diverged", reason))
             continue
-        chosen = best[e] if best is not None and member.best_val >= 0 else answer
+        best_answer = best[e] if best is not None and member.best_val >= 0 else answer
         files = {WEIGHTS: pack(member.state)}
         if answer is not None:
             files[PREDICTIONS] = predictions(answer, trainer, e)
-        out.append(TrialOutcome(_result(trainer, e, member, answer, chosen), "ok", files=files))
+        out.append(TrialOutcome(_result(trainer, e, member, answer, best_answer), "ok", files=files))
     return out
 
 
@@ -87,7 +87,7 @@ def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None
         curve=tuple(member.curve),
         num_params=costs.num_params(spec.model, spec.train.objective),
         forward_flops=costs.forward_flops(spec.model, spec.train.objective),
-        train_flops=costs.trial_flops(spec),
+        train_flops=costs.trial_flops(spec, {role: network.spec for role, network in job.networks.items()}),
         num_images=num_images,
         num_steps=steps,
         num_train_images=len(member.members.train),

@@ -128,9 +128,10 @@ def _mosaic(maps: np.ndarray) -> np.ndarray:
 def _words(interval: Interval | None, scale: float = 1.0) -> str:
     if interval is None or interval.mean is None:
         return "-"
-    if interval.low is None or interval.high is None:
+    if interval.ends is None:
         return f"{scale * interval.mean:.2f}"
-    return f"{scale * interval.mean:.2f} [{scale * interval.low:.2f}, {scale * interval.high:.2f}]"
+    low, high = interval.ends
+    return f"{scale * interval.mean:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
 
 
 def distance(findings: FindingsByLabel) -> Figure:

@@ -1,4 +1,4 @@
-"""What attention does on images: how far it reaches, head by head, and where its rollout ends.
+"""Attention on images: the distance that each head reaches, and the patches that its rollout shows.
 
 Shapes: n images, L layers, H heads, T tokens, G grid side.
 """
@@ -18,14 +18,14 @@ from vitbench.inspection.results import Findings, Row, Shown
 from vitbench.inspection.sample_images import Pictures
 
 MAP_BYTES = 64 * 2**20
-"""What the maps of one layer may take for a batch: it decides how many images go through at once."""
+"""Memory for the attention maps of one layer and batch; it limits the batch size."""
 MOST_IMAGES = 64
 NORMAL_95 = 1.959964
 GALLERY = 8
 
 
 def batch_size(subject: Subject) -> int:
-    """How many images go through the network at once while its attention is read."""
+    """The number of images per forward pass while attention is read."""
     attn: Any = subject.blocks()[0].attn
     heads = attn.num_heads if hasattr(attn, "num_heads") else attn.shape.num_heads
     tokens = subject.side**2 + subject.num_prefix
@@ -35,7 +35,7 @@ def batch_size(subject: Subject) -> int:
 def distances_px(subject: Subject, pictures: Pictures) -> np.ndarray:
     """Mean attention distance of every image, layer and head, `[n, L, H]` in pixels."""
     between = attention_distance.grid_distances(subject.side, subject.patch_px)
-    num_layers, found = len(subject.blocks()), []
+    num_layers, batches = len(subject.blocks()), []
     for _, images in pictures.batches(batch_size(subject)):
         layers: list[Tensor] = []
         watch_attention(
@@ -46,15 +46,15 @@ def distances_px(subject: Subject, pictures: Pictures) -> np.ndarray:
             ),
         )
         assert len(layers) == num_layers
-        found.append(torch.stack(layers, dim=1))
-    return torch.cat(found).numpy()
+        batches.append(torch.stack(layers, dim=1))
+    return torch.cat(batches).numpy()
 
 
 def distance(subject: Subject, shown: Shown) -> Findings:
-    """Mean attention distance per layer and head, in pixels and in percent of what uniform attention would give."""
+    """Mean attention distance per layer and head, in pixels and in percent of that of uniform attention."""
     uniform = attention_distance.uniform_distance(subject.side, subject.patch_px)
-    found = distances_px(subject, shown.test)
-    share = 100.0 * found.mean(axis=0) / uniform
+    distances = distances_px(subject, shown.test)
+    share = 100.0 * distances.mean(axis=0) / uniform
     last = len(share) - 1
     metrics = {f"attention_distance_{layer}_percent": float(share[layer].mean()) for layer in range(len(share))}
     metrics |= {
@@ -70,13 +70,13 @@ def distance(subject: Subject, shown: Shown) -> Findings:
         arrays["percent_untrained"] = first
         gain = share.mean(axis=1) - first.mean(axis=1)
         metrics |= {f"attention_distance_over_untrained_{layer}_percent": float(g) for layer, g in enumerate(gain)}
-    return Findings(metrics, _distance_rows(found, uniform), arrays)
+    return Findings(metrics, _distance_rows(distances, uniform), arrays)
 
 
-def _distance_rows(found: np.ndarray, uniform: float) -> list[Row]:
-    """A row for each layer and head: mean over images with its 95% interval, and how it compares with uniform."""
-    mean = found.mean(axis=0)
-    half = NORMAL_95 * found.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.zeros_like(mean)
+def _distance_rows(distances: np.ndarray, uniform: float) -> list[Row]:
+    """One row per layer and head: mean over images with its 95% interval, and its share of the uniform distance."""
+    mean, num_images = distances.mean(axis=0), len(distances)
+    half = NORMAL_95 * distances.std(axis=0, ddof=1) / np.sqrt(num_images) if num_images > 1 else np.zeros_like(mean)
     return [
         {
             "layer": layer,
@@ -84,7 +84,7 @@ def _distance_rows(found: np.ndarray, uniform: float) -> list[Row]:
             "distance_px": mean[layer, head],
             "low_px": mean[layer, head] - half[layer, head],
             "high_px": mean[layer, head] + half[layer, head],
-            "num_images": len(found),
+            "num_images": num_images,
             "percent_of_uniform": 100.0 * mean[layer, head] / uniform,
         }
         for layer in range(mean.shape[0])
@@ -96,8 +96,11 @@ KINDS = ("rollout", "rollout_residual", "last_layer")
 
 
 def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
-    """Where the readout looked, {kind: `[n, G, G]`}: rollout plain and with the identity mixed in, and the last layer
-    alone (the class token's row, or the patches' mean row)."""
+    """The patches that the readout attends to, {kind: `[n, G, G]`}.
+
+    The kinds are rollout, rollout with the identity mixed in, and the last layer alone (the class token's row, or the
+    patches' mean row).
+    """
     num_tokens = subject.side**2 + subject.num_prefix
     plain = rollout.start(len(images), num_tokens, images.device)
     state = {"rollout": plain, "rollout_residual": plain, "last_layer": plain}
@@ -108,11 +111,13 @@ def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
         state["last_layer"] = rollout.step(plain, maps, residual=False)
 
     watch_attention(subject, images, see)
-    return {kind: rollout.readout_map(rolled, subject.num_prefix) for kind, rolled in state.items()}
+    return {
+        kind: rollout.readout_map(rolled, subject.num_prefix, subject.class_token) for kind, rolled in state.items()
+    }
 
 
 def rolled_out(subject: Subject, shown: Shown) -> Findings:
-    """Rollout maps of some images; where the object's place is known, how much of their mass lies on it."""
+    """Rollout maps of some images; if the images have boxes, also the share of the mass inside the box."""
     pictures, metrics = shown.test, {}
     maps = _all_readouts(subject, pictures)
     rows: list[Row] = []
@@ -121,10 +126,10 @@ def rolled_out(subject: Subject, shown: Shown) -> Findings:
         metrics["box_area_percent"] = 100.0 * float(inside.mean())
         before = subject.before()
         others = {} if before is None else _all_readouts(before, pictures)
-        named = {**maps, **{f"{kind}_untrained": found for kind, found in others.items()}}
-        for kind, found in named.items():
-            mass = 100.0 * rollout.mass_in_boxes(found, inside)
-            hits = 100.0 * float(rollout.pointing_hits(found, inside).double().mean())
+        by_kind = {**maps, **{f"{kind}_untrained": kind_maps for kind, kind_maps in others.items()}}
+        for kind, kind_maps in by_kind.items():
+            mass = 100.0 * rollout.mass_in_boxes(kind_maps, inside)
+            hits = 100.0 * float(rollout.pointing_hits(kind_maps, inside).double().mean())
             metrics |= {f"{kind}_mass_in_box_percent": float(mass.mean()), f"{kind}_pointing_percent": hits}
             rows.append(
                 {
@@ -135,7 +140,7 @@ def rolled_out(subject: Subject, shown: Shown) -> Findings:
                 }
             )
     arrays = {"images": (pictures.pixels[:GALLERY].float() / 255).numpy()}
-    arrays |= {kind: found[:GALLERY].numpy() for kind, found in maps.items()}
+    arrays |= {kind: kind_maps[:GALLERY].numpy() for kind, kind_maps in maps.items()}
     return Findings(metrics, rows, arrays)
 
 

@@ -1,7 +1,7 @@
-"""What happens inside a network while it sees images: attention of every layer, tokens after every layer.
+"""Read the inside of a network during a forward pass: attention of every layer, tokens after every layer.
 
-Nothing of the network is changed: hooks note what goes into each attention, and its queries and keys are worked out a
-second time. So the logits are the same bit for bit, and whatever kernel the network uses it keeps.
+The network does not change: hooks read the inputs of each attention layer and compute its queries and keys again. So
+the logits are the same bit for bit, and the network keeps its attention kernel.
 Shapes: B images, H heads, T tokens, D width, K head width.
 """
 
@@ -21,12 +21,12 @@ from vitbench.model.attention_layers import Attention
 from vitbench.model.layers import probabilities
 
 See = Callable[[int, Tensor], None]
-"""Called for every layer and batch with the layer's number and its attention `[B, H, T, T]`, which is then forgotten:
-one layer's maps are the most that is ever held."""
+"""A function that is called per layer and batch with the layer's number and its attention `[B, H, T, T]`. Only the maps
+of one layer are in memory at a time."""
 
 
 def watch_attention(subject: Subject, images: Tensor, see: See) -> None:
-    """Send images `[B, C, S, S]` in [0, 1] through the network, and every layer's attention to `see`."""
+    """Send images `[B, C, S, S]` in [0, 1] through the network, and call `see` with every layer's attention."""
     blocks = subject.blocks()
     with attention_seen(blocks, see), torch.no_grad():
         _features(subject, images)
@@ -34,7 +34,7 @@ def watch_attention(subject: Subject, images: Tensor, see: See) -> None:
 
 @contextmanager
 def attention_seen(blocks: list[nn.Module], see: See) -> Iterator[None]:
-    """Within it, `see` is told the attention of `blocks` whenever they run."""
+    """A context in which every run of `blocks` calls `see` with their attention."""
     handles = []
     for layer, block in enumerate(blocks):
 
@@ -55,21 +55,23 @@ def attention_of(module: Any, args: tuple[Any, ...]) -> Tensor:
     if isinstance(module, Attention):
         return module.probabilities(*args)
     if not all(hasattr(module, name) for name in ("qkv", "num_heads", "q_norm", "k_norm", "scale")):
-        raise InputError(f"timm's {type(module).__name__} attends in a way that is not read here; plain ViTs are")
+        raise InputError(f"the attention of timm's {type(module).__name__} cannot be read; only that of plain ViTs can")
     q, k, _ = rearrange(module.qkv(args[0]), "b t (s h k) -> s b h t k", s=3, h=module.num_heads).unbind(0)
     return probabilities(module.q_norm(q) * module.scale, module.k_norm(k), None)
 
 
 def tokens_of(subject: Subject, images: Tensor) -> list[Tensor]:
-    """What the network holds of images `[B, C, S, S]` in [0, 1]: `[B, T, D]` as the first block gets it, then after
-    every block. Of a ResNet: the cells of the feature map after the root and every stage, `[B, cells, D]`."""
+    """The tokens `[B, T, D]` of images `[B, C, S, S]` in [0, 1]: the first block's input, then every block's output.
+
+    For a ResNet: the cells of the feature map after the root and after every stage, `[B, cells, D]`.
+    """
     layers = list(getattr(subject.module, "blocks", ())) or list(getattr(subject.module, "stages", ()))
     if not layers:
         raise InputError(f"{subject.name}: a {type(subject.module).__name__} has no blocks or stages to look at")
-    found: list[Tensor] = []
+    tokens: list[Tensor] = []
     handles = [
-        layers[0].register_forward_pre_hook(lambda _, args: found.append(_as_tokens(args[0]))),
-        *(layer.register_forward_hook(lambda _, _args, out: found.append(_as_tokens(out))) for layer in layers),
+        layers[0].register_forward_pre_hook(lambda _, args: tokens.append(_as_tokens(args[0]))),
+        *(layer.register_forward_hook(lambda _, _args, out: tokens.append(_as_tokens(out))) for layer in layers),
     ]
     try:
         with torch.no_grad():
@@ -77,7 +79,7 @@ def tokens_of(subject: Subject, images: Tensor) -> list[Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return tokens
 
 
 def _features(subject: Subject, images: Tensor) -> None:

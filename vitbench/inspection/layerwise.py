@@ -19,16 +19,16 @@ from vitbench.train import few_shot
 
 NEIGHBOURS = 10
 L2 = 10.0
-"""Of the ridge probes, on z-scored features and targets -1 and 1."""
+"""Ridge penalty of the probes, on z-scored features and targets -1 and 1."""
 MOST_TOKENS = 49
-"""Patches of which single tokens are kept; a finer grid is sampled evenly."""
+"""The largest number of patches whose single tokens are kept; a finer grid is sampled evenly."""
 MOST_VALUES = 1e8
-"""Numbers kept of all layers (0.4 GB): beyond it fewer images are used."""
+"""The largest number of values for all layers together (0.4 GB); it limits the number of images."""
 
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """Of every layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`."""
+    """Per layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`."""
 
     pooled: list[np.ndarray]
     prefix: list[np.ndarray] | None
@@ -40,16 +40,16 @@ def hold(subject: Subject, pictures: Pictures) -> LayerTokens:
     """The tokens of every layer for the images."""
     parts = []
     for _, images in pictures.batches(32):
-        found = tokens_of(subject, images)
-        kept = [_kept(layer.shape[1] - subject.num_prefix) for layer in found]
+        tokens = tokens_of(subject, images)
+        kept = [_kept(layer.shape[1] - subject.num_prefix) for layer in tokens]
         parts.append(
             [
                 (x[:, subject.num_prefix :].mean(1), x[:, :1], x[:, subject.num_prefix :][:, index])
-                for x, index in zip(found, kept, strict=True)
+                for x, index in zip(tokens, kept, strict=True)
             ]
         )
     layers = [[torch.cat(column).numpy() for column in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
-    prefix = [layer[1][:, 0] for layer in layers] if subject.num_prefix else None
+    prefix = [layer[1][:, 0] for layer in layers] if subject.class_token else None
     return LayerTokens([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
 
 
@@ -59,34 +59,34 @@ def _kept(num_patches: int) -> np.ndarray:
 
 
 def layers(subject: Subject, shown: Shown) -> Findings:
-    """Probe and neighbour accuracy of every layer and of single tokens, their tie to their own patch, and CKA."""
+    """Probe and neighbour accuracy per layer and of single tokens, CKA of tokens with their patch, CKA of layers."""
     test, fit = (_affordable(subject, pictures) for pictures in (shown.test, shown.fit))
-    seen, fitted = hold(subject, test), hold(subject, fit)
+    tested, fitted = hold(subject, test), hold(subject, fit)
     labels = (fit.labels, test.labels)
     metrics: dict[str, float] = {}
     rows: list[Row] = []
-    for layer in range(len(seen.pooled)):
-        row = _accuracies("", fitted.pooled[layer], seen.pooled[layer], labels)
-        if seen.prefix is not None and fitted.prefix is not None:
-            row |= _accuracies("class_token_", fitted.prefix[layer], seen.prefix[layer], labels)
-        row["token_probe_percent"] = _single_tokens(fitted.tokens[layer], seen.tokens[layer], labels)
+    for layer in range(len(tested.pooled)):
+        row = _accuracies("", fitted.pooled[layer], tested.pooled[layer], labels)
+        if tested.prefix is not None and fitted.prefix is not None:
+            row |= _accuracies("class_token_", fitted.prefix[layer], tested.prefix[layer], labels)
+        row["token_probe_percent"] = _single_tokens(fitted.tokens[layer], tested.tokens[layer], labels)
         if subject.patch_px and hasattr(subject.module, "blocks"):
-            patches = test.patches(subject.patch_px)[:, seen.kept]
-            cka = representation.token_patch_cka(seen.tokens[layer].astype(np.float64), patches)
+            patches = test.patches(subject.patch_px)[:, tested.kept]
+            cka = representation.token_patch_cka(tested.tokens[layer].astype(np.float64), patches)
             row["token_localisation"] = 100.0 * representation.localisation(cka)
         rows.append({"layer": layer, **row, "num_images": len(test), "num_fitted": len(fit)})
         metrics |= {f"layer_{layer}_{name}": value for name, value in row.items()}
     metrics |= {f"layer_last_{name}": value for name, value in row.items()}
-    cka = representation.cka_table(_doubles(seen.pooled), _doubles(seen.pooled))
-    pooled = {f"pooled_{layer}": x for layer, x in enumerate(seen.pooled)}
+    cka = representation.cka_table(_doubles(tested.pooled), _doubles(tested.pooled))
+    pooled = {f"pooled_{layer}": x for layer, x in enumerate(tested.pooled)}
     return Findings(metrics, rows, {"cka": cka, **pooled})
 
 
 def _affordable(subject: Subject, pictures: Pictures) -> Pictures:
-    """The first images, as many as have tokens of all layers that fit in memory."""
-    found = tokens_of(subject, pictures.pixels[:1].float() / 255)
-    each = sum(min(x.shape[1], MOST_TOKENS + 2) * x.shape[2] for x in found)
-    num = int(max(2, min(len(pictures), MOST_VALUES // each)))
+    """The first images, as many as fit in memory with the tokens of all layers."""
+    layer_tokens = tokens_of(subject, pictures.pixels[:1].float() / 255)
+    values_per_image = sum(min(x.shape[1], MOST_TOKENS + 2) * x.shape[2] for x in layer_tokens)
+    num = int(max(2, min(len(pictures), MOST_VALUES // values_per_image)))
     return replace(pictures, pixels=pictures.pixels[:num], labels=pictures.labels[:num], index=pictures.index[:num])
 
 
@@ -101,17 +101,17 @@ def _accuracies(
 
 
 def _single_tokens(fit: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray]) -> float:
-    """Accuracy of a probe on one single token, averaged over the kept tokens."""
-    each = [
+    """Accuracy of a probe on a single token, averaged over the kept tokens."""
+    accuracies = [
         _percent(few_shot.ridge(x.astype(np.float64), labels[0], y.astype(np.float64), L2), labels[1])
         for x, y in zip(fit.swapaxes(0, 1), test.swapaxes(0, 1), strict=True)
     ]
-    return float(np.mean(each))
+    return float(np.mean(accuracies))
 
 
 def _percent(predicted: np.ndarray, labels: np.ndarray) -> float:
     return 100.0 * float(np.mean(predicted == labels))
 
 
-def _doubles(found: list[np.ndarray]) -> list[np.ndarray]:
-    return [x.astype(np.float64) for x in found]
+def _doubles(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [x.astype(np.float64) for x in arrays]

@@ -20,13 +20,16 @@ GALLERY = 8
 
 
 def reconstruction(subject: Subject, shown: Shown) -> Findings:
-    """Images with half of their patches hidden, and as the network fills them in; how much of the hidden pixels'
-    variance the filling explains, in percent (painting the data's mean colour explains 0)."""
+    """Images with half of their patches hidden, and the same images with the network's predictions in these patches.
+
+    The metric is the share of the hidden pixels' variance that the predictions explain, in percent. The data's mean
+    colour explains 0.
+    """
     objective = subject.objective
     if subject.spec is None or objective is None or "reconstruction" not in objective.gives:
-        raise InputError(f"{subject.name}: was not trained to predict masked patches, so it reconstructs nothing")
+        raise InputError(f"{subject.name}: was not trained to predict masked patches, so it cannot reconstruct any")
     assert isinstance(objective, MaskedPatch)
-    error, floor, gallery = 0.0, 0.0, []
+    error, baseline_error, gallery = 0.0, 0.0, []
     for where, images in shown.test.batches(64):
         index = shown.test.index[where]
         draw = corrupt(objective, subject.side**2, 0, np.zeros_like(index), index)
@@ -40,10 +43,10 @@ def reconstruction(subject: Subject, shown: Shown) -> Findings:
         grey = subject.mean.view(1, -1, 1, 1).expand_as(images)
         error += float((filled - images).double().square().sum())
         blank = with_patches(images, _patches_of(grey, subject.patch_px), hidden)
-        floor += float((blank - images).double().square().sum())
+        baseline_error += float((blank - images).double().square().sum())
         gallery.append((images, blank, filled))
     first = [part[:GALLERY].numpy() for part in gallery[0]]
-    metrics = {"reconstruction_explained_percent": 100.0 * (1.0 - error / max(floor, 1e-300))}
+    metrics = {"reconstruction_explained_percent": 100.0 * (1.0 - error / max(baseline_error, 1e-300))}
     rows = [{"target": objective.target, "num_images": len(shown.test), **metrics}]
     return Findings(metrics, rows, dict(zip(("images", "hidden", "filled"), first, strict=True)))
 

@@ -1,7 +1,7 @@
-"""The network that is looked into, wherever it comes from: a trial, a model of timm's zoo, an exported folder.
+"""The network under inspection, from any of three sources: a trial, a model of timm's zoo, an exported folder.
 
-Ours and timm's ViTs share their names (`patch_embed`, `blocks`, `forward_features`, `num_prefix_tokens`), so that one
-way of looking serves both.
+Our ViTs and timm's have the same names (`patch_embed`, `blocks`, `forward_features`, `num_prefix_tokens`), so every
+analysis works for both.
 Shapes: B images, C channels, S side in pixels, K classes.
 """
 
@@ -37,10 +37,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A network in eval mode, how its images were standardised, and the same network before training.
+    """A network in eval mode, the statistics that standardise its images, and the same network before training.
 
-    `data` names the images that it was trained on, `classes` their labels that its outputs stand for (None: unknown).
-    `resizes`: were its images brought to `img_size`, so that any others may be? `patch_px` is 0 without a token grid.
+    `data` names the training images, and `classes` are the labels of the outputs (None: unknown). `resizes`: the
+    training images were resized to `img_size`, so other images may be resized too. `patch_px` is 0 without a token
+    grid.
     """
 
     name: str
@@ -64,17 +65,22 @@ class Subject:
         return int(getattr(self.module, "num_prefix_tokens", 0))
 
     @property
+    def class_token(self) -> bool:
+        """Whether the first token is a class token."""
+        return getattr(self.module, "cls_token", None) is not None
+
+    @property
     def side(self) -> int:
         """Cells along one edge of the token grid."""
         return self.img_size // self.patch_px
 
     @property
     def objective(self) -> Objective | None:
-        """What it was trained for, where that is known."""
+        """The training objective, or None if it is unknown."""
         return None if self.spec is None else objective_of(self.spec.train.objective)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks whose attention can be read. Raises InputError for a network without any."""
+        """The blocks that have attention. Raises InputError if the network has none."""
         attending = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
         if self.spec is not None and self.spec.model.family != "resnet":
             mixer = token_mixer_of(self.spec.model)
@@ -85,34 +91,36 @@ class Subject:
         return attending
 
     def before(self) -> Subject | None:
-        """The same network before training, where its first weights are known."""
+        """The same network before training, or None if its initial weights are unknown."""
         return None if self.untrained is None else replace(self, module=self.untrained, untrained=None)
 
     def standardise(self, unit: Tensor) -> Tensor:
-        """Images in [0, 1] `[B, C, S, S]` as the network was fed with them."""
+        """Images in [0, 1] `[B, C, S, S]`, standardised as in training."""
         return (unit - self.mean) / self.std
 
     def logits(self, unit: Tensor) -> Tensor:
-        """Logits `[B, K]` of images in [0, 1]. Raises InputError for one that predicts patches."""
+        """Logits `[B, K]` of images in [0, 1]. Raises InputError for a network that predicts patches."""
         if self.objective is not None and not self.objective.predicts_classes:
-            raise InputError(f"{self.name}: {self.objective.text()} predicts no classes, so no answer can be right")
+            raise InputError(f"{self.name}: {self.objective.text()} predicts no classes, so it has no accuracy")
         out: Tensor = self.module(self.standardise(unit))
         return out
 
 
 def load_subject(text: str, root: Path, options: DataOptions) -> Subject:
-    """What `TRIAL`, `timm:NAME` or a folder of an export means. Raises InputError."""
+    """The network of `TRIAL`, `timm:NAME` or an exported folder. Raises InputError."""
     if text.startswith(TIMM):
         return _of_timm_zoo(text)
     if (Path(text) / CONFIG_FILE).is_file():
         return _of_export(Path(text))
     if Path(text).is_dir():
-        raise InputError(f"{text}: no {CONFIG_FILE} there; `vitbench export TRIAL --to DIR` makes such a folder")
+        raise InputError(
+            f"{text}: the folder has no {CONFIG_FILE}; `vitbench export TRIAL --to DIR` writes such a folder"
+        )
     return of_trial(find_trial(Store(root), text), root, options)
 
 
 def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
-    """The network of a finished trial. Raises InputError where it left no weights, ResultsError on other images."""
+    """The network of a finished trial. Raises InputError without kept weights, ResultsError if the images changed."""
     path = kept_weights(record, Store(root))
     spec = TrialSpec.model_validate(record.spec)
     img_size = spec.model.img_size
@@ -123,7 +131,7 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
         )
     images = load_images(spec.data, options, CPU)
     if images.fingerprint != record.data_fingerprint:
-        raise ResultsError(f"trial {record.trial_id}: {spec.data.name} is not the data it was trained on")
+        raise ResultsError(f"trial {record.trial_id}: {spec.data.name} differs from the images that it was trained on")
     module, untrained = (build(spec.model, spec.train.objective) for _ in range(2))
     module.load_state_dict(read_weights(path))
     initialise(untrained, spec.model, spec.train.objective, record.seed)
@@ -147,7 +155,7 @@ def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
 
 
 def _of_timm_zoo(text: str) -> Subject:
-    """A model of timm's zoo with its published weights, fetched once."""
+    """A model of timm's zoo with its published weights, which are downloaded once."""
     timm = optional("timm", "timm", text)
     name = text.removeprefix(TIMM)
     if not fetched(text).is_file():

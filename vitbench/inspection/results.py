@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Findings:
-    """Numbers by name (one value per network; claims read them), the rows of a table, and arrays for the figure."""
+    """Numbers by name (one per network, which claims read), the rows of a table, and arrays for the figure."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -46,4 +46,4 @@ class Shown:
 
 
 Look = Callable[[Subject, Shown], Findings]
-"""Raises InputError, in one line, where the analysis does not apply to the network."""
+"""An analysis. Raises InputError, in one line, if it does not apply to the network."""

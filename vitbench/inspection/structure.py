@@ -1,4 +1,4 @@
-"""What can be read off the weights alone: filters of the patch projection, and embeddings of the positions.
+"""Analyses of the weights alone: filters of the patch projection, and embeddings of the positions.
 
 Shapes: N places, G grid side, D embed_dim, O offsets of a relative table.
 """
@@ -22,10 +22,10 @@ from vitbench.model.mechanisms import Position, position_of
 from vitbench.model.sizes import known
 
 SHOWN_FILTERS = 28
-"""As many as the paper shows."""
+"""The number of filters that the paper shows."""
 NULL_DRAWS = 199
 HUNDREDTHS = 100.0
-"""Correlations and cosines are given in hundredths, so that a claim's cut of 1 is not half of all there is."""
+"""Correlations and cosines are given in hundredths: a claim's cut of 1 would be half of their whole range."""
 
 
 def filters(subject: Subject, shown: Shown) -> Findings:
@@ -52,10 +52,10 @@ def filters(subject: Subject, shown: Shown) -> Findings:
 
 
 def _projection(subject: Subject) -> np.ndarray:
-    """The patch projection `[D, C, P, P]`. Raises InputError where there is none of more than one pixel."""
+    """The patch projection `[D, C, P, P]`. Raises InputError if the patches have fewer than two pixels per side."""
     proj: Any = getattr(getattr(subject.module, "patch_embed", None), "proj", None)
     if proj is None or proj.weight.shape[-1] < 2:
-        raise InputError(f"{subject.name}: has no patch projection of more than one pixel, so no filters to show")
+        raise InputError(f"{subject.name}: has no patch projection of more than one pixel, so it has no filters")
     weight: np.ndarray = proj.weight.detach().double().cpu().numpy()
     return weight
 
@@ -82,11 +82,11 @@ def positions(subject: Subject, shown: Shown) -> Findings:
 
 
 def position_map(subject: Subject) -> np.ndarray:
-    """Similarity `[N, N]` of every two places on the grid. Raises InputError where positions are nowhere.
+    """Similarity `[N, N]` of every two places on the grid. Raises InputError if the network has no positions.
 
-    Absolute encodings: cosine of their vectors. Rotary: the mean cosine of the angles between two places. Relative:
-    cosine of the tables' vectors of offset 0 and of the offset between the two places, mean over layers (and over the
-    two axes): what a query sees of a key there is compared with what it sees of itself.
+    Absolute encodings: cosine of the places' vectors. Rotary: mean cosine of the angles between two places. Relative:
+    cosine between the table's vectors for offset 0 and for the offset of the two places, mean over layers (and over
+    the two axes). This compares a query's view of a key there with its view of itself.
     """
     table = _absolute(subject)
     if table is not None:
@@ -104,7 +104,7 @@ def position_map(subject: Subject) -> np.ndarray:
 
 
 def _absolute(subject: Subject) -> np.ndarray | None:
-    """What is added to the patches at the stem, `[N, D]`."""
+    """The position vectors that are added to the patches at the stem, `[N, D]`, or None."""
     module: Any = subject.module
     if subject.spec is not None:
         table = module.positions(0, torch.device("cpu")) if hasattr(module, "positions") else None
@@ -117,7 +117,7 @@ def _absolute(subject: Subject) -> np.ndarray | None:
 
 
 def _fixed(subject: Subject) -> bool:
-    """Are the positions of a kind that training does not change?"""
+    """True if training does not change the positions."""
     position = _position(subject)
     return position is not None and position.fixed
 
@@ -133,11 +133,11 @@ def _relative_tables(subject: Subject) -> dict[str, np.ndarray]:
     """{name of the table: mean over layers of the cosine map of its offsets, `[O, O]`}."""
     position = _position(subject)
     offsets = position.offsets if position is not None else {}
-    found: dict[str, list[np.ndarray]] = {}
+    maps_of_layers: dict[str, list[np.ndarray]] = {}
     for name, tensor in subject.module.named_parameters():
         if (kind := name.rpartition(".")[2]) in offsets:
-            found.setdefault(kind, []).append(similarity.cosine_map(tensor.detach().double().numpy()))
-    return {kind: np.mean(maps, axis=0) for kind, maps in found.items()}
+            maps_of_layers.setdefault(kind, []).append(similarity.cosine_map(tensor.detach().double().numpy()))
+    return {kind: np.mean(maps, axis=0) for kind, maps in maps_of_layers.items()}
 
 
 def _of_offsets(side: int, tables: dict[str, np.ndarray], offsets: Mapping[str, str]) -> np.ndarray:

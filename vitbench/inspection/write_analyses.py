@@ -243,6 +243,7 @@ def _cell(interval: Interval | None) -> str:
     to a spreadsheet."""
     if interval is None or interval.mean is None:
         return "none"
-    if interval.low is None or interval.high is None:
+    if interval.ends is None:
         return f"n = {interval.n}: {interval.mean:.2f}"
-    return f"n = {interval.n}: {interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    low, high = interval.ends
+    return f"n = {interval.n}: {interval.mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -39,7 +39,7 @@ def reads_analyses(experiment: Experiment) -> bool:
 def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
-    specs = [builder.stages(arm, setting)[-1][1] for arm in builder.arms.values()]
+    specs = [builder.stages(arm, setting)[-1].spec for arm in builder.arms.values()]
     return [
         name
         for spec in specs

@@ -191,12 +191,13 @@ def interval_cell(interval: Interval, sign: str = "", decimals: int = 2) -> str:
         return OTHER_IMAGES if interval.reason == OTHER_IMAGES else "no score"
     form = f"{sign}.{decimals}f"
     mean = f"{interval.mean:{form}}"
-    if interval.low is None or interval.high is None:
+    if interval.ends is None:
         return f"{mean} (n = {interval.n}, no interval)"
-    below, above = interval.mean - interval.low, interval.high - interval.mean
+    low, high = interval.ends
+    below, above = interval.mean - low, high - interval.mean
     if abs(above - below) < 0.5 * 10.0**-decimals:
         return f"{mean} ± {above:.{decimals}f}"
-    return f"{mean} ({interval.low:{form}} to {interval.high:{form}})"
+    return f"{mean} ({low:{form}} to {high:{form}})"
 
 
 def p_cell(p: float | None) -> str:

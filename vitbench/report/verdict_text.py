@@ -50,14 +50,17 @@ def facts_of(rows: Sequence[Row], folder: Path, experiment: Experiment | None = 
     return Context(scale_of(rows), floor, answers.correct if answers else {}, changed)
 
 
-def effect_text(verdict: Verdict) -> str:
-    """`+0.94 (90%: +0.33 to +1.56)`; empty where nothing was measured."""
+def effect_text(verdict: Verdict, *, with_level: bool = True) -> str:
+    """`+0.94 (90%: +0.33 to +1.56)`, without the level `+0.94 [+0.33, +1.56]`; empty if nothing was measured."""
     if verdict.effect is None:
         return ""
-    interval = verdict.interval
-    if interval is None or interval.low is None or interval.high is None:
-        return f"{verdict.effect:+.2f}"
-    return f"{verdict.effect:+.2f} ({100 * interval.level:.0f}%: {interval.low:+.2f} to {interval.high:+.2f})"
+    effect, interval = f"{verdict.effect:+.2f}", verdict.interval
+    if interval is None or interval.ends is None:
+        return effect
+    low, high = interval.ends
+    if not with_level:
+        return f"{effect} [{low:+.2f}, {high:+.2f}]"
+    return f"{effect} ({100 * interval.level:.0f}%: {low:+.2f} to {high:+.2f})"
 
 
 def region_text(verdict: Verdict) -> str:
@@ -85,9 +88,9 @@ def outlook_text(verdict: Verdict) -> str:
 def images_text(verdict: Verdict) -> str:
     """The interval for other test images of the same kind; the verdict's interval is for these images only."""
     interval = verdict.images_interval
-    if interval is None or interval.low is None or interval.high is None:
+    if interval is None or interval.ends is None:
         return ""
-    ends = f"{interval.low:+.2f} to {interval.high:+.2f}"
+    ends = "{:+.2f} to {:+.2f}".format(*interval.ends)
     return "" if ends in effect_text(verdict) else f"For other test images too: {ends} ({100 * interval.level:.0f}%)."
 
 
@@ -117,12 +120,12 @@ class Glyph:
 
 def glyph(verdict: Verdict) -> Glyph | None:
     """The drawing of a verdict that has an interval."""
-    interval = verdict.interval
-    if verdict.effect is None or interval is None or interval.low is None or interval.high is None:
+    ends = None if verdict.interval is None else verdict.interval.ends
+    if verdict.effect is None or ends is None:
         return None
     paper = [] if verdict.paper_effect is None else [verdict.paper_effect]
     cuts = [cut for cut in (verdict.above, verdict.below) if cut is not None]
-    marks = [interval.low, interval.high, 0.0, *paper, *cuts]
+    marks = [*ends, 0.0, *paper, *cuts]
     pad = 0.08 * ((max(marks) - min(marks)) or 1.0)
     start, end = min(marks) - pad, max(marks) + pad
 
@@ -134,7 +137,7 @@ def glyph(verdict: Verdict) -> Glyph | None:
 
     return Glyph(
         region=(place(low), place(high)),
-        interval=(place(interval.low), place(interval.high)),
+        interval=(place(ends[0]), place(ends[1])),
         effect=place(verdict.effect),
         zero=place(0.0),
         paper=place(paper[0]) if paper else None,

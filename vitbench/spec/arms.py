@@ -1,4 +1,4 @@
-"""The arms of an experiment, and how a claim or a command names one."""
+"""The arms of an experiment, and the arms that a claim or a command names."""
 
 from __future__ import annotations
 
@@ -57,46 +57,48 @@ def _matches(levels: Assignment, rule: Assignment) -> bool:
 
 
 def find_arms(experiment: Experiment, ref: ArmRef, where: Assignment | None = None) -> tuple[Arm, ...]:
-    """The arm that `ref` names, or several where it averages `over` a factor.
+    """The arm that `ref` names, or several arms if it averages `over` a factor.
 
-    `ref` is a full name, a level's name if it is unique, or a partial assignment {path: level, "over": [path]};
-    factors that are not named stand at `where` (a claim's `at`), else at the baseline's level.
-    Raises InputError where nothing or more than one thing is meant.
+    `ref` is a full name, a level's name if it is unique, or a partial assignment {path: level, "over": [path]}.
+    Factors that `ref` does not name are at `where` (a claim's `at`), else at the baseline's level.
+    Raises InputError if `ref` names no arm or more than one.
     """
-    known = arms(experiment)
+    all_arms = arms(experiment)
     if isinstance(ref, str):
-        exact = [arm for arm in known if arm.name == ref]
+        exact = [arm for arm in all_arms if arm.name == ref]
         if exact and not where:
             return (exact[0],)
-        named = dict(exact[0].levels) if exact else _level_called(experiment, known, ref)
+        named = dict(exact[0].levels) if exact else _level_called(all_arms, ref)
         over: list[str] = []
     else:
         named = {path: level for path, level in ref.items() if path != "over"}
         over = list(ref.get("over", []))
-    wanted = {**dict(known[0].levels), **(where or {}), **named}
-    for path in (*wanted, *over):
-        if path not in known[0].levels:
-            raise InputError(f"arm {ref!r}: {path} is no factor; factors are {', '.join(known[0].levels) or 'none'}")
-    found = [arm for arm in known if _matches(arm.levels, {p: v for p, v in wanted.items() if p not in over})]
-    if not found:
-        raise InputError(f"arm {ref!r}: no such arm; arms are {', '.join(arm.name for arm in known)}")
-    return tuple(found)
+    levels = {**dict(all_arms[0].levels), **(where or {}), **named}
+    factors = all_arms[0].levels
+    for path in (*levels, *over):
+        if path not in factors:
+            raise InputError(f"arm {ref!r}: {path} is not a factor; factors are {', '.join(factors) or 'none'}")
+    fixed = {path: level for path, level in levels.items() if path not in over}
+    matching = tuple(arm for arm in all_arms if _matches(arm.levels, fixed))
+    if not matching:
+        raise InputError(f"arm {ref!r}: no such arm; arms are {', '.join(arm.name for arm in all_arms)}")
+    return matching
 
 
-def _level_called(experiment: Experiment, known: tuple[Arm, ...], name: str) -> dict[str, Any]:
-    """The one factor level that is called `name`."""
+def _level_called(all_arms: tuple[Arm, ...], name: str) -> dict[str, Any]:
+    """{path: level} of the only factor level that is called `name`. Raises InputError if there is none or several."""
     hits = {
         (path, level_name(level)): level
-        for arm in known
+        for arm in all_arms
         for path, level in arm.levels.items()
         if level_name(level) == name
     }
     if len(hits) == 1:
         ((path, _), level) = next(iter(hits.items()))
         return {path: level}
-    everything = {level_name(level) for arm in known for level in arm.levels.values()} | {arm.name for arm in known}
+    names = {level_name(level) for arm in all_arms for level in arm.levels.values()} | {arm.name for arm in all_arms}
     if hits:
-        raise InputError(f"arm {name!r}: a level of {' and of '.join(p for p, _ in hits)}; say which: {{path: {name}}}")
+        raise InputError(f"arm {name!r}: a level of {' and of '.join(p for p, _ in hits)}; write {{path: {name}}}")
     raise InputError(
-        f"arm {name!r}: no such arm or level.{nearest(name, everything)} Arms: {', '.join(a.name for a in known)}"
+        f"arm {name!r}: no such arm or level.{nearest(name, names)} Arms: {', '.join(a.name for a in all_arms)}"
     )

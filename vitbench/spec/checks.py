@@ -1,7 +1,7 @@
-"""What is wrong with the settings of an experiment file: base, stages, factors, arms, grids, seeds, all at once.
+"""Every mistake in the settings of an experiment file: base, stages, factors, arms, grids and seeds.
 
-Works on the data as written, so that a misspelt level is reported beside a misspelt key; where a shape is wrong (a list
-for a mapping) it is silent, since the Experiment's own types say so.
+The checks read the data as written, so they report a misspelt level beside a misspelt key. They ignore wrong shapes
+(a list in place of a mapping), which the types of Experiment report.
 """
 
 from __future__ import annotations
@@ -61,16 +61,26 @@ def tuned_paths(raw: Mapping[str, Any]) -> set[str]:
 
 
 def _members_stages(raw: Mapping[str, Any]) -> list[str]:
-    """What the paths of a suite's grid take for stages of its members; whether there are such is seen there."""
+    """The names before the sections in a suite's grid; each member checks whether it has a stage of that name."""
     split = [path.partition(".") for path in tuned_paths(raw)]
     return sorted({head for head, _, rest in split if rest in SPEC_PATHS} - set(SECTIONS))
 
 
 def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Stages of one name: a path would mean two things."""
+    """One line for every stage whose name another stage has too, and for every use of a stage that is not earlier."""
     names = _stage_names(raw)
     count = Counter(name for _, name in names)
-    return [f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1]
+    problems = [
+        f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1
+    ]
+    for number, stage in enumerate(_list(raw.get("stages"))):
+        earlier = [name for n, name in names if n < number]
+        for role, name in _mapping(_mapping(stage).get("uses")).items():
+            if name not in earlier:
+                place = where(("stages", number, "uses", role))
+                allowed = ", ".join(earlier) or "none, this is the first"
+                problems.append(f"{place}: {show(name)} is no earlier stage; earlier stages: {allowed}")
+    return problems
 
 
 def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
@@ -82,7 +92,7 @@ def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
 
 
 def _axes(raw: Mapping[str, Any], section: str) -> Iterator[tuple[Loc, str, list[Any]]]:
-    """The factors, or the tuned grid (its paths stand beside `seeds`, or under `grid` as a run's copy has them)."""
+    """The factors, or the tuned grid: paths beside `seeds`, or under `grid` in a run's copy of the file."""
     written = _mapping(raw.get(section))
     loc: Loc = (section,)
     if section == "tune" and "grid" in written:
@@ -104,7 +114,7 @@ def _settings(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, str, list[tuple[Loc
             yield ("arms", name, path), path, [(("arms", name, path), value)]
     for number, rule in enumerate(_list(raw.get("exclude"))):
         for path, value in _mapping(rule).items():
-            if path != "arm":  # names one of `arms`
+            if path != "arm":  # `arm` names one of `arms`.
                 yield ("exclude", number, path), path, [(("exclude", number, path), value)]
 
 
@@ -113,36 +123,36 @@ def _is_word(level: Any) -> bool:
 
 
 def _level_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Levels of one name in one factor or grid (two arms would be taken for one), and grids without a level."""
+    """One line for every repeated level of a factor or grid (two arms would be one), and for every empty grid."""
     problems = []
     for loc, _, levels in (*_axes(raw, "factors"), *_axes(raw, "tune")):
-        seen: dict[str, Any] = {}
+        by_name: dict[str, Any] = {}
         for i, level in enumerate(levels):
             name = level_name(level)
-            if name in seen:
-                same = show(level) == show(seen[name])
-                what = "stands twice" if same else f"and {show(seen[name])} would both be called {name}"
-                problems.append(f"{where((*loc, i))}: the level {show(level)} {what}")
-            seen.setdefault(name, level)
+            if name in by_name:
+                same = show(level) == show(by_name[name])
+                problem = "stands twice" if same else f"and {show(by_name[name])} would both be called {name}"
+                problems.append(f"{where((*loc, i))}: the level {show(level)} {problem}")
+            by_name.setdefault(name, level)
     problems += [f"{where(loc)}: no levels" for loc, _, levels in _axes(raw, "tune") if not levels]
     if raw.get("tune") is not None and not list(_axes(raw, "tune")):
-        problems.append(f"{where(('tune',))}: names nothing to tune, e.g. train.lr: [1e-3, 3e-3, 1e-2]")
+        problems.append(f"{where(('tune',))}: has no path to tune; write for example train.lr: [1e-3, 3e-3, 1e-2]")
     return problems
 
 
 def _shared_paths(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """Arms that set what a factor or the grid sets as well: which of the two should hold?"""
+    """One line for every path that an arm sets although it is a factor or tuned: only one of them can hold."""
     problems = []
     for name, fields in _mapping(raw.get("arms")).items():
         for path in _mapping(fields):
             for section, what in (("factors", "a factor"), ("tune", "tuned")):
-                if same_knob(path) & {known for _, known, _ in _axes(raw, section)}:
+                if same_knob(path) & {other for _, other, _ in _axes(raw, section)}:
                     problems.append(f"{where(('arms', name, path))}: is {what} as well; it can be one or the other")
     return problems
 
 
 def seed_problems(seeds: Any, where: Locate) -> list[str]:
-    """What is wrong with reporting seeds: `n`, `[s, ...]`, or one of {num, chosen, looks}."""
+    """One line for every mistake in the reporting seeds: `n`, `[s, ...]`, or one of {num, chosen, looks}."""
     if isinstance(seeds, dict) and len(seeds) != 1:
         return [f"{where(('seeds',))}: needs one of num, chosen, looks"]
     form, value = next(iter(seeds.items())) if isinstance(seeds, dict) else ("chosen", seeds)

@@ -1,4 +1,4 @@
-"""A claim in decidable form: a region of a parameter, declared before the run, and what its source reported."""
+"""A claim in decidable form: a region of a parameter, declared before the run, and the number of its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROSSED_FORMS = ("difference", "statistic", "interaction", "slope")
 
 
 class Paper(Frozen):
-    """What the source reported of exactly this contrast."""
+    """The source's report on exactly this contrast."""
 
     source: str = ""
     effect_points: float | None = Field(None, description="A minus B, percentage points (or `unit`)")
@@ -71,9 +71,12 @@ class Claim(Frozen):
         """The claim with the margins that hold on this data set."""
         if data_name != "digits":
             return self
-        own = {"margin_points": self.margin_points_digits, "tie_points": self.tie_points_digits}
-        parts = tuple({**part, **{k: part[f"{k}_digits"] for k in own if f"{k}_digits" in part}} for part in self.parts)
-        return self.model_copy(update={"parts": parts, **{k: v for k, v in own.items() if v is not None}})
+        margins = {"margin_points": self.margin_points_digits, "tie_points": self.tie_points_digits}
+        parts = tuple(
+            {**part, **{key: part[f"{key}_digits"] for key in margins if f"{key}_digits" in part}}
+            for part in self.parts
+        )
+        return self.model_copy(update={"parts": parts, **{k: v for k, v in margins.items() if v is not None}})
 
     @model_validator(mode="after")
     def _decidable(self) -> Claim:
@@ -103,7 +106,7 @@ def form_problem(claim: Claim) -> str | None:
 
 
 def _needed(claim: Claim) -> str | None:
-    """Which fields the form lacks, in words."""
+    """The fields that the form lacks, in words, or None."""
     form, arms = claim.form, len(claim.arms)
     if form == "difference" and arms != 2:
         return "arms: [A, B]"

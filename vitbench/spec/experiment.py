@@ -1,4 +1,4 @@
-"""An experiment as its file states it: a question, arms, what is tuned, seeds, and claims declared before the run."""
+"""An experiment as its file states it: a question, arms, tuning, seeds, and claims declared before the run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pydantic import Field, PositiveInt, model_validator
 from vitbench.spec.claims import Claim
 from vitbench.spec.trial import Frozen, Items, Name, TrialSpec
 
+START = "start"
+"""The role of the stage whose weights a stage starts from."""
 MAX_TRIALS = 10_000
-"""More than this is a slip of the pen (or an attack): no experiment of the paper needs a fifth of it."""
+"""A file with more trials is a mistake or an attack: no experiment of the paper needs a fifth of this."""
 
 
 class Tune(Frozen):
     """A grid of settings, searched alike in every arm and chosen on validation data.
 
-    `by: race`: every seed trains the settings still in the race, and every training both tunes and reports.
-    `by: seeds`: the first edition; tuning seeds of their own choose, other seeds report.
+    `by: race`: every seed trains the settings that are still in the race, and every training both tunes and reports.
+    `by: seeds`: the first edition; separate tuning seeds choose a setting, and other seeds report it.
     """
 
     grid: dict[str, Items[Any]] = Field(description="{spec.path: [values]}; in a file the paths may stand beside `by`")
@@ -45,7 +47,7 @@ class Tune(Frozen):
     def _paths_beside_keys(cls, value: Any) -> Any:
         """Move the paths of a file under `grid`. A file without `seeds` races.
 
-        A `grid` without `by` is the copy that a first-edition run left of its file: it keeps its tuning seeds.
+        A `grid` without `by` is a first-edition run's copy of its file, which keeps its tuning seeds.
         """
         if isinstance(value, dict) and "grid" not in value:
             grid = {key: item for key, item in value.items() if "." in str(key)}
@@ -78,30 +80,30 @@ class Seeds(Frozen):
         return tuple(range(self.num if self.num is not None else self.looks[0] if self.looks else 5))
 
     def most(self) -> int:
-        """How many reporting seeds there may be in the end."""
+        """The largest number of reporting seeds."""
         if self.chosen is not None:
             return len(self.chosen)
         return max(*(self.looks or (self.num or 5,)), *self.extended, 1)
 
     def all_looks(self) -> tuple[int, ...]:
-        """Every look, those beyond the declared maximum included; empty in a fixed design."""
+        """Every look, including those beyond the declared maximum; empty in a fixed design."""
         return (*(self.looks or ()), *self.extended)
 
 
 def declare_maximum(seeds: Seeds, most: int) -> Seeds:
     """The looks of a run whose declared maximum is `most` seeds: cut at it, or continued up to it.
 
-    Raises ValueError where no look is left.
+    Raises ValueError if no look remains.
     """
     looks = seeds.looks or ()
     if not looks or most < looks[0]:
         raise ValueError(f"{most} is under the first look, {looks[0] if looks else 'none'}")
-    kept = tuple(look for look in looks if look <= most)
-    return Seeds(looks=(*kept, *(later_looks(looks[-1], most) if most > looks[-1] else ())))
+    within = tuple(look for look in looks if look <= most)
+    return Seeds(looks=(*within, *(later_looks(looks[-1], most) if most > looks[-1] else ())))
 
 
 def later_looks(last: int, most: int) -> tuple[int, ...]:
-    """Looks after `last` up to `most`, each about 1.4 times the one before."""
+    """Looks after `last` up to `most`, each about 1.4 times the previous look."""
     out: list[int] = []
     while last < most:
         last = min(most, math.ceil(1.4 * last))
@@ -110,17 +112,25 @@ def later_looks(last: int, most: int) -> tuple[int, ...]:
 
 
 class ReportSpec(Frozen):
-    """What is reported, and at which shared settings beside each arm's own best."""
+    """The reported metric, and shared settings at which every arm reports beside its own best setting."""
 
     metric: str = "test_top1_percent"
     also_at: dict[str, Items[Any]] = Field(default_factory=dict, description="{train.lr: [1e-3, best_of(ARM), grid]}")
 
 
 class Stage(Frozen):
-    """One stage of a trial, a partial TrialSpec over `base`; a later one starts from the weights of the one before."""
+    """One stage of a trial: a partial TrialSpec over `base`.
+
+    Without `uses`, a later stage starts from the weights of the stage before it.
+    """
 
     name: Name
     enabled: bool = Field(True, description="An arm may skip a stage: `pretrain.enabled: false` is a from-scratch arm")
+    uses: dict[str, Name] | None = Field(
+        None,
+        description="Earlier stages by role: `start` gives the weights to start from, `teacher` and other roles give "
+        "networks that the objective reads. Without `start` the stage starts fresh",
+    )
     model: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
@@ -128,7 +138,7 @@ class Stage(Frozen):
 
 
 class Experiment(Frozen):
-    """A validated, frozen question. `factors` are crossed; `arms`, where given, are the levels of one more factor."""
+    """A validated, frozen question. `factors` are crossed; `arms`, if given, are the levels of one more factor."""
 
     name: Name
     question: str = ""
@@ -179,7 +189,7 @@ class Experiment(Frozen):
         return self
 
     def most_trials(self) -> int:
-        """How many trials there may be, from the sizes alone: nothing is expanded, `exclude` is not counted off."""
+        """The largest number of trials, from the sizes alone: nothing is expanded, and `exclude` is ignored."""
         arms, settings = self._num_arms(), self._num_settings()
         shared = sum(settings if v == "grid" else 1 for values in self.report.also_at.values() for v in values)
         reporting = self.seeds.most()

@@ -1,7 +1,7 @@
 """The JSON Schema of experiment files, for editors: completion, descriptions and errors while typing.
 
-It says what a single key can say; what needs the whole file (stages' names, repeated levels, a claim's form) is left
-to `vitbench.spec.load`.
+The schema covers rules about single keys. `vitbench.spec.load` checks the rules that need the whole file: names of
+stages, repeated levels, the form of a claim.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 
 
 def schema() -> Schema:
-    """The JSON Schema (draft 7, which editors know best) of an experiment or a suite."""
+    """The JSON Schema of an experiment or a suite, in draft 7, which editors support best."""
     definitions: Schema = {}
     for model in (TrialSpec, Experiment, Suite):
         written = model.model_json_schema()
@@ -41,7 +41,7 @@ def _ref(*parts: str) -> Schema:
 
 
 def _fit_experiment(definitions: Schema) -> None:
-    """The parts of an experiment that a file writes otherwise than the object holds them, in place."""
+    """Adapt, in place, the keys of an experiment that a file writes differently from the object."""
     levels = {path: {"type": "array", "minItems": 1, "items": _level(definitions, path)} for path in SPEC_PATHS}
     values = {path: _level(definitions, path) for path in SPEC_PATHS}
     experiment, properties = definitions["Experiment"], definitions["Experiment"]["properties"]
@@ -72,7 +72,7 @@ def _fit_suite(definitions: Schema) -> None:
 
 
 def _fit_common(properties: Schema, levels: Schema) -> None:
-    """`base`, `tune` and `seeds`, which an experiment and a suite write alike, in place."""
+    """Adapt, in place, `base`, `tune` and `seeds`, which experiments and suites write alike."""
     properties["base"] = _ref("TrialSpec")
     grid = {key: _ref("Tune", "properties", key) for key in ("by", "first", "alpha", "seeds", "extend")}
     paths = {"description": "The tuned paths, in place of writing them here", "type": "object"}
@@ -88,14 +88,14 @@ def _fit_common(properties: Schema, levels: Schema) -> None:
 
 
 def _by_path(properties: Schema, in_stage: Schema | None) -> Schema:
-    """An object with these keys only; `in_stage` is what a path that starts with a stage's name may hold."""
+    """An object with these keys only; `in_stage` is the schema of a path that starts with a stage's name."""
     inside = {rf"^[A-Za-z0-9][A-Za-z0-9_-]*\.(enabled$|({'|'.join(SECTIONS)})\.)": in_stage}
     pattern = {} if in_stage is None else {"patternProperties": inside}
     return {"type": "object", "properties": properties, **pattern, "additionalProperties": False}
 
 
 def _level(definitions: Schema, path: str) -> Schema:
-    """What a spec path may hold, as a pointer into the spec's own schema."""
+    """The schema of a spec path, as a pointer into the schema of TrialSpec."""
     name = "TrialSpec"
     *parents, last = path.split(".")
     for parent in parents:

@@ -1,4 +1,4 @@
-"""Experiment files: where they lie, what their headers say, and their text as a validated Experiment or Suite."""
+"""Experiment files: their folders, their headers, and their text as a validated Experiment or Suite."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _LABELS = {"Run": "run", "Cost": "cost", "Came out": "came_out"}
 
 
 def find(name: str, beside: Path | None = None) -> Path:
-    """The file that `name` means: a path, then a name beside a suite, in ./experiments, in the package.
+    """The file that `name` means: a path, else a name beside a suite, in ./experiments or in the package.
 
-    `.yaml` may be left out. Raises InputError with the nearest names.
+    The suffix `.yaml` is optional. Raises InputError with the nearest names.
     """
     file = name if name.endswith(SUFFIXES) else f"{name}.yaml"
     for folder in [Path(), *([beside] if beside else []), *folders()]:
@@ -41,7 +41,7 @@ def find(name: str, beside: Path | None = None) -> Path:
             return folder / file
     names = available()
     near = nearest(name, names) or nearest(Path(name).stem, names)
-    raise InputError(f"no experiment {name!r}: no such file, and none of that name.{near} `vitbench list` shows all")
+    raise InputError(f"no experiment {name!r}: there is no such file or name.{near} `vitbench list` shows all")
 
 
 def _is_file(path: Path) -> bool:
@@ -52,7 +52,7 @@ def _is_file(path: Path) -> bool:
 
 
 def header(path: Path) -> dict[str, str]:
-    """What the comment at a file's head says: `claim`, `run`, `cost`, `came_out`; empty where it says nothing."""
+    """The comment at a file's head: `claim`, `run`, `cost`, `came_out`; empty text for a missing part."""
     words: list[str] = []
     for line in read_text(path).splitlines():
         if not line.startswith("#"):
@@ -60,21 +60,21 @@ def header(path: Path) -> dict[str, str]:
         if not line.startswith("# yaml-language-server:"):
             words += line.lstrip("#").split()
     claim, *rest = re.split(rf"(?:^|(?<= ))({'|'.join(_LABELS)}):", " ".join(words))
-    said = {_LABELS[label]: text.strip() for label, text in zip(rest[::2], rest[1::2], strict=True)}
-    return {"claim": claim.strip(), **dict.fromkeys(_LABELS.values(), ""), **said}
+    labelled = {_LABELS[label]: text.strip() for label, text in zip(rest[::2], rest[1::2], strict=True)}
+    return {"claim": claim.strip(), **dict.fromkeys(_LABELS.values(), ""), **labelled}
 
 
 def load(path: Path, *, run_code: bool = False) -> Experiment | Suite:
-    """The experiment or suite of a file; raises InputError with one line for everything that is wrong in it.
+    """The experiment or suite of a file. Raises InputError with one line per mistake.
 
     `run_code` imports the user's code that the file declares (`uses_code`). Without it, names of mechanisms that are
-    not built in are kept as they are, so that reading a results folder runs nothing.
+    not built in stay unchecked, so that reading a results folder runs no code.
     """
     return loads(read_text(path), str(path), run_code=run_code)
 
 
 def loads(text: str, source: str, *, run_code: bool = False) -> Experiment | Suite:
-    """As `load`, of a text; `source` names it in errors; `extends` and a suite's members are looked for beside it."""
+    """As `load`, for a text. `source` is its name in errors; `extends` and a suite's members are files beside it."""
     written = _read(text, source, ())
     code = _located_code(written, Path(source).parent)
     if run_code:
@@ -84,17 +84,17 @@ def loads(text: str, source: str, *, run_code: bool = False) -> Experiment | Sui
 
 
 def _located_code(written: _Written, folder: Path) -> tuple[str, ...]:
-    """What `uses_code` declares, with absolute paths, also put into `written`."""
+    """The declarations of `uses_code` with absolute paths, which also replace them in `written`."""
     declared = written.value.get("uses_code")
     if not isinstance(declared, list) or not all(isinstance(item, str) for item in declared):
-        return ()  # The types of an Experiment say what is wrong.
+        return ()  # The types of Experiment report the mistake.
     code = located_code(declared, folder)
     written.value["uses_code"] = list(code)
     return code
 
 
 def _validated(written: _Written, source: str) -> Experiment | Suite:
-    """The experiment or suite that a file says. Raises InputError with one line for each problem."""
+    """The experiment or suite that a file states. Raises InputError with one line per problem."""
     kind = Suite if "suite" in written.value else Experiment
     problems: list[str] = []
     loaded = None
@@ -111,20 +111,20 @@ def _validated(written: _Written, source: str) -> Experiment | Suite:
 
 
 def _place(problem: str) -> tuple[str, int]:
-    """(file, line) of a problem's line, to show them in the order of the file."""
+    """(file, line) of a problem, by which problems are sorted into the order of the file."""
     match = re.match(r"(.*?):(\d+):", problem)
     return (match[1], int(match[2])) if match else ("", 0)
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What a file and those that it extends say, and which line of which file says it."""
+    """The content of a file over the files that it extends, and the line of the file that states each key."""
 
     value: dict[str, Any]
     lines: dict[KeyPath, str]
 
     def where(self, loc: Loc) -> str:
-        """`a.yaml:7: base.model.depth`; parts of `loc` that no file writes (a union's member, ...) are passed over."""
+        """`a.yaml:7: base.model.depth`; parts of `loc` that no file writes, such as a union's member, are skipped."""
         path: KeyPath = ()
         for part in loc:
             if (*path, part) in self.lines:
@@ -133,14 +133,15 @@ class _Written:
 
 
 def _read(text: str, source: str, chain: tuple[Path, ...]) -> _Written:
-    """The file's mapping over that of the file it extends; `chain` holds the files that led here."""
+    """The file's mapping over that of the file it extends; `chain` holds the files that extend this one."""
     document = read(text, source)
     if not isinstance(document.value, dict):
         raise InputError(f"{source}:1: an experiment is a mapping (name: ..., base: ...), not {show(document.value)}")
-    own = _with_budget(_Written(document.value, {path: f"{source}:{line}" for path, line in document.lines.items()}))
-    if "extends" not in own.value:
-        return own
-    where, target = own.where(("extends",)), own.value.pop("extends")
+    lines = {path: f"{source}:{line}" for path, line in document.lines.items()}
+    written = _with_budget(_Written(document.value, lines))
+    if "extends" not in written.value:
+        return written
+    where, target = written.where(("extends",)), written.value.pop("extends")
     if not isinstance(target, str) or not target.endswith(SUFFIXES):
         raise InputError(f"{where}: needs a .yaml file, relative to this one, not {show(target)}")
     chain = (*chain, Path(source).resolve())
@@ -150,14 +151,14 @@ def _read(text: str, source: str, chain: tuple[Path, ...]) -> _Written:
     if parent.resolve() in chain:
         circle = " -> ".join([*(path.name for path in chain), parent.name])
         raise InputError(f"{where}: files extend each other in a circle: {circle}")
-    below = _read(read_text(parent), str(parent), chain)
-    if "seeds" in own.value:  # one design replaces another: {num: 5} and {looks: [...]} are not to be mixed
-        below.value.pop("seeds", None)
-    return _Written(merge(below.value, own.value), {**below.lines, **own.lines})
+    extended = _read(read_text(parent), str(parent), chain)
+    if "seeds" in written.value:  # One design replaces another; {num: 5} and {looks: [...]} must not be merged.
+        extended.value.pop("seeds", None)
+    return _Written(merge(extended.value, written.value), {**extended.lines, **written.lines})
 
 
 def _with_budget(written: _Written) -> _Written:
-    """`budget: {train_flops: 1e14}` as `base.train.train_flops`, which it is short for."""
+    """Replace the shorthand `budget: {train_flops: 1e14}` by `base.train.train_flops`."""
     if "budget" not in written.value:
         return written
     value = {key: item for key, item in written.value.items() if key != "budget"}
@@ -167,10 +168,10 @@ def _with_budget(written: _Written) -> _Written:
     (unit,) = budget
     base = value.get("base", {})
     train = base.get("train", {}) if isinstance(base, dict) else base
-    if not isinstance(train, dict):  # the types of an Experiment say so
+    if not isinstance(train, dict):  # The types of Experiment report the mistake.
         return _Written(value, written.lines)
     if any(duration in train for duration in DURATIONS):
-        raise InputError(f"{where}: base.train says how long, too; one of the two")
+        raise InputError(f"{where}: base.train states a duration too; keep one")
     path = f"base.train.{unit}"
     return _Written(
         set_path(value, path, budget[unit]),
@@ -179,7 +180,7 @@ def _with_budget(written: _Written) -> _Written:
 
 
 def _member_problems(suite: Suite, written: _Written, source: str) -> list[str]:
-    """Members of a suite that do not exist or are suites, and paths of its grid that none of them tunes."""
+    """One line for every member that does not exist or is a suite, and for every path that no member tunes."""
     problems: list[str] = []
     tuned: set[str] = set()
     for number, name in enumerate(suite.suite):
@@ -197,5 +198,5 @@ def _member_problems(suite: Suite, written: _Written, source: str) -> list[str]:
     return problems + [
         f"{written.where(('tune', path))}: no member tunes {path}{hint(path, tuned)}"
         for path in grid
-        if not any(own == path or own.endswith(f".{path}") for own in tuned)
+        if not any(member_path == path or member_path.endswith(f".{path}") for member_path in tuned)
     ]

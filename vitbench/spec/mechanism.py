@@ -1,8 +1,8 @@
-"""Mechanisms: classes that an experiment names, found by kind and name, written in a spec as one canonical text.
+"""Mechanisms: classes that an experiment chooses by kind and name. A spec holds each as one canonical text.
 
 A spec holds `depthwise` or, with fields that differ from their defaults, `depthwise(kernel_size=5)`; a file may write
 `{name: depthwise, kernel_size: 5}`. A subclass of `Mechanism` that has a `name` registers itself when its module is
-imported. Built-in modules are found in PACKAGES; a user's own code is imported only if an experiment declares it.
+imported. Built-in modules are in PACKAGES; a user's code is imported only if an experiment declares it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAME_OR_FIELDS = WithJsonSchema(
         ]
     }
 )
-"""The schema of a key that chooses a mechanism; it leaves names open, for users' own."""
+"""The schema of a key that chooses a mechanism; it allows any name, because users may add mechanisms."""
 _TEXT = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(\((?P<fields>.*)\))?")
 
 
@@ -53,7 +53,7 @@ class MechanismError(InputError, ValueError):
 
 
 class Mechanism(BaseModel):
-    """What a user may choose by name; the fields of a subclass are its YAML keys and its identity.
+    """A part that a user chooses by name; the fields of a subclass are its YAML keys and its identity.
 
     `kind` says which key of a spec chooses it. `source_sha256` is the hash of a user's file, None for a built-in.
     """
@@ -79,7 +79,7 @@ class Mechanism(BaseModel):
 _REGISTRY: dict[tuple[str, str], type[Mechanism]] = {}
 _UNKNOWN_ALLOWED: ContextVar[bool] = ContextVar("unknown_names_allowed", default=False)
 _LOADING: list[str] = []
-"""Hashes of the user's files that are being imported; their classes carry it."""
+"""Hashes of the user's files during their import; each class of a file records the file's hash."""
 
 
 def _register(cls: type[Mechanism]) -> None:
@@ -135,15 +135,15 @@ def _built(cls: type[Mechanism], fields: Mapping[str, Any]) -> Mechanism:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        own = ", ".join(cls.model_fields) or "no fields"
+        allowed = ", ".join(cls.model_fields) or "no fields"
         if first["type"] == "extra_forbidden":
-            raise MechanismError(f"{cls.name} has no field {field!r}; it has {own}") from error
+            raise MechanismError(f"{cls.name} has no field {field!r}; it has {allowed}") from error
         raise MechanismError(f"{cls.name}.{field}: {first['msg'].lower()}, not {first['input']!r}") from error
 
 
 @contextmanager
 def unknown_names_allowed() -> Iterator[None]:
-    """Within it, `canonical` keeps names that are not registered: for reading results without running their code."""
+    """A context in which `canonical` keeps unregistered names, to read results without running their code."""
     token = _UNKNOWN_ALLOWED.set(True)
     try:
         yield
@@ -216,10 +216,10 @@ def _load_entry_point(name: str) -> None:
         installed = ", ".join(points) or "none is installed"
         raise InputError(f"uses_code: {name!r} is neither a .py file nor an entry point {ENTRY_POINTS} ({installed})")
     module_name = points[name].module
-    found = importlib.util.find_spec(module_name)
-    if found is None or found.origin is None:
+    module_spec = importlib.util.find_spec(module_name)
+    if module_spec is None or module_spec.origin is None:
         raise InputError(f"uses_code: {name}: there is no module {module_name}")
-    _LOADING.append(hashlib.sha256(Path(found.origin).read_bytes()).hexdigest())
+    _LOADING.append(hashlib.sha256(Path(module_spec.origin).read_bytes()).hexdigest())
     try:
         importlib.import_module(module_name)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a user's values, in one line each: where, the value, what is allowed, the nearest spelling."""
+"""Messages about a user's values, one line each: place, value, what is allowed, the nearest spelling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitbench.spec.trial import Frozen
 
 Loc = tuple[str | int, ...]
 Locate = Callable[[Loc], str]
-"""From a place in the data to words for it: `a.yaml:7: base.model.depth`."""
+"""Turns a place in the data into words: `a.yaml:7: base.model.depth`."""
 
 _NEEDED = {
     "int_type": "a whole number",
@@ -37,7 +37,7 @@ MAX_LISTED = 24
 
 
 def translate(error: ValidationError, locate: Locate) -> list[str]:
-    """One line for every place that a spec refuses; the alternatives of a union are one line."""
+    """One line for every value that a spec refuses; the alternatives of a union share one line."""
     needed: dict[str, list[str]] = {}
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
@@ -95,11 +95,11 @@ ELSEWHERE = {
     "num_attention_heads": "model.num_heads",
     "pool_type": "model.global_pool",
 }
-"""Settings of timm and transformers that have another name here, and what to write instead."""
+"""{setting of timm or transformers: what to write here}."""
 
 
 def hint(word: str, allowed: Iterable[str]) -> str:
-    """`". Did you mean 'model.depth'?"`: the nearest of those that end alike, else of all; else what is allowed."""
+    """`". Did you mean 'model.depth'?"`: the nearest name with the same last part, else any near name, else all."""
     names = list(allowed)
     if instead := ELSEWHERE.get(word.rpartition(".")[2]):
         return f". Use {instead}"
@@ -113,7 +113,7 @@ def hint(word: str, allowed: Iterable[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as its file would write it, cut to one short line."""
+    """A value as a file would write it, cut to one short line."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = repr(list(value) if isinstance(value, tuple) else value)
@@ -126,8 +126,8 @@ def key_path(loc: Loc) -> str:
 
 
 def _keys(title: str, loc: Loc) -> list[str]:
-    """The keys of the spec that lies at `loc` inside the spec called `title`."""
-    model: type[BaseModel] = {known.__name__: known for known in Frozen.__subclasses__()}[title]
+    """The keys of the spec at `loc` inside the spec called `title`."""
+    model: type[BaseModel] = {cls.__name__: cls for cls in Frozen.__subclasses__()}[title]
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
             model = next(iter(_models(model.model_fields[part].annotation)), model)
@@ -135,7 +135,7 @@ def _keys(title: str, loc: Loc) -> list[str]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The specs inside a type, however wrapped."""
+    """The spec classes inside a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for part in get_args(annotation) for found in _models(part)]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -1,6 +1,6 @@
-"""Metrics: what each number is called, its unit, which direction is better, what guessing scores, where it is read.
+"""Metrics: the name of each number, its unit, the better direction, the score of guessing, and its source.
 
-Tables, plots, tuning and claims ask this module; none of them recognises a metric by a part of its name.
+Tables, plots, tuning and claims use this module; none of them recognises a metric by a part of its name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ DEFAULT_TUNING = "val_top1_percent"
 class Metric:
     """One number of a trial.
 
-    `better` is None where no direction is better: costs and descriptions of a network are never ranked.
-    `source` says when it exists: after training (`training`, `test`, `cost`), from stored answers, or only after
-    `vitbench inspect` (`analysis`). `label` is what an axis or a column says. `guess`: a guess scores 100 / classes.
+    `better` is None if no direction is better: costs and descriptions of a network are never ranked.
+    `source` says when the number exists: after training (`training`, `test`, `cost`), from stored answers, or only
+    after `vitbench inspect` (`analysis`). `label` is the text of an axis or a column. `guess`: guessing scores
+    100 / classes.
     """
 
     name: str
@@ -51,11 +52,11 @@ class Metric:
 
     @property
     def sign(self) -> float:
-        """1 if higher is better or nothing is, -1 if lower is better: `sign * value` ranks like a score."""
+        """-1 if lower is better, else 1: `sign * value` ranks like a score."""
         return -1.0 if self.better == "lower" else 1.0
 
     def chance(self, num_classes: int) -> float | None:
-        """The score of guessing among `num_classes` equally frequent classes; None where guessing has no score."""
+        """The score of guessing among `num_classes` equally frequent classes; None for metrics without classes."""
         return 100.0 / num_classes if self.guess else None
 
 
@@ -91,7 +92,7 @@ _ANALYSIS_ACCURACIES = ("robust_",)
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of this name; one that is not in the table has the unit of its ending and no better direction."""
+    """The metric of this name; a name outside the table takes the unit of its ending and has no better direction."""
     if name in _NAMED:
         return _NAMED[name]
     words = name.removesuffix("_percent").replace("_", " ").capitalize()

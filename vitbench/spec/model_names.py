@@ -1,4 +1,4 @@
-"""Shorthand names of models and what they stand for: `ViT-Ti/4`, `R26x1`, `R26x1+ViT-Ti/16`."""
+"""Shorthand names of models and their meaning: `ViT-Ti/4`, `R26x1`, `R26x1+ViT-Ti/16`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "L": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0},
     "H": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4.0},
 }
-"""Source: Dosovitskiy et al. 2021, Table 1 (B, L, H); Touvron et al. 2021 (Ti, S). Mu is ours, for seconds on a CPU:
-depth 2, since at depth 1 a position at the stem, in every layer and shared are one function."""
+"""Source: Dosovitskiy et al. 2021, Table 1 (B, L, H); Touvron et al. 2021 (Ti, S). Mu is ours and trains in seconds on
+a CPU. Its depth is 2, because at depth 1 positions at the stem, in every layer and shared are one function."""
 
 LAYERS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
@@ -35,7 +35,7 @@ HYBRIDS: dict[int, tuple[str, bool]] = {
     8: ("small", False),
     4: ("small", True),
 }
-"""Total stride -> (root, are stage 4's blocks folded into stage 3). Source: Dosovitskiy et al. 2021, section 4.1."""
+"""{total stride: (root, True if stage 3 takes the blocks of stage 4)}. Source: Dosovitskiy et al. 2021, section 4.1."""
 
 _VIT = re.compile(r"(?:ViT-)?(?P<size>[A-Za-z]+)(?:/(?P<patch>\d+))?")
 _TIMM_VIT = re.compile(r"(?:vit|deit)_(?P<size>[a-z]+)(?:_r(?P<depth>\d+)_s(?P<stride>\d+)|_patch(?P<patch>\d+))_\d+")
@@ -49,10 +49,10 @@ _FORMS = (
 
 
 def variant(name: str) -> dict[str, Any]:
-    """The ModelSpec fields that a shorthand stands for, as `{field: value}`.
+    """The ModelSpec fields that a shorthand means, as `{field: value}`.
 
-    In a hybrid's name the last number is the total stride: it decides the root and whether stage 4 is folded.
-    timm's names of the same models stand for them. Raises InputError on other names, with the nearest ones.
+    In a hybrid's name the last number is the total stride: it decides the root, and whether stage 4 is part of stage 3.
+    timm's names of the same models are accepted. Raises InputError for other names, with the nearest ones.
     """
     name = _of_timm(name)
     backbone, plus, transformer = name.rpartition("+")
@@ -62,9 +62,9 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def _of_timm(name: str) -> str:
-    """`ViT-Ti/16` for `vit_tiny_patch16_224`; other names as they are. The image size follows the data, not the name.
+    """`ViT-Ti/16` for `vit_tiny_patch16_224`; other names unchanged. The image size follows the data, not the name.
 
-    Raises InputError where the name also means weights.
+    Raises InputError if the name also states weights.
     """
     bare, dot, tag = name.partition(".")
     vit, resnet = _TIMM_VIT.fullmatch(bare), _TIMM_RESNET.fullmatch(bare)
@@ -125,7 +125,7 @@ def _words(allowed: dict[int, Any]) -> str:
 
 
 def _near(part: str, size: str) -> str:
-    """The suggestion, with the patch size kept as it was typed."""
+    """The suggestion, with the patch size that the user wrote."""
     _, slash, patch = part.partition("/")
-    names = [f"{prefix}{known}{slash}{patch}" for prefix in ("ViT-", "") for known in SIZES]
+    names = [f"{prefix}{letters}{slash}{patch}" for prefix in ("ViT-", "") for letters in SIZES]
     return nearest(part, [*names, *(f"R{depth}x1" for depth in LAYERS)], limit=1) or nearest(size, SIZES, limit=1)

@@ -1,4 +1,4 @@
-"""Overrides from outside a file: a suite's, `--data`, `--seeds`, `--set`, in this order; the last one holds."""
+"""Overrides from outside a file, in this order: the suite's, `--data`, `--seeds`, `--set`. The last one wins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTABLE = (
     "seeds", "seeds.num", "seeds.chosen", "seeds.looks", "tune.by", "tune.first", "tune.alpha",
     "tune.seeds", "tune.extend", "report.metric",
 )  # fmt: skip
-"""What `--set` takes beside spec paths."""
+"""Keys that `--set` accepts beside spec paths."""
 
 _SIZE_PATHS = ("model.patch_size", "model.img_size", "data.img_size")
 _PATCHED_VIT = re.compile(r"((?:ViT-)?[A-Za-z]+)/(\d+)")
@@ -28,10 +28,10 @@ _SEEDS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
-    """The experiment under its suite's `base`, `tune` (where it tunes at all) and `seeds`.
+    """The experiment with its suite's `base`, `tune` (if the experiment tunes) and `seeds`.
 
-    A duration in the suite's base holds for the experiments that count in the same unit. The suite's levels of a path
-    replace the experiment's, in whichever stage it tunes that path; levels for a stage by name go first.
+    A duration in the suite's base applies to the experiments that count in the same unit. The suite's levels of a path
+    replace the experiment's, in every stage that tunes the path; levels for a named stage have priority.
     """
     changed: dict[str, Any] = {"base": merge(experiment.base, _fitting(suite.base, experiment.base))}
     if suite.tune is not None and experiment.tune is not None:
@@ -48,7 +48,7 @@ def apply_suite(suite: Suite, experiment: Experiment) -> Experiment:
 
 
 def _fitting(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
-    """`over` without a duration in another unit than the one that `under` counts in."""
+    """`over` without durations in another unit than that of `under`."""
     train = {k: v for k, v in over.get("train", {}).items() if k not in DURATIONS or k in under.get("train", {})}
     return {**over, "train": train} if "train" in over else over
 
@@ -61,11 +61,11 @@ def override(
     sets: Sequence[str],
     suits: Callable[[int], bool] | None = None,
 ) -> Experiment:
-    """The experiment with what the command line says over it.
+    """The experiment with the overrides of the command line.
 
-    Other data keep the file's `data.img_size` and patch sizes. Without an image size in the file, a patch that does not
-    suit the new images (`suits`; None: not known yet) is derived from their size, unless the file varies the patch.
-    Raises InputError with one line for every option that cannot hold.
+    Other data keep the file's `data.img_size` and patch sizes. Without an image size in the file, a patch size that
+    does not suit the new images is derived from their size, unless the file varies the patch. `suits` says whether a
+    patch size suits them (None: not known yet). Raises InputError with one line per refused option.
     """
     if data is not None:
         experiment = _with_data(experiment, data, suits or (lambda _: False))
@@ -96,18 +96,18 @@ def parse_seeds(text: str) -> dict[str, Any]:
     if not all(parts):
         raise InputError(f"--seeds {text}: needs a number of seeds (5), a range (0-4) or a list (0,3,7)")
     if "," not in text and "-" not in text:
-        found: dict[str, Any] = {"num": int(text)}
+        seeds: dict[str, Any] = {"num": int(text)}
     else:
         spans = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
-        found = {"chosen": [seed for first, last in spans for seed in range(first, last + 1)]}
-    problems = seed_problems(found, lambda _: f"--seeds {text}")
+        seeds = {"chosen": [seed for first, last in spans for seed in range(first, last + 1)]}
+    problems = seed_problems(seeds, lambda _: f"--seeds {text}")
     if problems:
         raise InputError("\n".join(problems))
-    return found
+    return seeds
 
 
 def _with_data(experiment: Experiment, data: str, suits: Callable[[int], bool]) -> Experiment:
-    """The experiment on other images; a patch that does not suit them is left to be derived."""
+    """The experiment on other images, without a patch size that does not suit them."""
     if varied := _varied_by(experiment, "data.name"):
         raise InputError(f"--data {data}: data.name is {varied}")
     changed: dict[str, Any] = {"base": set_path(experiment.base, "data.name", data)}
@@ -116,13 +116,13 @@ def _with_data(experiment: Experiment, data: str, suits: Callable[[int], bool]) 
     if replaced and not sized and not _varies_patch(experiment):
         stages = [stage.model_dump(exclude_unset=True) for stage in experiment.stages]
         changed["base"] = _without_patch(changed["base"], suits)
-        changed["stages"] = [stage if _has_own_data(stage) else _without_patch(stage, suits) for stage in stages]
+        changed["stages"] = [stage if _names_data(stage) else _without_patch(stage, suits) for stage in stages]
         changed["arms"] = {name: _without_patch_paths(fields, suits) for name, fields in experiment.arms.items()}
     return _changed(experiment, changed, f"--data {data}")
 
 
-def _has_own_data(stage: dict[str, Any]) -> bool:
-    """Whether a stage stays on the data that the file gives it."""
+def _names_data(stage: dict[str, Any]) -> bool:
+    """True if the file names the data of this stage, which then keeps them."""
     return "name" in stage.get("data", {})
 
 
@@ -135,7 +135,7 @@ def patches(experiment: Experiment) -> set[int]:
 
 
 def _patch_in(path: str, value: Any) -> int | None:
-    """The patch size that a setting states, by itself or in a model's name."""
+    """The patch size that a setting states, directly or in a model's name."""
     if path.endswith("model.patch_size"):
         return value if isinstance(value, int) else None
     match = _PATCHED_VIT.fullmatch(str(value)) if path.endswith("model.name") else None
@@ -143,15 +143,15 @@ def _patch_in(path: str, value: Any) -> int | None:
 
 
 def _varies_patch(experiment: Experiment) -> bool:
-    """Does the file set patch or image size by a factor, or differently from arm to arm?"""
+    """True if the file varies the patch or image size by a factor or between arms."""
     names = {stage.name for stage in experiment.stages}
 
     def patches(path: str, value: Any) -> set[Any]:
-        own = split_stage(path, names)[1]
-        if own == "model.name":
+        spec_path = split_stage(path, names)[1]
+        if spec_path == "model.name":
             match = _PATCHED_VIT.fullmatch(str(value))
             return {int(match[2])} if match else set()
-        return {value} if own in _SIZE_PATHS else set()
+        return {value} if spec_path in _SIZE_PATHS else set()
 
     if any(patches(path, level) for path, levels in experiment.factors.items() for level in levels):
         return True
@@ -159,7 +159,7 @@ def _varies_patch(experiment: Experiment) -> bool:
 
 
 def _without_patch(sections: dict[str, Any], suits: Callable[[int], bool]) -> dict[str, Any]:
-    """`base`, or a stage, without a patch size that does not suit the images, and without the model's image size."""
+    """`base` or a stage without the model's image size, and without a patch size that does not suit the images."""
     out = dict(sections)
     if "model" in out:
         nested = {f"model.{key}": value for key, value in out["model"].items()}
@@ -168,7 +168,7 @@ def _without_patch(sections: dict[str, Any], suits: Callable[[int], bool]) -> di
 
 
 def _without_patch_paths(fields: dict[str, Any], suits: Callable[[int], bool]) -> dict[str, Any]:
-    """The same for settings by path, those of a stage included; a hybrid's name keeps its stride."""
+    """The same for settings by path, including those of a stage; a hybrid's name keeps its stride."""
     out: dict[str, Any] = {}
     for path, value in fields.items():
         patch = _patch_in(path, value)
@@ -180,16 +180,16 @@ def _without_patch_paths(fields: dict[str, Any], suits: Callable[[int], bool]) -
 
 
 def _with_set(experiment: Experiment, text: str) -> Experiment:
-    """The experiment with one `key=value`."""
+    """The experiment with one `KEY=VALUE` applied."""
     key, equals, value_text = text.partition("=")
     option = f"--set {text if text.isprintable() else repr(text)}"
     if key[:1] in ("+", "~"):
-        use = "write KEY=VALUE without it" if key[0] == "+" else "no key can be deleted, but KEY=null may do"
+        use = "write KEY=VALUE without it" if key[0] == "+" else "keys cannot be deleted; KEY=null may do the same"
         raise InputError(f"{option}: {key[0]!r} is Hydra's; {use}")
     if not equals:
         alike = re.fullmatch(r"([\w.]+):\s*(.*)", text)
         example = f"{alike[1]}={alike[2]}" if alike else "train.epochs=5"
-        raise InputError(f"{option}: needs KEY=VALUE, e.g. --set {example}")
+        raise InputError(f"{option}: needs KEY=VALUE, for example --set {example}")
     value = read(value_text, option).value
     if key in SETTABLE:
         return _with_key(experiment, key, value, option)
@@ -197,7 +197,7 @@ def _with_set(experiment: Experiment, text: str) -> Experiment:
 
 
 def _with_key(experiment: Experiment, key: str, value: Any, option: str) -> Experiment:
-    """The experiment with a key of its own changed: seeds, the tuning budget, the metric."""
+    """The experiment with one key outside the spec changed: seeds, tuning, the metric."""
     head, _, last = key.partition(".")
     if head == "seeds":
         seeds = {last: value} if last else value
@@ -206,7 +206,7 @@ def _with_key(experiment: Experiment, key: str, value: Any, option: str) -> Expe
         return _changed(experiment, {"seeds": seeds}, option)
     section: Any = getattr(experiment, head)
     if section is None:
-        raise InputError(f"{option}: {experiment.name} tunes nothing")
+        raise InputError(f"{option}: {experiment.name} has no `tune` section")
     return _changed(experiment, {head: {**section.model_dump(exclude_unset=True), last: value}}, option)
 
 
@@ -216,29 +216,29 @@ def _with_setting(experiment: Experiment, path: str, value: Any, option: str) ->
     if problem := path_problem(path, names, SETTABLE):
         raise InputError(f"{option}: {problem}")
     if varied := _varied_by(experiment, path):
-        raise InputError(f"{option}: {path} is {varied}; change it in a file of your own with `extends:`")
+        raise InputError(f"{option}: {path} is {varied}; to change it, write a file with `extends:`")
     for stage in experiment.stages:
         if any(_has(stage.model_dump(exclude_unset=True), knob) for knob in same_knob(path)):
-            raise InputError(f"{option}: the stage {stage.name} has its own; name the stage: {stage.name}.{path}")
+            raise InputError(f"{option}: the stage {stage.name} sets this path itself; write {stage.name}.{path}")
     if problems := value_problems(path, value, names, option):
         raise InputError("\n".join(problems))
-    name, own = split_stage(path, names)
+    name, spec_path = split_stage(path, names)
     if not name:
         return _changed(experiment, {"base": set_path(experiment.base, path, value)}, option)
     stages = [
-        set_path(stage.model_dump(exclude_unset=True), own, value) if stage.name == name else stage
+        set_path(stage.model_dump(exclude_unset=True), spec_path, value) if stage.name == name else stage
         for stage in experiment.stages
     ]
     return _changed(experiment, {"stages": stages}, option)
 
 
 def _varied_by(experiment: Experiment, path: str) -> str | None:
-    """What gives `path` its values in place of `base`: a factor, the tuned grid, an arm; None where nothing does."""
+    """The factor, tuned grid or arm that sets `path` in place of `base`, in words; None if `base` sets it."""
     knobs = same_knob(path)
     tuned = experiment.tune.grid if experiment.tune else {}
-    for what, paths in (("a factor of", experiment.factors), ("tuned in", tuned)):
-        for known in knobs & paths.keys():
-            return f"{what} {experiment.name} ({known}: {show(paths[known])})"
+    for role, paths in (("a factor of", experiment.factors), ("tuned in", tuned)):
+        for knob in knobs & paths.keys():
+            return f"{role} {experiment.name} ({knob}: {show(paths[knob])})"
     for name, fields in experiment.arms.items():
         if knobs & fields.keys():
             return f"set by the arm {name}"

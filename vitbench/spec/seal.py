@@ -1,7 +1,7 @@
-"""The seal of a run: what was declared before its first trial, and what a later edit changed.
+"""The seal of a run: the declarations before its first trial, and later changes to them.
 
-A run's folder keeps it as `sealed.json`. A margin, cut, claim, look or grid that is changed afterwards makes the
-verdicts that it concerns exploratory.
+A run's folder keeps it as `sealed.json`. A later change of a margin, cut, claim, look or grid makes the verdicts that
+depend on it exploratory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DECLARED = (
     "gap_points", "tie_points", "tie_points_digits", "x", "levels", "split_at", "share", "ratio", "metric", "seeds_min",
     "all_parts",
 )  # fmt: skip
-"""The fields of a claim that decide its verdict; words and the source's numbers may be mended."""
+"""The fields of a claim that decide its verdict. Words and the source's numbers may be corrected later."""
 WORDS = {
     "margin_points": "margin", "margin_points_digits": "margin on digits", "above_points": "cut", "below_points": "cut",
     "gap_points": "gap", "tie_points": "tie", "tie_points_digits": "tie on digits", "seeds_min": "least seeds",
@@ -35,8 +35,8 @@ def seal_of(
 ) -> dict[str, Any]:
     """The seal of an experiment: its claims, looks, maximum and grid, with their hash.
 
-    `file_looks`: the looks as its file has them, where a declared maximum cut them. `num_before` of the `num_trials`
-    planned had a record when it was written: other runs share them.
+    `file_looks`: the looks of the file, if a declared maximum cut them. `num_before` of the `num_trials` planned had a
+    record when the seal was written, because other runs share them.
     """
     content = _declared(experiment)
     looks = list(file_looks or experiment.seeds.looks or ())
@@ -50,7 +50,7 @@ def seal_text(seal: Mapping[str, Any]) -> str:
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
-    """The seal of a run's folder, None where there is none. Raises ResultsError where it was damaged or edited."""
+    """The seal of a run's folder, or None. Raises ResultsError if the file is damaged or was edited."""
     path = folder / FILE
     if not path.is_file():
         return None
@@ -67,23 +67,23 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
 
 
 def edits(seal: Mapping[str, Any] | None, experiment: Experiment) -> dict[str, tuple[str, ...]]:
-    """Why verdicts of a run are exploratory, by claim; under the empty name what concerns every claim.
+    """{claim: why its verdict is exploratory}; the empty name stands for every claim.
 
-    A race without a seal was not declared before its trials; a first-edition run has none.
+    A race without a seal was not declared before its trials. First-edition runs have no seal.
     """
     if seal is not None:
-        every = seal["num_trials"] > 0 and seal["num_before"] == seal["num_trials"]
-        late = ("every trial was there before the claims were sealed",) if every else ()
-        found = changes(seal, experiment)
-        return {**found, "": (*late, *found.get("", ()))} if late else found
+        all_before = seal["num_trials"] > 0 and seal["num_before"] == seal["num_trials"]
+        late = ("every trial was there before the claims were sealed",) if all_before else ()
+        changed = changes(seal, experiment)
+        return {**changed, "": (*late, *changed.get("", ()))} if late else changed
     raced = experiment.tune is not None and experiment.tune.races
     return {"": (f"its claims were not sealed at the first trial ({FILE} is missing)",)} if raced else {}
 
 
 def changes(seal: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[str, ...]]:
-    """What was edited after the first trial: {claim: its changes}, those that concern every claim under ``.
+    """Edits after the first trial: {claim: its changes}; the empty name stands for every claim.
 
-    Looks beyond the declared maximum are no edit: they are declared as `extended`.
+    Looks beyond the declared maximum do not count: they are declared as `extended`.
     """
     now = _declared(experiment)
     out: dict[str, tuple[str, ...]] = {}
@@ -96,9 +96,9 @@ def changes(seal: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[
         out[""] = tuple(common)
     for claim, fields in now["claims"].items():
         before = seal["claims"].get(claim)
-        found = ["added after the first trial"] if before is None else list(_differences("", before, fields))
-        if found:
-            out[claim] = tuple(found)
+        differences = ["added after the first trial"] if before is None else list(_differences("", before, fields))
+        if differences:
+            out[claim] = tuple(differences)
     removed = [claim for claim in seal["claims"] if claim not in now["claims"]]
     if removed:
         out[""] = (*out.get("", ()), f"claims removed after the first trial: {', '.join(removed)}")
@@ -106,7 +106,7 @@ def changes(seal: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[
 
 
 def _declared(experiment: Experiment) -> dict[str, Any]:
-    """The part of an experiment that decides its verdicts, as plain JSON."""
+    """The declarations of an experiment that decide its verdicts, as plain JSON."""
     tune = experiment.tune.model_dump(mode="json") if experiment.tune else {}
     seeds = experiment.seeds.model_dump(mode="json", exclude={"extended"})
     claims = {part.id: _fields(part) for claim in experiment.claims for part in (claim, *claim.part_claims())}

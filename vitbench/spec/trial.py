@@ -1,8 +1,7 @@
-"""Frozen specifications: what one trial computes. Unknown keys are refused; machine details are options, not specs.
+"""Frozen specifications of what one trial computes. Unknown keys are errors; machine details are options, not specs.
 
-A field that is `None` in a file is derived (`vitbench.plan.resolve`) from the data or from other fields; a resolved
-spec has none left. `trial_id` hashes the resolved spec, so every field here is part of a trial's identity unless
-`resolve` drops it.
+`vitbench.plan.resolve` derives a field that is `None` from the data or from other fields; a resolved spec has no such
+field. `trial_id` hashes the resolved spec, so every field is part of a trial's identity unless `resolve` drops it.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), N
 TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
 ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
 ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
-ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective"))]
+ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective")), NAME_OR_FIELDS]
 
 
 class ModelSpec(Frozen):
@@ -84,6 +83,9 @@ class ModelSpec(Frozen):
     qkv_bias: bool = True
     global_pool: ReadoutName = "token"
     class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
+    reg_tokens: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Register tokens after the class token: learned, without a position, read by nothing"
+    )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
@@ -111,7 +113,7 @@ class ModelSpec(Frozen):
 
 
 class DataSpec(Frozen):
-    """Which images, split how. `name` is not part of a trial's identity; the images' fingerprint is."""
+    """The images and their splits. The images' fingerprint is part of a trial's identity; `name` is not."""
 
     name: str = "digits"
     in_chans: Literal[1] | None = Field(
@@ -142,7 +144,7 @@ class DataSpec(Frozen):
 
     @property
     def labels(self) -> tuple[int, ...] | None:
-        """The positions of `classes` in a resolved spec, in which none is a name; None: all classes."""
+        """The `classes` of a resolved spec, which are all positions; None: all classes."""
         if self.classes is None:
             return None
         positions = tuple(value for value in self.classes if isinstance(value, int))
@@ -151,7 +153,9 @@ class DataSpec(Frozen):
 
 
 class ObjectiveSpec(Frozen):
-    """What training minimises. Fields that only one objective has stand beside `name` and become part of its text."""
+    """The training objective. Fields of a single objective stand beside `name` and become part of its text."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
 
     name: ObjectiveName = "classify"
     target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"
@@ -163,11 +167,11 @@ class ObjectiveSpec(Frozen):
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return value
         name, _, inside = value["name"].partition("(")
-        if inside and name in registered("objective"):  # Fields in a text move beside it, so that none is said twice.
+        if inside and name in registered("objective"):  # Move fields out of the text: each has one place.
             value = {**mechanism("objective", value["name"]).model_dump(mode="json"), **value, "name": name}
         extra = {key: item for key, item in value.items() if key not in cls.model_fields}
-        kept = {key: item for key, item in value.items() if key in cls.model_fields}
-        return {**kept, "name": {"name": value["name"], **extra}} if extra else value
+        shared = {key: item for key, item in value.items() if key in cls.model_fields}
+        return {**shared, "name": {"name": value["name"], **extra}} if extra else value
 
 
 class TrainSpec(Frozen):
@@ -215,7 +219,7 @@ class TrainSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """What is measured beside top-1 accuracy, on frozen features (pre-logits)."""
+    """Measures beside top-1 accuracy, on frozen features (pre-logits)."""
 
     few_shot: Items[PositiveInt] = Field((), description="Shots a class, e.g. [1, 5, 10, 25]")
     few_shot_draws: PositiveInt = 3

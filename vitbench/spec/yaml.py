@@ -1,8 +1,8 @@
-"""A small, safe reading of YAML: plain data with a line number for every key, or one clear error.
+"""Read a safe subset of YAML: plain data with a line number for every key, or one clear error.
 
 Values follow YAML 1.2, not 1.1, because the older rules change what a reader sees: `no` is text, `1e-3` is a float,
 `010` and `1:30` are text and not 8 and 90. Keys are always text. Anchors, aliases, tags, merge keys and a second
-document are refused; so are deep and large files, before anything is built from them.
+document are refused. Deep and large files are refused before anything is built from them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data, and the line (from 1) of every key and item, by its path."""
+    """Plain data, and {path of a key or item: its line, from 1}."""
 
     value: Any
     lines: dict[KeyPath, int]
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of at most `MAX_BYTES`; raises InputError where it cannot be read as UTF-8."""
+    """The text of a file of at most `MAX_BYTES`. Raises InputError if it cannot be read as UTF-8."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
 
 
 def read(text: str, source: str) -> Document:
-    """The data of one YAML document; raises InputError naming `source` and the line (every repeated key at once)."""
+    """The data of one YAML document. Raises InputError with `source` and line; repeated keys are listed together."""
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InputError(f"{source}: larger than {MAX_BYTES} bytes")
     builder = _Builder(text, source)
@@ -71,7 +71,7 @@ class _TooDeep(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at the bracket that is too deep: the scanner reads far ahead of the events, in quadratic time."""
+    """Stops at a bracket that is too deep, because the scanner reads far ahead of the events, in quadratic time."""
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         if self.flow_level > MAX_DEPTH:
@@ -80,7 +80,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Builder:
-    """Builds plain data straight from the parser's events, so that nothing is composed before it is checked."""
+    """Builds plain data directly from the parser's events, so that everything is checked before it is built."""
 
     def __init__(self, text: str, source: str) -> None:
         self.source = source
@@ -100,20 +100,23 @@ class _Builder:
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise self._error(line, f"a control character ({hex(int(error.character))})") from error
-        except (ValueError, OverflowError) as error:  # PyYAML lets these out: "\UFFFFFFFF", %YAML with 5000 digits
+        except (
+            ValueError,
+            OverflowError,
+        ) as error:  # "\UFFFFFFFF", or %YAML with 5000 digits
             raise self._error(1, f"not YAML: {error}") from error
 
     def _error(self, line: int, what: str) -> InputError:
         return InputError(f"{self.source}:{line}: {' '.join(what.split())}")
 
     def document(self) -> Any:
-        """The only document's data; None where the text has none."""
-        value, seen = None, False
+        """The data of the only document; None for an empty text."""
+        value, has_value = None, False
         for event in self._events:
-            if isinstance(event, events.DocumentStartEvent) and seen:
+            if isinstance(event, events.DocumentStartEvent) and has_value:
                 raise self._error(_line(event), "a second document ('---'); one file holds one experiment")
             if isinstance(event, events.NodeEvent):
-                value, seen = self._node(event, ()), True
+                value, has_value = self._node(event, ()), True
         return value
 
     def _node(self, event: events.NodeEvent, path: KeyPath) -> Any:
@@ -169,7 +172,7 @@ class _Builder:
 
     def _scalar(self, event: events.ScalarEvent) -> Any:
         text = self._text(event)
-        if event.style is not None:  # quoted or block: text, whatever it looks like
+        if event.style is not None:  # Quoted and block scalars are always text.
             return text
         value = plain(text)
         if value in (math.inf, -math.inf):
@@ -184,19 +187,19 @@ def _line(event: events.Event) -> int:
 
 
 def plain(text: str) -> None | bool | int | float | str:
-    """What an unquoted scalar means: null, true, false, a number without leading zeros, else text (`.nan` is text)."""
+    """The value of an unquoted scalar: null, true, false, a number without leading zeros, else text (`.nan` too)."""
     if text in _NULLS:
         return None
     if text in _BOOLS:
         return _BOOLS[text]
     if _INT.fullmatch(text):
-        # Beyond 64 bits (FLOPs in full) a float will do; int() refuses thousands of digits with an error of its own.
+        # A float is exact enough beyond 64 bits (FLOPs in full); int() raises an error for thousands of digits.
         return int(text) if len(text) <= 20 and abs(int(text)) <= MAX_INT else float(text)
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def dump(value: Any) -> str:
-    """`value` (plain data) as YAML that `read` gives back unchanged: text that looks like a number is quoted."""
+    """`value` (plain data) as YAML from which `read` restores it; text that looks like a number is quoted."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 

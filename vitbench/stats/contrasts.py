@@ -41,7 +41,7 @@ Weights = Mapping[Cell, float]
 
 
 @dataclass(frozen=True)
-class Part:
+class ClaimPart:
     """One parameter and where it must lie."""
 
     label: str
@@ -68,7 +68,7 @@ class Curve:
 class Question:
     """A claim's parts, all of which must hold, and the curve of a crossover or frontier ratio."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ClaimPart, ...]
     curve: Curve | None = None
 
     def cells(self) -> tuple[Cell, ...]:
@@ -149,7 +149,7 @@ def question(claim: Claim, resolver: Resolver) -> Question:
     )
 
 
-def unit_of(claim: Claim, part: Part, resolver: Resolver) -> str:
+def unit_of(claim: Claim, part: ClaimPart, resolver: Resolver) -> str:
     """The unit that the claim states, else that of the metric its contrast reads."""
     if "unit" in claim.model_fields_set:
         return claim.unit
@@ -187,20 +187,20 @@ def _label(pair: Sequence[ArmRef]) -> str:
 def _difference(claim: Claim, resolver: Resolver) -> Question:
     """A - B; a statistic may be one arm's value alone."""
     weights = _pair(claim, resolver, claim.arms) if len(claim.arms) == 2 else resolver.cells(claim.arms[0], claim)
-    return Question((Part(_label(claim.arms), weights, cut_region(claim)),))
+    return Question((ClaimPart(_label(claim.arms), weights, cut_region(claim)),))
 
 
 def _equivalence(claim: Claim, resolver: Resolver) -> Question:
     assert claim.margin_points is not None
     region = Region(-claim.margin_points, claim.margin_points, 0.90)
     pairs = claim.pairs or tuple(combinations(claim.arms, 2))
-    return Question(tuple(Part(_label(pair), _pair(claim, resolver, pair), region) for pair in pairs))
+    return Question(tuple(ClaimPart(_label(pair), _pair(claim, resolver, pair), region) for pair in pairs))
 
 
 def _ordering(claim: Claim, resolver: Resolver) -> Question:
     """Each arm above each of the next tier by more than the gap; inside a tier within `tie_points` of each other."""
     parts = [
-        Part(_label((upper, lower)), _pair(claim, resolver, (upper, lower)), Region(low=claim.gap_points))
+        ClaimPart(_label((upper, lower)), _pair(claim, resolver, (upper, lower)), Region(low=claim.gap_points))
         for tier, after in zip(claim.tiers, claim.tiers[1:], strict=False)
         for upper in tier
         for lower in after
@@ -208,7 +208,7 @@ def _ordering(claim: Claim, resolver: Resolver) -> Question:
     if claim.tie_points is not None:
         tie = Region(-claim.tie_points, claim.tie_points, 0.90)
         for tier in claim.tiers:
-            parts += [Part(_label(pair), _pair(claim, resolver, pair), tie) for pair in combinations(tier, 2)]
+            parts += [ClaimPart(_label(pair), _pair(claim, resolver, pair), tie) for pair in combinations(tier, 2)]
     return Question(tuple(parts))
 
 
@@ -219,7 +219,7 @@ def _interaction(claim: Claim, resolver: Resolver) -> Question:
         at = {path: value[index] if isinstance(value, (list, tuple)) else value for path, value in claim.at.items()}
         halves.append(_pair(claim, resolver, pair, at))
     label = " - ".join(f"({_label(pair)})" for pair in claim.pairs)
-    return Question((Part(label, add((1.0, halves[0]), (-1.0, halves[1])), cut_region(claim)),))
+    return Question((ClaimPart(label, add((1.0, halves[0]), (-1.0, halves[1])), cut_region(claim)),))
 
 
 def _levels(claim: Claim, resolver: Resolver) -> tuple[list[float], list[Weights], list[Any]]:
@@ -265,7 +265,7 @@ def _slope_of(x: Sequence[float], contrasts: Sequence[Weights], claim: Claim) ->
 def _slope(claim: Claim, resolver: Resolver) -> Question:
     x, contrasts, _ = _levels(claim, resolver)
     label = f"slope of {_label(claim.arms)} in {claim.x}"
-    return Question((Part(label, _slope_of(x, contrasts, claim), cut_region(claim)),))
+    return Question((ClaimPart(label, _slope_of(x, contrasts, claim), cut_region(claim)),))
 
 
 def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
@@ -278,7 +278,7 @@ def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
     upper = _slope_of(x[split:], contrasts[split:], claim)
     lower = _slope_of(x[: split + 1], contrasts[: split + 1], claim)
     label = f"slope of {_label(claim.arms)} in {claim.x}, upper half - lower half"
-    return Question((Part(label, add((1.0, upper), (-1.0, lower)), Region(high=claim.below_points or 0.0)),))
+    return Question((ClaimPart(label, add((1.0, upper), (-1.0, lower)), Region(high=claim.below_points or 0.0)),))
 
 
 def _share_of_gain(claim: Claim, resolver: Resolver) -> Question:
@@ -288,15 +288,15 @@ def _share_of_gain(claim: Claim, resolver: Resolver) -> Question:
     names = [ref_name(ref) for ref in claim.arms]
     label = f"{names[1]} - {1 - claim.share:g} {names[0]} - {claim.share:g} {names[2]}"
     weights = add((1.0, mid), (claim.share - 1.0, low), (-claim.share, high))
-    return Question((Part(label, weights, Region(low=0.0)),))
+    return Question((ClaimPart(label, weights, Region(low=0.0)),))
 
 
 def _crossover(claim: Claim, resolver: Resolver) -> Question:
     x, contrasts, _ = _levels(claim, resolver)
     name = _label(claim.arms)
     ends = (
-        Part(f"{name} at the least {claim.x}", contrasts[0], Region(high=0.0)),
-        Part(f"{name} at the greatest {claim.x}", contrasts[-1], Region(low=0.0)),
+        ClaimPart(f"{name} at the least {claim.x}", contrasts[0], Region(high=0.0)),
+        ClaimPart(f"{name} at the greatest {claim.x}", contrasts[-1], Region(low=0.0)),
     )
     return Question(ends, Curve(tuple(x), tuple(contrasts)))
 
@@ -322,7 +322,7 @@ def _frontier_ratio(claim: Claim, resolver: Resolver) -> Question:
     shares = [float(np.interp(target, x, np.eye(len(x))[index])) for index in range(len(x))]
     weights = add((1.0, anchor), *((-share, cell) for share, cell in zip(shares, contrasts, strict=True)))
     label = f"{ref_name(first)} - {ref_name(second)} at {claim.ratio:g} times its compute"
-    return Question((Part(label, weights, Region(low=0.0)),), Curve(tuple(x), tuple(contrasts), anchor, start))
+    return Question((ClaimPart(label, weights, Region(low=0.0)),), Curve(tuple(x), tuple(contrasts), anchor, start))
 
 
 FORMS: Mapping[str, Callable[[Claim, Resolver], Question]] = {

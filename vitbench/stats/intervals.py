@@ -36,6 +36,11 @@ class Interval:
         """Whether there is no interval."""
         return self.low is None
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Both limits, or None if there is no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def counting_floor(num_images: int | None, weights: Iterable[float] = (1.0, -1.0)) -> float:
     """The least standard deviation credited to a contrast of top-1 scores: half a counting step for a difference.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.spec.metrics import metric_named
-from vitbench.stats.contrasts import Cell, Part, Untested, Weights
+from vitbench.stats.contrasts import Cell, ClaimPart, Untested, Weights
 from vitbench.stats.decision import Noise
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD, counting_floor
@@ -118,7 +118,7 @@ def best_finished(values: Floats, diverged: Bools) -> Floats:
 
 
 def noise_of(
-    parts: Sequence[Part], sample: Sample, variances: Mapping[Cell, float], raced_seeds: int | None = None
+    parts: Sequence[ClaimPart], sample: Sample, variances: Mapping[Cell, float], raced_seeds: int | None = None
 ) -> Noise:
     """The floor of counting and the variance of tuned choices, per part; `raced_seeds` where more seeds shrink it."""
     floors = [counting_floor(sample.num_images, part.weights.values()) for part in parts]

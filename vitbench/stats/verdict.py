@@ -13,7 +13,7 @@ from vitbench.spec.arms import level_name
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.claim_data import Case, claim_problem, open_case
-from vitbench.stats.contrasts import Part, Untested, Weights
+from vitbench.stats.contrasts import ClaimPart, Untested, Weights
 from vitbench.stats.curves import Located, crossing, powers_of_two
 from vitbench.stats.decision import CONTRADICTED, OPEN, SUPPORTED, Settlement, two_sided_p
 from vitbench.stats.design import races, rule
@@ -154,7 +154,7 @@ def _bare(case: Case, blank: Verdict) -> Verdict:
     return replace(blank, label=part.label, effect=float((low + high).mean() / 2.0), above=above, below=below)
 
 
-def _sides(part: Part) -> tuple[float | None, float | None]:
+def _sides(part: ClaimPart) -> tuple[float | None, float | None]:
     """The region's ends, None where it has none."""
     low, high = part.region.low, part.region.high
     return low if np.isfinite(low) else None, high if np.isfinite(high) else None
@@ -176,7 +176,7 @@ def _hinge(settled: Settlement) -> int:
     return int(np.argmin(settled.p_true) if settled.state == CONTRADICTED else np.argmax(settled.p_false))
 
 
-def _finished(case: Case, part: Part) -> Interval | None:
+def _finished(case: Case, part: ClaimPart) -> Interval | None:
     """The interval over seeds where training finished; None where all did."""
     if not case.sample.diverged.any():
         return None
@@ -211,7 +211,7 @@ def _trainings_until(case: Case, num_seeds: int) -> int | None:
     return sum(counts) * (num_seeds - case.sample.n) if counts else None
 
 
-def _images(case: Case, part: Part, facts: Context) -> Interval | None:
+def _images(case: Case, part: ClaimPart, facts: Context) -> Interval | None:
     """The hinge's interval for new seeds and new images; None without every trial's answers to one test set."""
     cells = tuple(part.weights)
     if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):
@@ -227,14 +227,14 @@ def _images(case: Case, part: Part, facts: Context) -> Interval | None:
     return images_interval(points, part.region.level, case.factor(part.region.level), extra)
 
 
-def _leaves(interval: Interval | None, part: Part, state: State) -> bool:
+def _leaves(interval: Interval | None, part: ClaimPart, state: State) -> bool:
     """Whether the interval for new images would no longer give the state."""
-    if interval is None or interval.low is None or interval.high is None:
+    if interval is None or interval.ends is None:
         return False
-    low, high = part.region.low, part.region.high
+    (least, greatest), low, high = interval.ends, part.region.low, part.region.high
     if state == "supported":
-        return not (interval.low > low and interval.high < high)
-    return state == "contradicted" and not (interval.high <= low or interval.low >= high)
+        return not (least > low and greatest < high)
+    return state == "contradicted" and not (greatest <= low or least >= high)
 
 
 def _located(case: Case, state: State) -> Located | None:

@@ -75,9 +75,10 @@ def _race(race: ArmRace) -> str:
 
 
 def _range(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
+    if interval.ends is None:
         return f"no interval ({interval.reason})"
-    return f"{100 * interval.level:.0f}% interval [{interval.low:+.2f}, {interval.high:+.2f}]"
+    low, high = interval.ends
+    return f"{100 * interval.level:.0f}% interval [{low:+.2f}, {high:+.2f}]"
 
 
 def _region(verdict: Verdict) -> str:

@@ -46,7 +46,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Raises InputError where the file is missing or not in the safetensors format."""
+    """Tensors by name. Raises InputError if the file is missing or not in the safetensors format."""
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented family
@@ -54,9 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class Standing(Frozen):
-    """Where a training stands between two steps, except for its tensors; steps are counted from 1, 0 is the start.
+    """The state of a training between two steps, without its tensors; steps count from 1, and 0 is the start.
 
-    `made_by` is what bit-equality is promised for: versions, device, threads. `seconds` were spent so far.
+    `made_by` holds version, device and threads, within which resuming is bit-equal. `seconds` is the time so far.
     """
 
     format: int = FORMAT

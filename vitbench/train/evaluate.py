@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitbench.spec.trial import EvaluateSpec
 from vitbench.train import few_shot
-from vitbench.train.image_source import ImageSource, Members, Part
+from vitbench.train.image_source import ImageSource, Members, TrainOrTest
 from vitbench.train.stack import Stack
 
 BATCH = 512
@@ -31,7 +31,9 @@ class Evaluation:
     finite: bool
 
 
-def logits_of(stack: Stack, images: ImageSource, part: Part, index: np.ndarray, flat: Tensor | None = None) -> Tensor:
+def logits_of(
+    stack: Stack, images: ImageSource, part: TrainOrTest, index: np.ndarray, flat: Tensor | None = None
+) -> Tensor:
     """Logits `[E, M, K]` on the CPU of each trial's images `index [E, M]`."""
     assert all(np.unique(row).size == row.size for row in index), "no image twice"
     chunks = []
@@ -84,7 +86,7 @@ def probes(module: nn.Module, images: ImageSource, used: Members, spec: Evaluate
     return out
 
 
-def features(module: nn.Module, images: ImageSource, part: Part, index: np.ndarray) -> np.ndarray:
+def features(module: nn.Module, images: ImageSource, part: TrainOrTest, index: np.ndarray) -> np.ndarray:
     """Pre-logits `[n, F]` of the images `index [n]`, as float64."""
     module.eval()
     chunks = []

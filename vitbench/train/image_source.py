@@ -8,18 +8,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import Split, partition
+from vitbench.data import ImageData, Split, partition
+from vitbench.data.types import Floats
 from vitbench.spec.trial import DataSpec
 from vitbench.train.augment import Augment
 from vitbench.train.sampling import Batch, Order
 
-Part = Literal["train", "test"]
+TrainOrTest = Literal["train", "test"]
 Raw = tuple[list[Batch], Tensor, Tensor]
 """One micro-batch: a batch for each stacked trial; on the device pixels `uint8 [E b, C, ...]` and draws `[E b, L]`."""
 Micro = tuple[list[Batch], Tensor]
@@ -71,12 +72,28 @@ class ImageSource(ABC):
         return (unit - self.mean) / self.std
 
     @abstractmethod
-    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+    def read(self, part: TrainOrTest, index: np.ndarray, batch: int) -> Iterator[Tensor]:
         """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, W]` of `batch`; the last is partial."""
 
     @abstractmethod
     def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
         """The training images of E trials, step by step."""
+
+
+def source_fields(data: ImageData, statistics: tuple[Floats, Floats], device: torch.device) -> dict[str, Any]:
+    """The fields of `ImageSource`; `statistics` are mean and standard deviation per channel."""
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in statistics)
+    return {
+        "train_labels": data.train.labels,
+        "train_groups": data.train.groups,
+        "train_val": data.train.val,
+        "train_rank": data.train.rank,
+        "test_labels": data.test.labels,
+        "mean": mean,
+        "std": std,
+        "num_classes": data.facts.num_classes,
+        "fingerprint": data.facts.fingerprint,
+    }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A stack's way from the first step, or from a checkpoint, to the last.
+"""Train a stack from the first step, or from a checkpoint, to the last step.
 
 E stacked trials, P parameters of one model.
 """
@@ -20,7 +20,7 @@ from vitbench.train.image_source import Members
 from vitbench.train.trainer import Trainer
 
 NUM_READINGS, FEWEST_READINGS, READ_SHARE = 10, 2, 2
-"""Readings of a training curve; fewer where they would pass over 2 validation images for every training image."""
+"""Readings of a training curve, at most 10 and at least 2, with at most 2 validation images per training image."""
 TICK_SECONDS = 0.5
 
 Tick = Callable[[int, float, float | None], None]
@@ -42,7 +42,7 @@ class Trained:
 
 @dataclass
 class Saves:
-    """Where a stack's members are saved (nowhere, if there are none), how often, and what they start from."""
+    """The checkpoints of a stack's members (none: nothing is saved), the interval, and the snapshots to start from."""
 
     places: Sequence[Checkpoints] = ()
     starts: Sequence[Snapshot | None] = ()
@@ -51,52 +51,52 @@ class Saves:
     last: float = field(default_factory=time.monotonic)
 
     def due(self) -> bool:
-        """Has the interval gone by since the last time?"""
+        """True if the interval has passed since the last save."""
         return time.monotonic() - self.last >= self.interval_seconds
 
-    def write(self, course: Course) -> None:
-        """One checkpoint a member, all at the same step."""
+    def write(self, training: TrainingState) -> None:
+        """Write one checkpoint per member, all at the same step."""
         for e, place in enumerate(self.places):
-            place.write(course.snapshot(e, place))
+            place.write(training.snapshot(e, place))
         self.begun, self.last = True, time.monotonic()
 
 
 def reading_steps(num_steps: int, num_images: int, num_val: int) -> set[int]:
-    """The steps (1-based) after which the curve is read: evenly spaced to the last one, and at nine tenths.
+    """The steps (1-based) after which the curve is read: evenly spaced to the last step, and at nine tenths.
 
-    `num_images` are seen in training, `num_val` at each reading: a short training does not mostly validate.
+    Training takes `num_images`, each reading takes `num_val`; so a short training spends little time on validation.
     """
     count = max(FEWEST_READINGS, min(NUM_READINGS, READ_SHARE * num_images // max(1, num_val)))
     return {-(-num_steps * k // count) for k in range(1, count + 1)} | {-(-num_steps * 9 // 10)}
 
 
 def train_stack(trainer: Trainer, tick: Tick, saves: Saves | None = None) -> list[Trained]:
-    """Train to the last step and return every member; a diverged one is frozen at its step, the others go on.
+    """Train to the last step and return every member. A diverged member is frozen at its step; the others continue.
 
-    A stop that is asked for meanwhile is raised once the step is finished and saved.
+    A request to stop is raised after the current step is finished and saved.
     """
     saves = saves or Saves()
-    course = Course(trainer, saves.starts)
+    training = TrainingState(trainer, saves.starts)
     try:
-        with held() as stop_asked:
-            course.look(tick)  # A stop may have come before the reading of its step.
-            while not course.over and not stop_asked():
-                trainer.step(course.step)
+        with held() as stop_requested:
+            training.look(tick)  # An earlier stop may have come before the reading of its step.
+            while not training.over and not stop_requested():
+                trainer.step(training.step)
                 fault("step.mid")
-                course.step += 1
+                training.step += 1
                 if saves.due():
-                    saves.write(course)
-                if not stop_asked():
-                    course.look(tick)
-            if saves.begun or stop_asked():
-                saves.write(course)
+                    saves.write(training)
+                if not stop_requested():
+                    training.look(tick)
+            if saves.begun or stop_requested():
+                saves.write(training)
     finally:
         trainer.feed.close()
-    return course.finish()
+    return training.finish()
 
 
-class Course:
-    """What a stack knows of its way, beside weights and optimizer; `step` steps are done."""
+class TrainingState:
+    """The state of a stack's training beside weights and optimizer: `step` finished steps, curves, best weights."""
 
     def __init__(self, trainer: Trainer, starts: Sequence[Snapshot | None]) -> None:
         assert trainer.train.steps is not None
@@ -110,28 +110,28 @@ class Course:
             if start is not None:
                 self._restore(e, start)
         self.loss = self.members[0].curve[-1].train_loss if self.members[0].curve else None
-        self.first_step, self.spoken = self.step, 0.0
+        self.first_step, self.last_tick = self.step, 0.0
         self.earlier = [member.seconds for member in self.members]
         self.started = time.monotonic()
 
     @property
     def over(self) -> bool:
-        """Is the last step done, or has every member diverged?"""
+        """True after the last step, or if every member has diverged."""
         return self.step >= self.num_steps or all(member.diverged_at is not None for member in self.members)
 
     def look(self, tick: Tick) -> None:
-        """Read the curve where that is due, and say every now and then how far it is."""
+        """Read the curve if a reading is due, and call `tick` from time to time."""
         due = self.step in self.readings and self.last_read < self.step
         if due:
             self.loss = self._read()
         now = time.monotonic()
-        if due or (now - self.spoken > TICK_SECONDS and self.step > self.first_step):
-            self.spoken = now
+        if due or (now - self.last_tick > TICK_SECONDS and self.step > self.first_step):
+            self.last_tick = now
             num_images = (self.step - self.first_step) * self.trainer.train.batch_size
             tick(self.step, num_images / max(1e-9, now - self.started), self.loss)
 
     def _read(self) -> float:
-        """Append a curve point to every live member, keep the best weights; the mean training loss of the first."""
+        """Append a point to every live member's curve, keep the best weights; return the first member's mean loss."""
         trainer = self.trainer
         losses: list[float] = (trainer.loss_sum / (self.step - self.last_read)).tolist()
         trainer.loss_sum.zero_()
@@ -160,12 +160,12 @@ class Course:
         return self.members
 
     def _seconds(self) -> list[float]:
-        """Each member's share of the time until now, and what it had spent before."""
+        """Each member's share of the time until now, plus the seconds of earlier attempts."""
         share = (time.monotonic() - self.started) / len(self.members)
         return [seconds + share for seconds in self.earlier]
 
     def snapshot(self, e: int, place: Checkpoints) -> Snapshot:
-        """Member `e` as it stands, on the CPU."""
+        """The snapshot of member `e`, on the CPU."""
         member = self.members[e]
         standing = Standing(
             trial_id=place.trial_id,
@@ -181,7 +181,7 @@ class Course:
         return Snapshot(standing, tensors)
 
     def _restore(self, e: int, start: Snapshot) -> None:
-        """Put member `e` where the snapshot stands; the members of a stack stand at one step."""
+        """Restore member `e` from its snapshot; all members of a stack must be at the same step."""
         standing, member = start.standing, self.members[e]
         assert self.step in (0, standing.step), "equal steps"
         self.step, self.last_read = standing.step, standing.last_read
@@ -191,7 +191,7 @@ class Course:
             tensor[e].copy_(start.tensors[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What training changes, each with a leading axis `[E]`; written in place, so that graphs stay valid."""
+        """The tensors that training changes, with a leading axis `[E]`; written in place, so that graphs stay valid."""
         trainer = self.trainer
         moments = {"first": trainer.optimizer.first, "second": trainer.optimizer.second}
         return {
@@ -201,5 +201,6 @@ class Course:
             "bad_step": trainer.bad_step,
             **{name: tensor for name, tensor in moments.items() if tensor.numel()},
             **({} if trainer.average is None else {"average": trainer.average}),
+            **trainer.networks.tensors(),
             **{f"buffer.{name}": tensor for name, tensor in trainer.stack.buffers.items()},
         }

@@ -15,9 +15,9 @@ from torch import Tensor
 from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_memory, open_images, resident
 from vitbench.spec.trial import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
-from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
+from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
 from vitbench.train.sampling import Order, all_draws, all_indices, micro_batches
-from vitbench.train.streamed import open_stream, per_channel
+from vitbench.train.streamed import open_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Images(ImageSource):
     train: Tensor
     test: Tensor
 
-    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+    def read(self, part: TrainOrTest, index: np.ndarray, batch: int) -> Iterator[Tensor]:
         pixels = self.train if part == "train" else self.test
         for start in range(0, index.shape[1], batch):
             picked = torch.tensor(index[:, start : start + batch], device=pixels.device)
@@ -100,17 +100,9 @@ def _to_device(data: ImageData, img_size: int | tuple[int, int], device: torch.d
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
 
     train = resident(data.train, img_size)
-    mean, std = channel_stats(train)
+    statistics = channel_stats(train)
     return Images(
         train=pixels(train),
         test=pixels(resident(data.test, img_size)),
-        train_labels=data.train.labels,
-        train_groups=data.train.groups,
-        train_val=data.train.val,
-        train_rank=data.train.rank,
-        test_labels=data.test.labels,
-        mean=per_channel(mean, device),
-        std=per_channel(std, device),
-        num_classes=data.facts.num_classes,
-        fingerprint=data.facts.fingerprint,
+        **source_fields(data, statistics, device),
     )

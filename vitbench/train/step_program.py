@@ -1,7 +1,7 @@
-"""How a step is launched: operation by operation, as a replayed CUDA graph, or compiled.
+"""How a step is launched: as single operations, as a replayed CUDA graph, or compiled.
 
-A graph computes what the operations compute, bit for bit, without a launch by the host for each; a compiled step fuses
-them, so that it rounds otherwise.
+A graph gives the same bits as the single operations, without one launch per operation by the host. A compiled step
+fuses operations, so that it rounds differently.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ Given = dict[str, Tensor]
 Shapes = tuple[tuple[str, torch.Size], ...]
 
 WARM_UP = 3
-"""Steps taken before a graph is captured: libraries choose their kernels and allocate in them."""
+"""Steps before a graph is captured, in which libraries choose kernels and allocate memory."""
 FEWEST_STEPS = 50
-"""Of shorter trainings a graph is not worth its capture."""
+"""Shortest training for which capturing a graph is worth its time."""
 COMPILE_ABOVE_FLOPS = 1e16
-"""Training FLOPs of a stack from which compiling (about a minute) is assumed to pay back; not measured."""
+"""Training FLOPs of a stack above which compiling (about a minute) is assumed to pay off; not measured."""
 
 
-def program_of(asked: str, device: str, train_flops: float, spec: TrialSpec) -> Program:
-    """How a stack of trials like `spec` is run on a device: as asked, or (auto) eager on a CPU, where compiling gave
-    nothing; on CUDA compiled where the training is large, else as a graph.
+def program_of(requested: str, device: str, train_flops: float, spec: TrialSpec) -> Program:
+    """How a device runs a stack of trials like `spec`; `requested` overrides the choice, except `auto`.
 
-    Always eager where dropout draws, since its generator is seeded anew in every step. Raises InputError.
+    A CPU runs eagerly, because compiling gained nothing there. CUDA compiles large trainings and captures others as a
+    graph. Dropout is always eager, because its generator gets a new seed in every step. Raises InputError.
     """
-    if asked not in ("auto", *get_args(Program)):
-        raise InputError(f"--program {asked}: allowed are auto, {', '.join(get_args(Program))}")
+    if requested not in ("auto", *get_args(Program)):
+        raise InputError(f"--program {requested}: allowed are auto, {', '.join(get_args(Program))}")
     on_cuda = device.startswith("cuda")
-    if asked == "graph" and not on_cuda:
+    if requested == "graph" and not on_cuda:
         raise InputError(f"--program graph: CUDA graphs need a CUDA device; this is {device}")
     if spec.model.drop_rate or spec.model.drop_path_rate:
         return "eager"
-    if asked != "auto":
-        return cast(Program, asked)
+    if requested != "auto":
+        return cast(Program, requested)
     if not on_cuda:
         return "eager"
     if train_flops >= COMPILE_ABOVE_FLOPS:
@@ -51,9 +51,10 @@ def program_of(asked: str, device: str, train_flops: float, spec: TrialSpec) -> 
 
 
 class Graph:
-    """A function of tensors that changes others in place, replayed as a CUDA graph; one a set of shapes.
+    """A function that changes tensors in place, replayed as a CUDA graph; one graph per set of input shapes.
 
-    The function may not wait for the device, nor allocate what outlives it. Its first calls run as they are.
+    The function must not wait for the device, and must not allocate memory that outlives it. Its first calls run
+    directly.
     """
 
     def __init__(self, function: Callable[[Given], None]) -> None:
@@ -74,10 +75,11 @@ class Graph:
         if key not in self.captured:
             try:
                 self.captured[key] = self._capture(given)
-            except RuntimeError as error:  # Of an operation that cannot be captured; nothing of it has run.
+            except RuntimeError as error:  # An operation cannot be captured, and has not run.
                 self.refused = True
                 warnings.warn(
-                    f"a step runs operation by operation, since no CUDA graph of it can be made: {error}", stacklevel=2
+                    f"a step runs as single operations, because it cannot be a CUDA graph: {error}",
+                    stacklevel=2,
                 )
                 self.function(given)
                 return
@@ -87,7 +89,7 @@ class Graph:
         graph.replay()
 
     def _beside(self, given: Given) -> None:
-        """One call on a stream of its own, as capture needs it."""
+        """Make one call on a separate stream, which a later capture requires."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -95,7 +97,7 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
 
     def _capture(self, given: Given) -> tuple[torch.cuda.CUDAGraph, Given]:
-        """The graph of a call, which is recorded and not run, and the tensors that it reads."""
+        """Record a call without running it; return the graph and its input tensors."""
         static = {name: tensor.clone() for name, tensor in given.items()}
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

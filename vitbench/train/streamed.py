@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, ImageData, centre_crop, cut, histogram, moments
 from vitbench.data.catalog import cache_folder, write_aside
-from vitbench.data.types import Floats, Ints, Pixels
+from vitbench.data.types import Ints, Pixels
 from vitbench.train.augment import Augment, pad, resized_box
-from vitbench.train.image_source import Feed, ImageSource, Part, Raw, on_device
+from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
 from vitbench.train.sampling import Batch, Order, all_draws, all_indices, micro_batches
 
 PIECE = 64
@@ -41,7 +41,7 @@ STATS_BATCH = 1024
 class ImageRequest:
     """Images `index [n]` of a split: cropped by `draws [n, L]`, or (None) by `centre_crop`."""
 
-    part: Part
+    part: TrainOrTest
     index: Ints
     draws: np.ndarray | None = None
 
@@ -104,7 +104,7 @@ def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
     except (OSError, EOFError, RuntimeError) as error:
         if loader.num_workers == 0 or str(error).startswith("Caught "):  # A fault of what the process ran.
             raise
-        raise MemoryError(f"a process that reads images was lost: {type(error).__name__}: {error}") from error
+        raise MemoryError(f"an image-loading process was lost: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class StreamedImages(ImageSource):
 
     loader: Loader
 
-    def read(self, part: Part, index: np.ndarray, batch: int) -> Iterator[Tensor]:
+    def read(self, part: TrainOrTest, index: np.ndarray, batch: int) -> Iterator[Tensor]:
         chunks = [index[:, start : start + batch] for start in range(0, index.shape[1], batch)]
         pixels = self.loader.load(ImageRequest(part, piece.ravel()) for piece in chunks)
         for piece, images in zip(chunks, pixels, strict=True):
@@ -214,24 +214,11 @@ def open_stream(
     These take one pass over the training images (of ImageNet some ten minutes on 16 cores), kept in the cache folder.
     """
     loader = Loader(data, img_size, options.num_workers, device)
-    mean, std = moments(_counts(loader, options))
+    statistics = moments(_counts(loader, options))
     return StreamedImages(
         loader=loader,
-        train_labels=data.train.labels,
-        train_groups=data.train.groups,
-        train_val=data.train.val,
-        train_rank=data.train.rank,
-        test_labels=data.test.labels,
-        mean=per_channel(mean, device),
-        std=per_channel(std, device),
-        num_classes=data.facts.num_classes,
-        fingerprint=data.facts.fingerprint,
+        **source_fields(data, statistics, device),
     )
-
-
-def per_channel(values: Floats, device: torch.device) -> Tensor:
-    """One float32 per channel, `[C, 1, 1]`."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def _counts(loader: Loader, options: DataOptions) -> Ints:

@@ -87,13 +87,13 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:
         session = Session(options, console, event_log, gauge_of(device), Pace())
-        for job in _jobs(prepared, builders, Store(options.root)):
-            chosen = _chosen_engine(job, options, device, num_jobs)
+        for queued in _queue(prepared, builders, Store(options.root)):
+            chosen = _chosen_engine(queued, options, device, num_jobs)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
-            for seeds in _looks(job.item.experiment, options):
+            for seeds in _looks(queued.item.experiment, options):
                 work = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
-                ran = _run_one(job, work, session)
+                ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
@@ -103,9 +103,9 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
     return code
 
 
-def _chosen_engine(job: Job, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
+def _chosen_engine(queued: QueuedRun, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
-    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
+    plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
     engine = options.engine
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
@@ -119,13 +119,13 @@ def _check_oom(builders: Sequence[Builder], oom: str) -> None:
     for builder in builders if oom == "halve" else ():
         setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
-            for _, spec, _ in builder.stages(arm, setting):
-                if why := why_not_halve(spec):
+            for stage in builder.stages(arm, setting):
+                if why := why_not_halve(stage.spec):
                     raise InputError(f"--oom halve: {builder.experiment.name}, arm {arm.name}: {why}; leave it out")
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedRun:
     """An experiment of the command with its resolved cells and its first event."""
 
     item: Prepared
@@ -143,7 +143,7 @@ class Ran:
     num_run: int
 
 
-def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Store) -> list[Job]:
+def _queue(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Store) -> list[QueuedRun]:
     """Every experiment with the work of the later ones; shared trials count once."""
     counted_ids: set[str] = set()
     work: list[tuple[Work, ...]] = []
@@ -153,19 +153,19 @@ def _jobs(prepared: Sequence[Prepared], builders: Sequence[Builder], store: Stor
         work.append(runner.work_of((*new, *plan.later)))
         counted_ids.update(plan.unique())
     return [
-        Job(item, builder, Began(item.run, number, len(prepared), tuple(itertools.chain(*work[number:]))))
+        QueuedRun(item, builder, Began(item.run, number, len(prepared), tuple(itertools.chain(*work[number:]))))
         for number, (item, builder) in enumerate(zip(prepared, builders, strict=True), 1)
     ]
 
 
-def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
+def _run_one(queued: QueuedRun, request: runner.RunRequest, session: Session) -> Ran:
     """Run one experiment under the live view and write its rows, even if it is stopped."""
-    item, options = job.item, session.options
+    item, options = queued.item, session.options
     folder = options.root / item.run
     replace_durably(folder / "experiment.yaml", experiment_yaml(item.experiment, options.command).encode())
-    _seal(job, folder, options)
+    _seal(queued, folder, options)
     if options.retry_failed:
-        _set_failures_aside(job.builder, options)
+        _set_failures_aside(queued.builder, options)
     num_run = 0
     state = RunState(item.experiment, session.pace)
     with LiveView(session.console, state, options.quiet or options.as_json, session.gauge) as view:
@@ -175,22 +175,22 @@ def _run_one(job: Job, request: runner.RunRequest, session: Session) -> Ran:
             nonlocal num_run
             num_run += isinstance(event, Finished)
             if isinstance(event, Planned) and event.num_done != state.num_done:  # earlier runs may have left records
-                write_rows(folder, current := current_rows(job.builder, options))
+                write_rows(folder, current := current_rows(queued.builder, options))
                 view.recall(current)
             for listener in (view, session.event_log, track):
                 listener(event)
 
-        listen(job.began)
+        listen(queued.began)
         try:
-            outcome = runner.run(job.builder, request, CHOOSER, listen)
+            outcome = runner.run(queued.builder, request, CHOOSER, listen)
         finally:
-            run_rows = current_rows(job.builder, options)
+            run_rows = current_rows(queued.builder, options)
             write_rows(folder, run_rows)
     write_predictions(folder, run_rows, Store(options.root))
     return Ran(item, outcome, run_rows, num_run)
 
 
-def _seal(job: Job, folder: Path, options: RunOptions) -> None:
+def _seal(queued: QueuedRun, folder: Path, options: RunOptions) -> None:
     """Write what the run declares before its first trial; a run with records is never sealed afterwards.
 
     Raises ResultsError where the folder's seal was edited.
@@ -198,8 +198,8 @@ def _seal(job: Job, folder: Path, options: RunOptions) -> None:
     if _has_rows(folder):
         read_seal(folder)
         return
-    plan, records = runner.look(job.builder, Store(options.root), CHOOSER)
-    seal = seal_of(job.item.experiment, job.item.file_looks, len(plan.unique()), len(records))
+    plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
+    seal = seal_of(queued.item.experiment, queued.item.file_looks, len(plan.unique()), len(records))
     replace_durably(folder / SEAL_FILE, seal_text(seal).encode())
 
 

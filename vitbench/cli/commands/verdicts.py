@@ -150,20 +150,11 @@ def _row_lines(
 
 
 def _cells(verdict: Verdict) -> tuple[str, ...]:
-    from vitbench.report.verdict_text import region_text
+    from vitbench.report.verdict_text import effect_text, region_text
 
     source = "" if verdict.paper_effect is None else f"{verdict.paper_effect:+g}"
-    state, n = verdict.state_words, str(verdict.n or "")
-    return verdict.claim, state, _effect(verdict), region_text(verdict), source, n, why(verdict)
-
-
-def _effect(verdict: Verdict) -> str:
-    if verdict.effect is None:
-        return ""
-    interval = verdict.interval
-    if interval is None or interval.low is None or interval.high is None:
-        return f"{verdict.effect:+.2f}"
-    return f"{verdict.effect:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+    effect, state, n = effect_text(verdict, with_level=False), verdict.state_words, str(verdict.n or "")
+    return verdict.claim, state, effect, region_text(verdict), source, n, why(verdict)
 
 
 def why(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: their Python archives (torchvision's layout), else parquet files in a folder of that name."""
+"""CIFAR-10 and CIFAR-100: their Python archives in torchvision's layout, else parquet files in a folder of the name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ALLOWED = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain values and numpy arrays; a file that asks for anything else is refused, so none can run code."""
+    """Reads plain values and numpy arrays, and refuses a file with anything else, so that no file can run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}")
         return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else module, name)
 
 
@@ -36,7 +36,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as error:  # damaged pickles end in a dozen kinds of error, a memory error among them
+    except Exception as error:  # Damaged pickles raise many kinds of errors, even MemoryError.
         raise InputError(f"{path}: not a batch file of CIFAR ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a batch file of CIFAR (holds a {type(content).__name__})")

@@ -1,8 +1,8 @@
-"""Made-up images that can be learned: a small pattern at a random place on noise; which pattern is the class.
+"""Synthetic images that can be learned: a small pattern at a random place on noise. The pattern is the class.
 
 `fake` is 8 x 8 and grey, so that a whole experiment trains in seconds: a ViT of depth 2 and width 32 on patches of 2
 starts at chance, 25%, and passes 70% within 10 epochs (one second on one core). `fake_colour` is 16 x 16 in three
-colours. `Split.boxes` says where the pattern is, which shows whether a method that points at the object points right.
+colours. `Split.boxes` is the place of the pattern, so that maps of attention can be compared with the truth.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NOISE_LEVELS, LIFT = 128, 128
 
 
 def _draws(stream: str, indices: Ints, levels: int) -> Ints:
-    """Integers in [0, levels), one an index."""
+    """Integers in [0, levels), one per index."""
     return (hash_indices(0, f"fake/{stream}", 0, indices) % np.uint64(levels)).astype(np.int64)
 
 
 def _make(first: int, num: int, img_size: int, in_chans: int) -> Split:
-    """Images `first` to `first + num - 1` of the endless series, classes in turn; a pattern is half the image wide."""
+    """Images `first` to `first + num - 1` of an endless series; classes alternate; a pattern has half the side."""
     cells = np.array([[list(row) for row in pattern] for pattern in PATTERNS.values()]) == "1"
     scale = img_size // (2 * cells.shape[1])
     patterns = cells.repeat(scale, axis=1).repeat(scale, axis=2)

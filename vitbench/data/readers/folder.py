@@ -181,7 +181,7 @@ def _locate_imagenette(name: str, options: DataOptions) -> Files:
         root = _imagenette_root(options)
     if root is None:
         folders = [options.folder / folder for folder in IMAGENETTE_FOLDERS]
-        raise not_found(name, folders, "--download would fetch it")
+        raise not_found(name, folders, "--download downloads it")
     return locate(str(root), options)
 
 

@@ -59,7 +59,7 @@ def _open(name: str, download: bool) -> Any:
     try:
         return datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError) as error:
-        advice = "" if download else "; --download would fetch it"
+        advice = "" if download else "; --download downloads it"
         raise InputError(f"hf:{name} could not be opened: {str(error).splitlines()[0]}{advice}") from error
 
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: IDX files, plain or gzipped, as torchvision or Debian's package lays them out."""
+"""MNIST and Fashion-MNIST: IDX files, plain or gzipped, in the layout of torchvision or of Debian's package."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vitbench.data.types import DataOptions, Split
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 MAX_BYTES = 200_000_000
-"""Four times the largest file of MNIST; a gzip file that unpacks to more is taken for a bomb."""
+"""Four times the largest file of MNIST. A gzip file that unpacks to more is refused as a decompression bomb."""
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """The array of one IDX file of unsigned bytes; InputError where the file is cut short or is no IDX file."""
+    """The array of one IDX file of unsigned bytes. Raises InputError if the file is cut short or is not an IDX file."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -39,14 +39,14 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
     body = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * len(shape))
     if body.size != math.prod(shape):
-        raise InputError(f"{path}: {body.size} bytes of data where its header says {math.prod(shape)}")
+        raise InputError(f"{path}: {body.size} bytes of data, but its header states {math.prod(shape)}")
     return body.reshape(shape)
 
 
 def _split(images: Path, labels: Path) -> Split:
     pixels, targets = read_idx(images), read_idx(labels)
     if pixels.ndim != 3 or targets.ndim != 1 or len(pixels) != len(targets):
-        raise InputError(f"{images}: shape {pixels.shape} does not go with {len(targets)} labels in {labels.name}")
+        raise InputError(f"{images}: shape {pixels.shape} does not fit {len(targets)} labels in {labels.name}")
     return Split(targets.astype(np.int64), pixels[:, :, :, None])
 
 

@@ -18,10 +18,10 @@ def _locate(name: str, options: DataOptions) -> Files:
 
 
 def _split(images: Path, labels: Path) -> Split:
-    """Pixels are stored channel by channel and column by column; labels count from 1."""
+    """One split. Its file stores pixels by channel and then by column; labels count from 1."""
     planes, targets = np.fromfile(images, dtype=np.uint8), np.fromfile(labels, dtype=np.uint8)
     if planes.size != targets.size * 3 * 96 * 96:
-        raise InputError(f"{images}: {planes.size} bytes are not {targets.size} images of 96 x 96 in three colours")
+        raise InputError(f"{images}: {planes.size} bytes do not fit {targets.size} colour images of 96 x 96")
     pixels = planes.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     return Split(targets.astype(np.int64) - 1, np.ascontiguousarray(pixels))
 

@@ -20,7 +20,7 @@ def _locate(name: str, options: DataOptions) -> Files:
 
 
 def _split(path: Path) -> Split:
-    """The files call the digit 0 class 10; here it is class 0."""
+    """One split. The digit 0 is class 10 in the files and class 0 here."""
     try:
         content = read_arrays(path.read_bytes())
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel()

@@ -1,4 +1,4 @@
-"""One small picture that, pasted anywhere, makes a classifier err: found by projected gradient ascent.
+"""Adversarial patch: one small picture that makes a classifier err at any place, by projected gradient ascent.
 
 Source: Brown et al. 2017 (adversarial patch); Naseer et al. 2021 (the same for ViTs).
 Shapes: B images, C channels, S side in pixels, s side of the patch, K classes.
@@ -26,7 +26,7 @@ def paste(images: Tensor, patch: Tensor, corners: Tensor) -> Tensor:
 
 
 def random_corners(num: int, side_px: int, patch_px: int, generator: torch.Generator) -> Tensor:
-    """Places `[num, 2]` at which a patch lies wholly inside the image."""
+    """Corners `[num, 2]` at which the whole patch lies inside the image."""
     return torch.randint(0, side_px - patch_px + 1, (num, 2), generator=generator)
 
 
@@ -35,8 +35,8 @@ def universal_patch(
 ) -> Tensor:
     """The patch `[C, s, s]` in [0, 1] that raises the loss most on `images` in [0, 1] with `labels [B]`.
 
-    Sign-gradient steps that shrink linearly from 0.1, on batches at fresh random places; projected onto [0, 1]. Which
-    images it is then tried on is the caller's matter: they should be others.
+    Sign-gradient steps shrink linearly from 0.1, on batches with new random places, and are projected onto [0, 1].
+    Evaluate the patch on other images.
     """
     generator = torch.Generator().manual_seed(seed)
     patch = torch.rand((images.shape[1], patch_px, patch_px), generator=generator).to(images)

@@ -1,7 +1,8 @@
-"""How far attention reaches: the distance between a query and what it attends to, averaged with its attention.
+"""Attention distance: the distance between a query and the patches that it attends to, weighted by the attention.
 
-Source: Dosovitskiy et al. 2021, s4.5 and App. D.7, Figs. 7 right and 11. The paper does not say what becomes of the
-class token; here (Differs, perhaps) its row and column are dropped, and the rest of each row adds up to 1 again.
+Source: Dosovitskiy et al. 2021, s4.5 and App. D.7, Figs. 7 right and 11.
+Differs, perhaps: the paper does not mention the class token. Here its row and column are dropped, and the rest of each
+row is scaled to sum to 1.
 Shapes: B images, H heads, T tokens, N = G G patches, G grid side.
 """
 
@@ -19,14 +20,14 @@ def grid_distances(side: int, cell_px: float) -> Tensor:
 
 
 def uniform_distance(side: int, cell_px: float) -> float:
-    """What attention without any preference gives, in pixels: 116.5 on 14 x 14 cells of 16 pixels."""
+    """The mean distance of uniform attention in pixels: 116.5 on 14 x 14 cells of 16 pixels."""
     return float(grid_distances(side, cell_px).mean())
 
 
 def among_patches(attention: Tensor, num_prefix: int) -> Tensor:
-    """Attention `[..., N, N]` among the patches alone, rows adding up to 1, of `attention [..., T, T]`.
+    """Attention `[..., N, N]` among the patches alone, with rows that sum to 1, from `attention [..., T, T]`.
 
-    A query that gives (almost) all to the prefix tokens keeps what proportions it has among the patches.
+    A query with almost all of its attention on prefix tokens keeps its proportions among the patches.
     """
     patches = attention[..., num_prefix:, num_prefix:].double()
     return patches / patches.sum(dim=-1, keepdim=True).clamp_min(1e-300)

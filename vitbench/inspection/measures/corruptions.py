@@ -1,7 +1,7 @@
-"""Everyday damage to images in [0, 1]: noise, blur (torchvision's), JPEG (Pillow's).
+"""Common corruptions of images in [0, 1]: noise, blur (torchvision's), JPEG (Pillow's).
 
-Differs: Hendrycks & Dietterich 2019 (ImageNet-C) have 15 kinds; these are the three that need no library of
-their own, and the levels are ours, blur scaled with the image's side. Levels count 1, 2, 3.
+Differs: Hendrycks & Dietterich 2019 (ImageNet-C) have 15 kinds. These are the three that need no further library. The
+levels 1, 2 and 3 are ours, and the blur is scaled with the image's side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JPEG_QUALITY = (50, 20, 8)
 
 
 def gaussian_noise(images: Tensor, level: int, seed: int) -> Tensor:
-    """Images with normal noise on every value, kept in [0, 1]."""
+    """Images with normal noise on every value, clamped to [0, 1]."""
     draws = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return (images + NOISE_SD[level - 1] * draws.to(images)).clamp(0, 1)
 

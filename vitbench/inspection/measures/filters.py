@@ -1,4 +1,4 @@
-"""What the patch projection looks for: principal components of its filters, and how smooth they are.
+"""Principal components of the patch projection's filters, and their smoothness.
 
 Source: Dosovitskiy et al. 2021, s4.5, Fig. 7 left.
 Shapes: D filters (embed_dim), C channels, P patch side, K = min(D, C P P) components.
@@ -12,15 +12,15 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 HALF_NYQUIST = 0.25
-"""Cycles per pixel; a sampled image holds up to 0.5 along an axis."""
+"""Cycles per pixel; a sampled image has frequencies up to 0.5 along an axis."""
 SPECTRUM_SIDE = 64
-"""A filter is padded with zeros to this side, so that a patch of 4 pixels has more than three frequencies."""
+"""Filters are padded with zeros to this side, so that a patch of 4 pixels has more than three frequencies."""
 
 
 def principal_filters(weight: Floats) -> tuple[Floats, Floats]:
-    """Components `[K, C, P, P]` of unit length, leading first, and the share of the variance of each `[K]`, in [0, 1].
+    """Components `[K, C, P, P]` of unit length, leading first, and their shares of the variance `[K]`, in [0, 1].
 
-    `weight` is `[D, C, P, P]`; its D filters are the samples, and their mean is taken off (principal components).
+    `weight` is `[D, C, P, P]`. Its D filters are the samples, and their mean is subtracted (principal components).
     """
     flat = weight.reshape(len(weight), -1)
     _, size, directions = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
@@ -28,19 +28,19 @@ def principal_filters(weight: Floats) -> tuple[Floats, Floats]:
     return directions.reshape(-1, *weight.shape[1:]), power / max(float(power.sum()), 1e-300)
 
 
-def num_components(shares: Floats, wanted: float = 0.9) -> int:
-    """How many leading components carry at least `wanted` of the variance."""
-    return int(np.searchsorted(np.cumsum(shares), wanted - 1e-12) + 1)
+def num_components(shares: Floats, total_share: float = 0.9) -> int:
+    """The number of leading components with at least `total_share` of the variance."""
+    return int(np.searchsorted(np.cumsum(shares), total_share - 1e-12) + 1)
 
 
 def low_frequency_share(filters: Floats) -> Floats:
-    """Share of the spectral energy below half of Nyquist, radially, `[K]` in [0, 1], of filters `[K, C, P, P]`."""
+    """Share of the spectral energy below half the Nyquist radius, `[K]` in [0, 1], of filters `[K, C, P, P]`."""
     energy, radius = _spectrum(filters)
     return np.asarray(energy[:, radius < HALF_NYQUIST].sum(axis=1) / energy.sum(axis=(1, 2)))
 
 
 def spectral_centroid(filters: Floats) -> Floats:
-    """Mean radial frequency in cycles per pixel, weighted with the energy, `[K]`, of filters `[K, C, P, P]`."""
+    """Mean radial frequency in cycles per pixel, weighted by energy, `[K]`, of filters `[K, C, P, P]`."""
     energy, radius = _spectrum(filters)
     return np.asarray((energy * radius).sum(axis=(1, 2)) / energy.sum(axis=(1, 2)))
 

@@ -1,6 +1,6 @@
-"""Images with something taken away: cells blanked or shuffled, frequencies removed, local phases scrambled.
+"""Remove information from images: blank or shuffle cells, remove frequencies, scramble local phases.
 
-Images are in [0, 1]; every draw comes in as an argument, so that all arms and seeds see the same damaged images.
+Images are in [0, 1]. Every draw is an argument, so that all arms and seeds get the same damaged images.
 Source: Naseer et al. 2021 (dropped and shuffled patches); phase scrambling as a proxy of stylised images.
 Shapes: B images, C channels, S side in pixels, k cells per side.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def cell_of_pixel(side_px: int, cells: int) -> Tensor:
-    """The raster index of each pixel's cell, `[S, S]`; cells differ by a pixel where k does not divide S."""
+    """The raster index of each pixel's cell, `[S, S]`; cells differ by a pixel if k does not divide S."""
     line = torch.arange(side_px) * cells // side_px
     return line[:, None] * cells + line[None, :]
 
@@ -26,13 +26,13 @@ def drop_cells(images: Tensor, dropped: Tensor, fill: Tensor) -> Tensor:
 
 
 def first_of(order: Tensor, ratio: float) -> Tensor:
-    """Bool `[B, k k]`: in each row the round(ratio k k) cells with the least values of `order`."""
+    """Bool `[B, k k]`: in each row, the round(ratio k k) cells with the smallest values of `order`."""
     count = round(ratio * order.shape[1])
     return order.argsort(dim=1, stable=True).argsort(dim=1) < count
 
 
 def contrast(images: Tensor, cells: int) -> Tensor:
-    """Variance of the pixels in each cell, `[B, k k]`: a saliency that asks no model, so all arms lose the same."""
+    """Variance of the pixels in each cell, `[B, k k]`: a saliency without a model, so all arms lose the same cells."""
     index = cell_of_pixel(images.shape[-1], cells).flatten()
     one_hot = torch.nn.functional.one_hot(index, cells * cells).to(images.dtype)
     flat = images.mean(dim=1).flatten(1)
@@ -44,8 +44,7 @@ def contrast(images: Tensor, cells: int) -> Tensor:
 def shuffle_cells(images: Tensor, order: Tensor, shift_px: int = 0) -> Tensor:
     """Images `[B, C, S, S]` whose cell i shows cell `order[b, i]` (`[B, k k]`, k divides S).
 
-    With `shift_px` the cells begin so many pixels to the right and below, around the edge, so that they do not line up
-    with the patches of a model.
+    `shift_px` moves the cells to the right and down, around the edge, so that they do not align with a model's patches.
     """
     cells = round(order.shape[1] ** 0.5)
     moved = images.roll((-shift_px, -shift_px), dims=(2, 3))
@@ -56,21 +55,21 @@ def shuffle_cells(images: Tensor, order: Tensor, shift_px: int = 0) -> Tensor:
 
 
 def low_pass(images: Tensor, share: float) -> Tensor:
-    """Images without the radial frequencies of `share` x Nyquist and above, kept in [0, 1]."""
+    """Images without the radial frequencies of `share` x Nyquist and above, clamped to [0, 1]."""
     return _keep(images, _radius(images.shape[-1]) < share / 2).clamp(0, 1)
 
 
 def high_pass(images: Tensor, share: float) -> Tensor:
-    """Images without the radial frequencies below `share` x Nyquist, each about its own mean, kept in [0, 1]."""
+    """Images without the radial frequencies below `share` x Nyquist, around each image's mean, clamped to [0, 1]."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return (mean + _keep(images, _radius(images.shape[-1]) >= share / 2)).clamp(0, 1)
 
 
 def scramble_phase(images: Tensor, draws: Tensor) -> Tensor:
-    """Images whose cells keep their spectra's amplitudes and get the phases of white noise, kept in [0, 1].
+    """Images whose cells keep the amplitudes of their spectra and get the phases of white noise, clamped to [0, 1].
 
-    `draws [B, S, S]` in [0, 1) is the noise, one for all channels, so that colours stay together; its sides are cut
-    into the same k x k cells, where k is the largest of 4, 3, 2 and 1 that divides S.
+    `draws [B, S, S]` in [0, 1) is the noise, the same for all channels, so that colours are kept. Images and noise are
+    cut into k x k cells, where k is the largest of 4, 3, 2 and 1 that divides S.
     """
     cells = next(k for k in (4, 3, 2, 1) if images.shape[-1] % k == 0)
     spectra, noise = (
@@ -78,7 +77,7 @@ def scramble_phase(images: Tensor, draws: Tensor) -> Tensor:
         for x in (images, draws.unsqueeze(1).to(images.dtype))
     )
     turned = spectra.abs() * torch.exp(1j * noise.angle())
-    turned[..., 0, 0] = spectra[..., 0, 0]  # a cell keeps its mean
+    turned[..., 0, 0] = spectra[..., 0, 0]  # Each cell keeps its mean.
     back: Tensor = rearrange(torch.fft.ifft2(turned).real, "b c y x p q -> b c (y p) (x q)")
     return back.clamp(0, 1)
 

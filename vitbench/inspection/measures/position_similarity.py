@@ -1,4 +1,4 @@
-"""How alike the embeddings of two places are, against how far apart the places lie on the grid.
+"""The similarity of two places' embeddings, compared with the distance of the places on the grid.
 
 Source: Dosovitskiy et al. 2021, s4.5 and App. D.4, Figs. 7 and 10.
 Shapes: N = G G places in raster order, G grid side, D embed_dim.
@@ -14,14 +14,16 @@ TINY = 1e-12
 
 
 def cosine_map(table: Floats) -> Floats:
-    """Cosine similarity of every two rows, `[N, N]`, of `table [N, D]`; 0 with a row of zeros."""
+    """Cosine similarity of every two rows, `[N, N]`, of `table [N, D]`; 0 for a row of zeros."""
     unit = table / np.linalg.norm(table, axis=1, keepdims=True).clip(TINY)
     return np.asarray(unit @ unit.T)
 
 
 def rotary_map(cos: Floats, sin: Floats) -> Floats:
-    """Similarity `[N, N]` that rotary angles alone give: the mean over pairs of dimensions of the cosine of the angle
-    between two places; `cos`, `sin` are `[N, K/2]`. No query or key enters, so it is the same for every head."""
+    """Similarity `[N, N]` from rotary angles alone: the cosine of the angle between two places, mean over dimensions.
+
+    `cos` and `sin` are `[N, K/2]`. Queries and keys do not enter, so the map is the same for every head.
+    """
     return np.asarray((cos @ cos.T + sin @ sin.T) / cos.shape[1])
 
 
@@ -40,44 +42,44 @@ def distance_spearman(similarity: Floats, side: int) -> float:
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """Spearman's rank correlation of `x [n]` and `y [n]`, ties at their mean rank; 0 where either is constant."""
+    """Spearman's rank correlation of `x [n]` and `y [n]`, ties at their mean rank; 0 if either is constant."""
     a, b = (_ranks(values) - (len(values) - 1) / 2.0 for values in (x, y))
     size = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / size) if size > TINY else 0.0
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks from 0, equal values at the mean of theirs."""
+    """Ranks from 0; equal values share their mean rank."""
     _, group, count = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return np.asarray((last - (count + 1) / 2.0)[group], dtype=np.float64)
 
 
 def row_column_effect(similarity: Floats, side: int) -> float:
-    """Mean similarity of two places of one row or column minus that of other pairs at matched distance; cosine units.
+    """Mean similarity of places in one row or column, minus that of other pairs at the same distance; cosine units.
 
-    On a grid hardly any other pair lies at a whole distance, so the others' mean at distance d is read off the
-    straight line between the nearest distances below and above that others have; d = 1 has none below and is left out.
+    Few other pairs have a whole-number distance, so the mean of the others at distance d is interpolated linearly
+    between their nearest distances. d = 1 is left out, because the others have no smaller distance.
     """
     rows, columns = grid_offsets(side)
     upper = np.triu_indices(side * side, 1)
     aligned = ((rows == 0) | (columns == 0))[upper]
     squared, values = (rows**2 + columns**2)[upper], similarity[upper]
     other, means = _means_by(squared[~aligned], values[~aligned])
-    distance, own = np.sqrt(squared[aligned]), values[aligned]
+    distance, aligned_values = np.sqrt(squared[aligned]), values[aligned]
     inside = distance > np.sqrt(other[0])
     matched = np.interp(distance[inside], np.sqrt(other), means)
-    return float((own[inside] - matched).mean()) if inside.any() else 0.0
+    return float((aligned_values[inside] - matched).mean()) if inside.any() else 0.0
 
 
 def _means_by(keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """The distinct keys, ascending, and the mean of the values of each."""
+    """The distinct keys in ascending order, and the mean of each key's values."""
     distinct, group = np.unique(keys, return_inverse=True)
     return distinct, np.bincount(group, weights=values) / np.bincount(group)
 
 
 def permutation_null(similarity: Floats, side: int, draws: int, rng: np.random.Generator) -> Floats:
-    """Spearman's rho and row-column effect `[draws, 2]` with the places in random order: no relation to the grid."""
+    """Spearman's rho and row-column effect `[draws, 2]` of places in random order, which ignore the grid."""
     out = np.empty((draws, 2))
     for draw in range(draws):
         order = rng.permutation(side * side)
@@ -87,5 +89,5 @@ def permutation_null(similarity: Floats, side: int, draws: int, rng: np.random.G
 
 
 def permutation_p(observed: float, null: Floats) -> float:
-    """One-sided p of `observed` against `null [draws]`, itself counted, so that it is never 0."""
+    """One-sided p of `observed` against `null [draws]`. The observation counts too, so that p is never 0."""
     return float((1 + (null >= observed).sum()) / (1 + len(null)))

@@ -13,19 +13,23 @@ from torch import Tensor
 from vitbench.train.objectives.masked_patch import MaskedPatch
 
 LEVELS = 8
-"""Colour levels a channel; a class is painted in the middle of its level."""
+"""Colour levels per channel; a class is painted in the middle of its level."""
 
 
 def colours(classes: Tensor, in_chans: int) -> Tensor:
-    """The colour `[..., C]` in [0, 1] in the middle of each class's level; classes are digits in base 8, first channel
-    highest."""
+    """The colour `[..., C]` in [0, 1] in the middle of each class's level.
+
+    A class is a number in base 8 with one digit per channel, the first channel's digit first.
+    """
     digits = [classes // LEVELS ** (in_chans - 1 - channel) % LEVELS for channel in range(in_chans)]
     return (torch.stack(digits, dim=-1) + 0.5) / LEVELS
 
 
 def painted(predicted: Tensor, objective: MaskedPatch, patch_px: int, mean: Tensor, std: Tensor) -> Tensor:
-    """Predictions `[B, N, out]` as patches in [0, 1], `[B, N, P, P, C]`; `mean`, `std` (`[C, 1, 1]`) undo the
-    standardisation of the `pixels` target."""
+    """Predictions `[B, N, out]` as patches in [0, 1], `[B, N, P, P, C]`.
+
+    `mean` and `std` (`[C, 1, 1]`) undo the standardisation of the `pixels` target.
+    """
     in_chans = len(mean)
     if objective.target == "pixels":
         pixels = rearrange(predicted, "b n (p q c) -> b n p q c", p=patch_px, q=patch_px)
@@ -38,8 +42,8 @@ def painted(predicted: Tensor, objective: MaskedPatch, patch_px: int, mean: Tens
 
 
 def with_patches(images: Tensor, patches: Tensor, chosen: Tensor) -> Tensor:
-    """Images `[B, C, S, S]` with the `chosen` ones (bool `[B, N]`) of `patches [B, N, P, P, C]` in place."""
+    """Images `[B, C, S, S]` in which the `chosen` patches (bool `[B, N]`) come from `patches [B, N, P, P, C]`."""
     size, side = patches.shape[2], images.shape[-1] // patches.shape[2]
-    own = rearrange(images, "b c (y p) (x q) -> b (y x) p q c", p=size, q=size)
-    shown = torch.where(chosen[:, :, None, None, None], patches.to(own), own)
-    return rearrange(shown, "b (y x) p q c -> b c (y p) (x q)", y=side)
+    original = rearrange(images, "b c (y p) (x q) -> b (y x) p q c", p=size, q=size)
+    combined = torch.where(chosen[:, :, None, None, None], patches.to(original), original)
+    return rearrange(combined, "b (y x) p q c -> b c (y p) (x q)", y=side)

@@ -1,4 +1,4 @@
-"""How alike two representations of the same images are (CKA), and how much of its own patch a token still holds.
+"""Similarity of two representations of the same images (CKA), and of a token with its patch.
 
 Source: Kornblith et al. 2019 (linear CKA); Raghu et al. 2021, s3 and s7 (layers; tokens against patches).
 Shapes: n images, p and q features, N tokens.
@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def linear_cka(x: Floats, y: Floats) -> float:
-    """Linear CKA in [0, 1] of `x [n, p]` and `y [n, q]`; 0 where either does not vary.
+    """Linear CKA in [0, 1] of `x [n, p]` and `y [n, q]`; 0 if either is constant.
 
     |Y'X|^2 / (|X'X| |Y'Y|), Frobenius norms, columns centred.
     """
@@ -23,19 +23,19 @@ def linear_cka(x: Floats, y: Floats) -> float:
 
 
 def cka_table(first: list[Floats], second: list[Floats]) -> Floats:
-    """CKA of every representation of `first` with every one of `second`, `[len(first), len(second)]`."""
+    """CKA of all pairs of representations of `first` and `second`, `[len(first), len(second)]`."""
     return np.array([[linear_cka(x, y) for y in second] for x in first])
 
 
 def token_patch_cka(tokens: Floats, patches: Floats) -> Floats:
     """CKA over images of every token with every patch, `[N, N]`, of `tokens [n, N, p]` and `patches [n, N, q]`."""
     tokens, patches = tokens - tokens.mean(axis=0), patches - patches.mean(axis=0)
-    own = _gram_norms(patches)
+    patch_norms = _gram_norms(patches)
     out = np.empty((tokens.shape[1], patches.shape[1]))
     for i, size in enumerate(_gram_norms(tokens)):
         cross = np.einsum("np,njq->jpq", tokens[:, i], patches, optimize=True)
-        scale = size * own
-        out[i] = np.divide((cross**2).sum(axis=(1, 2)), scale, out=np.zeros_like(own), where=scale > 1e-300)
+        scale = size * patch_norms
+        out[i] = np.divide((cross**2).sum(axis=(1, 2)), scale, out=np.zeros_like(scale), where=scale > 1e-300)
     return out
 
 
@@ -45,7 +45,7 @@ def _gram_norms(x: Floats) -> Floats:
 
 
 def localisation(cka: Floats) -> float:
-    """CKA of a token with its own patch minus the mean over the other patches, mean over tokens; `cka [N, N]`."""
-    own, num = np.diag(cka), len(cka)
-    others = (cka.sum(axis=1) - own) / (num - 1)
-    return float((own - others).mean())
+    """CKA of a token with its patch minus the mean over the other patches, averaged over tokens; `cka [N, N]`."""
+    same, num = np.diag(cka), len(cka)
+    others = (cka.sum(axis=1) - same) / (num - 1)
+    return float((same - others).mean())

@@ -1,7 +1,7 @@
-"""Attention followed through the layers: which patches the readout has, by way of all of them, looked at.
+"""Attention rollout: the patches that the readout attends to through all layers.
 
-Source: Abnar & Zuidema 2020; Dosovitskiy et al. 2021, App. D.8, Figs. 6 and 14 (head mean, product of the layers; the
-paper does not say whether the identity is mixed in for the residual connection, so both are computed).
+Source: Abnar & Zuidema 2020; Dosovitskiy et al. 2021, App. D.8, Figs. 6 and 14 (mean over heads, product of layers).
+The paper does not say whether the identity is mixed in for the residual connection, so both are computed.
 Shapes: B images, H heads, T tokens, N = G G patches, G grid side, S image side in pixels.
 """
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def start(num_images: int, num_tokens: int, device: torch.device) -> Tensor:
-    """The rollout before the first layer: every token is itself, `[B, T, T]`."""
+    """The rollout before the first layer: the identity, `[B, T, T]`."""
     return torch.eye(num_tokens, dtype=torch.float64, device=device).expand(num_images, -1, -1)
 
 
 def step(rolled: Tensor, attention: Tensor, *, residual: bool) -> Tensor:
     """The rollout `[B, T, T]` after one more layer, of `rolled [B, T, T]` and that layer's `attention [B, H, T, T]`.
 
-    With `residual` half of each token is carried past the attention: (A + I) / 2.
+    With `residual`, half of each token passes the attention unchanged: (A + I) / 2.
     """
     mixed = attention.double().mean(dim=1)
     if residual:
@@ -27,9 +27,9 @@ def step(rolled: Tensor, attention: Tensor, *, residual: bool) -> Tensor:
     return mixed @ rolled
 
 
-def readout_map(rolled: Tensor, num_prefix: int) -> Tensor:
-    """Where the readout looked, `[B, G, G]`, each adding up to 1: the class token's row, or the patches' mean row."""
-    rows = rolled[:, 0] if num_prefix else rolled.mean(dim=1)
+def readout_map(rolled: Tensor, num_prefix: int, class_token: bool) -> Tensor:
+    """The patches that the readout attends to, `[B, G, G]`, sum 1: the class token's row or the patches' mean row."""
+    rows = rolled[:, 0] if class_token else rolled[:, num_prefix:].mean(dim=1)
     patches = rows[:, num_prefix:]
     side = round(patches.shape[1] ** 0.5)
     shares = patches / patches.sum(dim=1, keepdim=True).clamp_min(1e-300)
@@ -37,7 +37,7 @@ def readout_map(rolled: Tensor, num_prefix: int) -> Tensor:
 
 
 def box_shares(boxes: Tensor, side: int, cell_px: float) -> Tensor:
-    """How much of each cell lies inside the box, `[B, G, G]` in [0, 1]; `boxes [B, 4]` left, top, right, bottom."""
+    """The share of each cell inside the box, `[B, G, G]` in [0, 1]; `boxes [B, 4]` are left, top, right, bottom."""
     edges = torch.arange(side + 1, dtype=torch.float64) * cell_px
     left, top, right, bottom = boxes.double().unbind(1)
 
@@ -49,11 +49,11 @@ def box_shares(boxes: Tensor, side: int, cell_px: float) -> Tensor:
 
 
 def mass_in_boxes(maps: Tensor, inside: Tensor) -> Tensor:
-    """Share of each map that falls into the box `[B]`; `maps`, `inside` `[B, G, G]`."""
+    """Share of each map's mass inside the box, `[B]`; `maps` and `inside` are `[B, G, G]`."""
     return (maps * inside.to(maps.device)).sum(dim=(1, 2))
 
 
 def pointing_hits(maps: Tensor, inside: Tensor) -> Tensor:
-    """Does each map's peak lie in a cell at least half of which is box? Bool `[B]`; `maps`, `inside` `[B, G, G]`."""
+    """True for maps whose peak is in a cell that is at least half inside the box: bool `[B]`; both are `[B, G, G]`."""
     peak = maps.flatten(1).argmax(dim=1)
     return inside.to(maps.device).flatten(1).gather(1, peak[:, None]).squeeze(1) >= 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vitbench.model.mechanisms import Position
+from vitbench.model.position.learned_1d import LearnedPosition
 from vitbench.model.sizes import transformer
 from vitbench.model.tensors import SCHEMES, Tensor
 from vitbench.spec.trial import ModelSpec
@@ -13,18 +13,10 @@ if TYPE_CHECKING:
     import torch
 
 
-class Learned2d(Position):
-    """A table of columns and a table of rows, concatenated.
-
-    Source: Dosovitskiy et al. 2021, App. D.4.
-    """
+class Learned2d(LearnedPosition):
+    """A table of columns and a table of rows, concatenated."""
 
     name: ClassVar[str] = "learned_2d"
-    gives: ClassVar[frozenset[str]] = frozenset({"positions"})
-    absolute: ClassVar[bool] = True
-
-    def reads(self, model: ModelSpec) -> frozenset[str]:
-        return frozenset({"pos_placement", *(["no_embed_class"] if model.class_token else [])})
 
     def problems(self, model: ModelSpec) -> list[str]:
         width = transformer(model).embed_dim
@@ -39,9 +31,6 @@ class Learned2d(Position):
             Tensor("pos_embed_y", (1, shape.grid.rows, half), init, decay=False, resample="axis"),
             *row,
         )
-
-    def class_row(self, model: ModelSpec) -> bool:
-        return transformer(model).class_position
 
     def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor:
         import torch

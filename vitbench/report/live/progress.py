@@ -10,7 +10,7 @@ from vitbench.report.live.pace import Kind, Pace, counted
 from vitbench.report.row_values import Setting, arm_order, score, setting_key, setting_of
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
-from vitbench.store.events import Began, Event, Finished, Planned, Progress, ArmStanding, Started, Warned
+from vitbench.store.events import ArmStanding, Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.store.record import REPORTS, TUNES
 
 Cell = tuple[str, Setting]

@@ -23,7 +23,7 @@ from vitbench.report.tables import interval_cell, result_table, shared_table
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
-from vitbench.store.events import Began, Event, Finished, Planned, Progress, ArmStanding, Started, Warned
+from vitbench.store.events import ArmStanding, Began, Event, Finished, Planned, Progress, Started, Warned
 
 HEARTBEAT_SECONDS = 30.0
 """Without a terminal: longest time without a line while trials run."""
