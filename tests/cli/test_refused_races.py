@@ -54,7 +54,7 @@ def test_one_line_before_training(
 
 def test_an_objective_without_accuracy(cli: Cli, tmp_path: Path) -> None:
     text = FILE.replace("batch_size: 16", "batch_size: 16, objective: {name: masked_patch}")
-    line = "tune chooses by validation accuracy; train.objective.name masked_patch has none"
+    line = "tune chooses by val_top1_percent; train.objective.name masked_patch has none"
     refused(cli, tmp_path, text + "report: {metric: num_params}\n", line)
 
 
