@@ -124,7 +124,7 @@ def plant_mixed_rows(root: Path) -> None:
 
 
 BAD = {
-    "record": (plant_torn, "not a record of this version"),
+    "record": (plant_torn, "damaged, or from an incompatible version"),
     "record of another trial": (plant_foreign, "the record of another trial"),
     "conflict": (plant_conflict, "has another result"),
     "run": (plant_mixed_rows, "never mixed into one table"),
