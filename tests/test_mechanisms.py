@@ -33,6 +33,7 @@ MECHANISMS = [
     ("readout", "map"),
     ("objective", "classify"),
     ("objective", "masked_patch"),
+    ("objective", "distill"),
 ]
 
 

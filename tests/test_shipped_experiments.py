@@ -90,7 +90,7 @@ def budgets(one: Experiment) -> Iterator[Spent]:
     """Every stage of every arm that has a budget in FLOPs."""
     builder, setting = Builder(one, FACTS_OF), settings(one)[0]
     for arm in builder.arms.values():
-        for stage, spec, _ in builder.stages(arm, setting):
+        for stage, spec, _, _ in builder.stages(arm, setting):
             written: dict[str, Any] = {"train.train_flops": one.base.get("train", {}).get("train_flops")}
             written |= arm.assignment
             budget = written.get(f"{stage}.train.train_flops", written["train.train_flops"])
@@ -135,7 +135,7 @@ def test_paper_is_at_the_papers_size(name: str) -> None:
     one = experiment(name)
     builder = Builder(one, FACTS_OF)
     for arm in builder.arms.values():
-        spec = builder.stages(arm, settings(one)[0])[-1][1]
+        spec = builder.stages(arm, settings(one)[0])[-1].spec
         assert (spec.data.name, spec.data.img_size, spec.model.num_classes) == ("imagenet", 224, 1000)
         assert (spec.train.batch_size, spec.train.precision) == (1024, "bf16")
     assert one.seeds.looks in {**CALIBRATED, **FIRST_EDITION}
@@ -161,6 +161,6 @@ def test_paper_models_cost_what_is_published(name: str, arm: str, gflops: float,
     """Twice the published multiply-adds of ViT-B/16 (17.6G), B/32 (4.4G) and R50x1 (4.1G); timm's parameter counts."""
     one = experiment(f"paper/{name}")
     builder = Builder(one, FACTS_OF)
-    (_, spec, _), *_ = builder.stages(builder.arms[arm], settings(one)[0])
+    (_, spec, *_), *_ = builder.stages(builder.arms[arm], settings(one)[0])
     assert forward_flops(spec.model, spec.train.objective) / 1e9 == pytest.approx(gflops, rel=0.01)
     assert num_params(spec.model, spec.train.objective) / 1e6 == pytest.approx(millions, rel=1e-3)

@@ -18,7 +18,7 @@ from PIL import Image
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts, open_images, partition
 from vitbench.data.decode import decode, read_header
-from vitbench.data.depth import to_eight_bits
+from vitbench.data.depth import loses_bits, to_eight_bits
 from vitbench.plan.resolve import resolve
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import DataSpec, ModelSpec, Scale, TrainSpec, TrialSpec
@@ -102,6 +102,43 @@ def test_16_bit_grey_with_alpha_is_grey_and_never_cut_silently() -> None:
     clear = png16(4, np.stack([DEEP, np.zeros_like(DEEP)], axis=-1))
     assert decode(clear, "a", 1, "bits").min() == 255
     assert read_header(clear, "a", "bits").transparent
+
+
+def deep_colour(kind: str) -> bytes:
+    """A colour image of 16 bits per channel, its values 1000, 2000, ..., as other tools write it."""
+    values = (np.arange(1, 13, dtype=np.uint16) * 1000).reshape(2, 2, 3)
+    if kind == "PNG":
+        return png16(2, values)
+    if kind == "PPM":
+        return b"P6\n2 2\n65535\n" + values.astype(">u2").tobytes()
+    entries = {256: 2, 257: 2, 258: 150, 259: 1, 262: 2, 273: 8, 277: 3, 278: 2, 279: values.nbytes}
+    head = struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes() + struct.pack("<H", len(entries))
+    body = b"".join(struct.pack("<HHII", tag, 4, 3 if tag == 258 else 1, value) for tag, value in entries.items())
+    body = body.replace(struct.pack("<HHI", 258, 4, 3), struct.pack("<HHI", 258, 3, 3))
+    at = len(head) + len(body) + 4
+    body = body.replace(struct.pack("<I", 150), struct.pack("<I", at))
+    return head + body + struct.pack("<I", 0) + struct.pack("<3H", 16, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_16_bit_colour_is_never_cut_silently(kind: str) -> None:
+    content = deep_colour(kind)
+    assert Image.open(io.BytesIO(content)).mode == "RGB", "why this needs a rule: Pillow says 8 bits"
+    for scale, message in ((None, "16-bit whole numbers would be clipped"), ("minmax", "use data.scale: bits")):
+        with pytest.raises(InputError, match=message):
+            decode(content, "a", 3, scale)  # type: ignore[arg-type]
+    pixels = decode(content, "a", 3, "bits")
+    assert np.abs(pixels.astype(float).ravel() - np.arange(1, 13) * 1000 / 257).max() < 1
+    assert read_header(content, "a", "bits")[2:] == (3, 1, False, True)
+
+
+def test_jpeg_2000_states_its_bits_in_its_size_segment() -> None:
+    grey = saved(np.arange(64, dtype=np.uint8).reshape(8, 8), "JPEG2000")
+    assert decode(grey, "a", 1).shape == (8, 8, 1)
+    start = grey.index(b"\xff\x4f\xff\x51")
+    assert grey[start + 42] + 1 == 8
+    deep = grey[: start + 42] + bytes([11]) + grey[start + 43 :]
+    assert loses_bits(Image.open(io.BytesIO(grey)), deep)
 
 
 def test_one_picture_trains_alike_in_every_container_with_an_orientation() -> None:

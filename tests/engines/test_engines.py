@@ -286,7 +286,7 @@ def test_a_stage_whose_weights_were_not_kept_is_trained_again(tmp_path: Path) ->
     weights = ran.store.weights(child.parent).read_bytes()
     ran.store.weights(child.parent).unlink()
     again = Ran(STAGED, tmp_path)
-    assert f"starts from {child.parent}, whose weights were not kept" in again.heard(Warned)[0].message
+    assert f"needs {child.parent}, whose weights were not kept" in again.heard(Warned)[0].message
     assert ran.store.weights(child.parent).read_bytes() == weights
     assert again.records[child.trial_id].result == Record.model_validate_json(before).result
 

@@ -31,7 +31,7 @@ def experiment(tmp_path: Path) -> Path:
 def start(experiment: Path, root: Path, jobs: int) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a shell starts it."""
     words = [sys.executable, str(ROOT / "cli.py"), "run", str(experiment), "--results", str(root), "-j", str(jobs)]
-    words += ["--checkpoint-seconds", "0"]
+    words += ["--checkpoint-seconds", "0.2"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

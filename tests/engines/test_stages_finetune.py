@@ -84,7 +84,7 @@ def test_fine_tuning_at_twice_the_resolution(text: str, positions: str, tmp_path
         if name.startswith("head."):
             assert tensor.abs().max() < 1e-6
         elif name == "pos_embed":
-            torch.testing.assert_close(tensor, interpolate_grid(before[name], 1 + 8 * 8), rtol=0, atol=1e-6)
+            torch.testing.assert_close(tensor, interpolate_grid(before[name], 1 + 8 * 8, 1), rtol=0, atol=1e-6)
         elif tensor.shape == before[name].shape:
             torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
         else:
@@ -152,7 +152,7 @@ def test_a_first_stage_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> No
 def test_a_first_stage_without_weights_is_refused(tmp_path: Path) -> None:
     first, second = planned(STAGED)
     left(Store(tmp_path), first, "ok", None)
-    with pytest.raises(ResultsError, match=f"starts from {first.trial_id}, whose weights were not kept; .* Move"):
+    with pytest.raises(ResultsError, match=f"needs {first.trial_id}, whose weights were not kept; .* Move"):
         execute([second], options(tmp_path), silent)
     assert Store(tmp_path).read(second.trial_id) is None
 

@@ -43,6 +43,8 @@ EXPORTED: dict[str, tuple[dict[str, Any], int]] = {
     "dropout": ({**VIT, "drop_rate": 0.1, "drop_path_rate": 0.1}, 8),
     "no positions": ({**VIT, "pos_embed": "none"}, 8),
     "no_embed_class": ({**VIT, "no_embed_class": True}, 8),
+    "registers": ({**VIT, "reg_tokens": 3}, 8),
+    "registers, average": ({**VIT, "reg_tokens": 3, "global_pool": "avg"}, 8),
     "learned_2d": ({**VIT, "pos_embed": "learned_2d"}, 8),
     "learned_2d, no_embed_class": ({**VIT, "pos_embed": "learned_2d", "no_embed_class": True}, 8),
     "learned_2d, average": ({**VIT, "pos_embed": "learned_2d", "global_pool": "avg"}, 8),

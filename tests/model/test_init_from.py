@@ -150,7 +150,7 @@ def test_positions_are_interpolated(cli: Cli, tmp_path: Path) -> None:
     save_file(state(), tmp_path / "given.safetensors")
     path = written(tmp_path / "x.yaml", str(tmp_path / "given.safetensors"), img_size=16)
     assert cli("run", path, "--results", tmp_path / "out", "-j", "1", "-q").code == 0
-    expected = {**state(), "pos_embed": interpolate_grid(state()["pos_embed"], 1 + 8 * 8)}
+    expected = {**state(), "pos_embed": interpolate_grid(state()["pos_embed"], 1 + 8 * 8, 1)}
     assert_started_from(expected, ended(tmp_path / "out")[0])
 
 

@@ -20,6 +20,12 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
         named("Ti/16", 64, 10, depth=2, no_embed_class=True, qkv_bias=False),
         1e-5,
     ),
+    "registers": (
+        "vit_tiny_patch16_224",
+        {"depth": 2, "reg_tokens": 3, "no_embed_class": True},
+        named("Ti/16", 64, 10, depth=2, reg_tokens=3, no_embed_class=True),
+        1e-5,
+    ),
     "average": (
         "vit_tiny_patch16_224",
         {"depth": 3, **AVG},

@@ -37,7 +37,7 @@ def test_positions_are_stretched_as_in_vit_jax(side: int, class_rows: int) -> No
     from scipy.ndimage import zoom
 
     table = torch.randn(1, class_rows + 16, 6, generator=torch.Generator().manual_seed(0))
-    out = interpolate_grid(table, class_rows + side**2)
+    out = interpolate_grid(table, class_rows + side**2, class_rows)
     grid = table[0, class_rows:].reshape(4, 4, 6).numpy()
     expected = zoom(grid, (side / 4, side / 4, 1), order=1).reshape(side**2, 6)
     np.testing.assert_allclose(out[0, class_rows:].numpy(), expected, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 from made_plans import experiment, facts_of
 
 from vitbench.base.errors import InputError
+from vitbench.model.objective import FROZEN
 from vitbench.plan.trials import Builder
 from vitbench.spec import mechanism as registry
 from vitbench.train.objectives.classify import Classify
@@ -16,7 +17,7 @@ from vitbench.train.objectives.classify import Classify
 
 class Distill(Classify):
     name: ClassVar[str] = "distill_of_this_test"
-    networks: ClassVar[Mapping[str, str]] = {"teacher": "frozen"}
+    networks: ClassVar[Mapping[str, str]] = {"teacher": FROZEN}
 
 
 class Boxes(Classify):

@@ -46,7 +46,8 @@ def spec_of(**sections: dict[str, Any]) -> TrialSpec:
 
 def identity(seed: int = 0, parent: str | None = None, **sections: dict[str, Any]) -> str:
     spec = spec_of(**sections)
-    return trial_id(spec, seed, facts_of(spec.data.name).fingerprint, parent)
+    parents = {} if parent is None else {"start": parent}
+    return trial_id(spec, seed, facts_of(spec.data.name).fingerprint, parents)
 
 
 def roles(plan: Plan) -> Counter[Role]:

@@ -118,16 +118,16 @@ def test_an_edited_row_is_refused(edit: Callable[[Row, list[Row]], None], run: P
 
 
 def test_any_edit_of_any_accuracy_is_refused(run: Path) -> None:
-    """200 seeded edits; one in a hundred thousand of a point is enough."""
+    """40 seeded edits; one in a hundred thousand of a point is enough."""
     draw, whole = random.Random(0), rows_of(run)
     reporting = [i for i, row in enumerate(whole) if row["role"] == "reporting" and row["status"] == "ok"]
     refused = 0
-    for _ in range(200):
+    for _ in range(40):
         rows = json.loads(json.dumps(whole))
         result = rows[draw.choice(reporting)]["result"]
         result["test_top1_percent"] = abs(result["test_top1_percent"] - draw.choice([1e-5, 0.27, 1.0, 5.0, 50.0]))
         refused += len(list(contradictions(run, rows))) == 1
-    assert refused == 200
+    assert refused == 40
 
 
 def test_edited_answers_are_refused(run: Path) -> None:

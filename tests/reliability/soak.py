@@ -4,7 +4,8 @@ byte, those of a run that nobody disturbed.
     python tests/reliability/soak.py --kills 200
 
 The command itself is killed, its fork server, or a worker, also while they start; the same command is then given again.
-One round is 24 trials; rounds follow, each in a folder of its own, until the kills are spent. Nothing is ever repaired.
+One round is 24 trials, 2 arms at 12 seeds; rounds follow, each in a folder of its own, until the kills are spent.
+Nothing is ever repaired.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ base:
   model: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2, mlp_ratio: 2.0}
   train: {steps: 120, batch_size: 16, lr: 4e-3}
 factors: {model.global_pool: [token, avg]}
-seeds: 12
 """
-NUM_TRIALS = 24
+NUM_ARMS, NUM_SEEDS = 2, 12
 PATIENCE_SECONDS = 300.0
 
 
@@ -156,14 +156,14 @@ def outcome(root: Path) -> dict[str, bytes]:
     return out
 
 
-def soak(folder: Path, kills: int, seed: int, per_round: int = 60) -> Tally:
+def soak(folder: Path, kills: int, seed: int, per_round: int = 60, num_seeds: int = NUM_SEEDS) -> Tally:
     """Rounds until `kills` have been dealt out; `lost` names what differs from the undisturbed run."""
     experiment = folder / "soak.yaml"
-    experiment.write_text(EXPERIMENT)
+    experiment.write_text(f"{EXPERIMENT}seeds: {num_seeds}\n")
     alone = folder / "alone"
     assert start(alone, experiment).wait() == 0
     expected, tally, rng = outcome(alone), Tally(), random.Random(seed)
-    assert len(records(alone)) == NUM_TRIALS
+    assert len(records(alone)) == NUM_ARMS * num_seeds
     while sum(tally.kills.values()) < kills:
         root = folder / f"round {tally.rounds + 1}"
         left = kills - sum(tally.kills.values())

@@ -55,11 +55,11 @@ def test_processes_that_read_images_end_with_the_run(tmp_path: Path) -> None:
     assert saved_steps(tmp_path, trial) == [4]
 
 
-def stopped_twice(first: int, second: int) -> None:
+def stopped_twice(first: int, second: int, seconds: float = 60.0) -> None:
     with stoppable(), held():
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), second)
-        time.sleep(60)
+        time.sleep(seconds)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -158,7 +158,7 @@ def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:
 def test_a_second_hang_up_does_nothing() -> None:
     """A shell that ends passes SIGHUP on to jobs that the kernel has told already."""
     with pytest.raises(HungUp) as stop:
-        stopped_twice(signal.SIGHUP, signal.SIGHUP)
+        stopped_twice(signal.SIGHUP, signal.SIGHUP, seconds=0.1)
     assert stop.value.exit_code == 129
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from faulted import TINY, facts_of, here, left, options, planned, started
 
-from vitbench.base.errors import ResultsError
 from vitbench.engines import runner
 from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Suite
@@ -21,6 +20,7 @@ from vitbench.store.trials import Store
 
 FOUR = TINY.replace("steps: 12", "steps: 40") + "seeds: 4\n"
 ID = "0123456789abcdef"
+PATIENCE_SECONDS = 60.0
 
 
 def everything(root: Path) -> runner.RunOutcome:
@@ -75,22 +75,29 @@ def test_a_trial_that_is_finished_elsewhere_at_the_last_moment_is_seen(
 def made(attempt: int, top1: float) -> Record:
     run = Run(attempt=attempt, train_seconds=float(attempt))
     result = Result(test_top1_percent=top1)
-    return Record(trial_id=ID, status="ok", seed=0, data_fingerprint="f", spec={}, result=result, run=run)
+    return Record(trial_id=ID, status="ok", seed=0, data_fingerprint="f" * 64, spec={}, result=result, run=run)
 
 
 def commit(root: Path, top1: float, gate: Any, answer: Any) -> None:
-    store = Store(root)
-    attempt = store.begin_attempt(ID)
-    answer.send("ready")
-    gate.recv()
+    """Commit one record when told to, and send back the answer or the error, whatever it is."""
     try:
+        store = Store(root)
+        attempt = store.begin_attempt(ID)
+        answer.send("ready")
+        gate.recv()
         answer.send(store.commit(made(int(attempt.name), top1), attempt, {"predictions.npz": b"x"}))
-    except ResultsError as error:
-        answer.send(str(error))
+    except Exception as error:
+        answer.send(f"{type(error).__name__}: {error}")
+
+
+def heard(pipe: Any) -> Any:
+    """The next message; raises AssertionError where none comes, as the parent holds both ends of the pipe."""
+    assert pipe.poll(PATIENCE_SECONDS), "a child says nothing"
+    return pipe.recv()
 
 
 def race(root: Path, values: tuple[float, float]) -> list[Any]:
-    """What two processes that commit at the same moment come to."""
+    """Answers of two processes that commit at the same moment."""
     context = multiprocessing.get_context("fork")
     gates, answers = ([context.Pipe() for _ in range(2)] for _ in range(2))
     children = [
@@ -99,12 +106,12 @@ def race(root: Path, values: tuple[float, float]) -> list[Any]:
     ]
     for child in children:
         child.start()
-    assert [ours.recv() for ours, _ in answers] == ["ready"] * 2
+    assert [heard(ours) for ours, _ in answers] == ["ready"] * 2
     for ours, _ in gates:
         ours.send("go")
-    out = [ours.recv() for ours, _ in answers]
+    out = [heard(ours) for ours, _ in answers]
     for child in children:
-        child.join(timeout=60)
+        child.join(timeout=PATIENCE_SECONDS)
     return out
 
 

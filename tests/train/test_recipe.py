@@ -18,6 +18,8 @@ from tiny_jobs import CPU, RESNET, VIT, assert_same_training, images_of, spec, t
 from vitbench.base.errors import InputError
 from vitbench.base.seeding import uniforms
 from vitbench.data.types import grey
+from vitbench.model.tensors import Tensor
+from vitbench.model.weights.start import tensors_by_name
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.trial import TrainSpec
 from vitbench.train.augment import CUTMIX_LANES, Augment, cutmix_boxes, mixed
@@ -26,6 +28,7 @@ from vitbench.train.loop import Saves, train_stack
 from vitbench.train.losses import cross_entropy
 from vitbench.train.optim import average_shares, rate_scale
 from vitbench.train.sampling import Order
+from vitbench.train.trainer import Trainer
 
 FIELDS: dict[str, dict[str, Any]] = {
     "cutmix": {"cutmix": 1.0},
@@ -268,6 +271,11 @@ def test_shares_copy_first_and_never_fall_below_the_decay() -> None:
 # Layer-wise decay
 
 
+def trained_tensors(made: Trainer) -> list[Tensor]:
+    tensors = tensors_by_name(made.spec.model, made.train.objective)
+    return [tensors[name] for name in made.stack.shapes]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -282,7 +290,7 @@ def test_layers_are_timms(ours: dict[str, Any], theirs: tuple[str, dict[str, Any
     from timm.optim import param_groups_layer_decay
 
     made = trainer([spec(ours, data={"name": "fake_colour"})], [0])
-    scale = rate_scale(0.5, made.stack.shapes)
+    scale = rate_scale(0.5, trained_tensors(made))
     assert scale is not None
     model = timm.create_model(theirs[0], num_classes=4, **theirs[1])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -298,7 +306,7 @@ def test_a_scaled_rate_moves_a_weight_by_its_share() -> None:
     before = made.stack.flat.clone()
     made.step(0)
     plain.step(0)
-    scale = rate_scale(0.5, made.stack.shapes)
+    scale = rate_scale(0.5, trained_tensors(made))
     torch.testing.assert_close(made.stack.flat - before, scale * (plain.stack.flat - before), rtol=1e-3, atol=1e-7)
     assert math.isclose(scale.min().item(), 0.5**3)
 

@@ -17,7 +17,6 @@ from vitbench.base.errors import InputError
 from vitbench.bench.timed_command import CommandCost, measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines.options import num_cores
-from vitbench.model.costs import trial_flops
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Trial
 from vitbench.spec.load import loads
@@ -156,7 +155,7 @@ def run(suite: str, size: Size, device: str, rules: Rules, chooser: Chooser, say
         plain = json.loads(costs["timm"][-1].output.splitlines()[-1])
         num_images = sum((t.spec.train.steps or 0) * t.spec.train.batch_size for t in trials)
         assert num_images == plain["images"], "both sides see as many images"
-        ours = sum(trial_flops(trial.spec) for trial in trials)
+        ours = sum(trial.train_flops for trial in trials)
         return {
             "suite": suite,
             "size": asdict(size),

@@ -21,6 +21,7 @@ from vitbench.data.depth import (
     NUMPY_MAGIC,
     bits_of_type,
     is_deep_grey_with_alpha,
+    loses_bits,
     read_array_file,
     stored_bits,
     to_eight_bits,
@@ -150,16 +151,17 @@ def _decoded(data: bytes, name: str, scale: Scale | None) -> _Opened:
 
 
 def _deep(image: Image.Image, data: bytes, name: str, scale: Scale | None, num_bits: int) -> _Opened:
-    """A grey image of more than 8 bits, scaled. Of 16-bit grey with alpha, Pillow keeps the upper 8 bits only."""
-    if not is_deep_grey_with_alpha(data):
+    """An image of more than 8 bits, scaled. Of 16-bit colour and alpha, Pillow keeps the upper 8 bits only."""
+    if not loses_bits(image, data):
         eight_bits = to_eight_bits(np.asarray(image), scale, num_bits, name)
         return _Opened(image, Image.fromarray(eight_bits), grey=True, scaled=True)
     if scale is None:
         raise InputError(f"{name}: values of 16-bit whole numbers would be clipped; {ADVICE}")
     if scale != "bits":
-        raise InputError(f"{name}: of 16-bit grey with alpha only the upper 8 bits are read; use data.scale: bits")
+        raise InputError(f"{name}: of 16-bit colour or alpha only the upper 8 bits are read; use data.scale: bits")
     opaque = _on_white(image)
-    return _Opened(image, opaque, grey=True, transparent=opaque is not image, scaled=True)
+    grey = is_deep_grey_with_alpha(data) or _is_grey(image, opaque)
+    return _Opened(image, opaque, grey, transparent=opaque is not image, scaled=True)
 
 
 def _is_grey(image: Image.Image, opaque: Image.Image) -> bool:

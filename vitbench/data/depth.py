@@ -30,12 +30,31 @@ def stored_bits(image: Image.Image, data: bytes) -> int:
         return 0
     if image.mode == "I":
         return 16 if image.format in ("PPM", "PNG") else 32
-    return 16 if image.mode.startswith("I;16") or is_deep_grey_with_alpha(data) else 8
+    return 16 if image.mode.startswith("I;16") or loses_bits(image, data) else 8
+
+
+def loses_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow opens deeper values as 8 bits and does not say so: colour, and grey with alpha, of 16 bits."""
+    if image.mode.startswith(("I", "F")):
+        return False
+    if image.format == "JPEG2000":
+        return _jpeg_2000_bits(data) > 8
+    arguments = image.tile[0].args if getattr(image, "tile", None) else ()
+    if image.format == "PPM":
+        return isinstance(arguments, tuple) and any(isinstance(value, int) and value > 255 for value in arguments)
+    raw_mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
+    return ";16" in str(raw_mode)
 
 
 def is_deep_grey_with_alpha(data: bytes) -> bool:
     """Whether this is a PNG file of 16-bit grey with alpha, which Pillow opens as 8-bit colour with alpha."""
     return data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and tuple(data[24:26]) == (16, 4)
+
+
+def _jpeg_2000_bits(data: bytes) -> int:
+    """Bits of the first channel, from the size segment (ISO/IEC 15444-1, A.5.1); 8 where there is none."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else 8
 
 
 def to_eight_bits(values: Array, scale: Scale | None, num_bits: int, name: str) -> npt.NDArray[np.uint8]:

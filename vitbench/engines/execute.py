@@ -18,10 +18,12 @@ from vitbench.engines.environment import checkout, device_name, peak_memory_mib,
 from vitbench.engines.options import Emit, Options, why_not_halve
 from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, TrialOutcome, outcomes
 from vitbench.model import costs
+from vitbench.model.objective import objective_of
 from vitbench.model.sizes import known
 from vitbench.model.weights.start import find, start_sha256
 from vitbench.plan.trial_id import trial_id
 from vitbench.plan.trials import Trial
+from vitbench.spec.experiment import START
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.bounds import MAX_NAME, MAX_TEXT
 from vitbench.store.events import Progress, Started, Warned
@@ -29,6 +31,7 @@ from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
 from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
 from vitbench.train.loop import Saves, train_stack
+from vitbench.train.networks import Network
 from vitbench.train.resident import open_source
 from vitbench.train.step_program import program_of
 from vitbench.train.streamed import lost_loader
@@ -42,10 +45,10 @@ ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 def execute_locked(trial: Trial, options: Options, emit: Emit) -> bool:
     """Run one trial under its kernel lock; True if it has a record afterwards.
 
-    False if another process holds the lock, or if the stage that the trial starts from has no record yet.
+    False if another process holds the lock, or if a stage that the trial needs has no record yet.
     """
     store = Store(options.root)
-    if trial.parent is not None and store.read(trial.parent) is None:
+    if any(store.read(parent) is None for parent in trial.parents.values()):
         return False
     with store.lock(trial.trial_id) as held:
         if not held:
@@ -146,6 +149,7 @@ def _attempt(members: Sequence[_Member], options: Options, emit: Emit, micro_bat
             reason=outcome.reason,
             seed=trial.seed,
             parent=trial.parent,
+            networks={role: parent for role, parent in trial.parents.items() if role != START} or None,
             data_fingerprint=trial.data_fingerprint,
             spec=trial.spec.model_dump(mode="json", exclude_defaults=True),
             result=outcome.result,
@@ -187,9 +191,8 @@ def _run(outcome: TrialOutcome, attempt: int, options: Options, started: datetim
 
 def started_event(trial: Trial) -> Started:
     """The event that announces a trial."""
-    spec, setting = trial.spec, dict(trial.setting)
-    num_steps = known(spec.train.steps)
-    return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, costs.trial_flops(spec))
+    setting, num_steps = dict(trial.setting), known(trial.spec.train.steps)
+    return Started(trial.trial_id, trial.arm, setting, trial.seed, trial.role, num_steps, trial.train_flops)
 
 
 def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[TrialOutcome]:
@@ -202,10 +205,13 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
     images = open_source(spec, options.data, device)
     if images.fingerprint != trials[0].data_fingerprint:
         raise InputError(f"{spec.data.name}: the images changed after planning; run the same command again")
-    jobs = [Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit)) for t in trials]
-    set_precision(spec.train.precision)  # After `_start`, which may train the first stage in another precision.
+    jobs = [
+        Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit), _networks(t, options, emit))
+        for t in trials
+    ]
+    set_precision(spec.train.precision)  # After `_start`, which may train a stage in another precision.
     num_steps = known(spec.train.steps)
-    flops = len(trials) * costs.trial_flops(spec)
+    flops = len(trials) * trials[0].train_flops
     program = program_of(options.program, options.device, flops, spec)
     trainer = Trainer(jobs, images, device, program, options.recompute)
 
@@ -232,8 +238,9 @@ def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batch
 
 
 def _checkpoint_bytes(spec: TrialSpec) -> int:
-    """Bytes of the weights, the best weights, up to two moments and the moving average, in fp32."""
-    return 4 * (4 + spec.train.model_ema) * costs.num_params(spec.model, spec.train.objective)
+    """Bytes of the weights, the best weights, up to two moments and the moving averages, in fp32."""
+    averages = spec.train.model_ema + len(objective_of(spec.train.objective).averaged_roles)
+    return 4 * (4 + averages) * costs.num_params(spec.model, spec.train.objective)
 
 
 def _in_micro_batches(spec: TrialSpec, micro_batches: int | None) -> TrialSpec:
@@ -248,46 +255,69 @@ def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor
     Raises ResultsError if the stage has no weights, InputError if the file changed after planning.
     """
     if trial.parent is not None:
-        path = Store(options.root).weights(trial.parent)
-        if not exists(path):
-            _regrow(trial, options, emit)
-        return read_weights(path)
+        return _stage_weights(trial, trial.parent, options, emit)
     start = trial.spec.model.init_from
     if start is None:
         return None
-    if trial_id(trial.spec, trial.seed, trial.data_fingerprint, None, start_sha256(trial.spec)) != trial.trial_id:
+    identity = trial_id(trial.spec, trial.seed, trial.data_fingerprint, trial.parents, start_sha256(trial.spec))
+    if identity != trial.trial_id:
         raise InputError(f"model.init_from: {start} changed after planning; run the same command again")
     return read_weights(find(start))
 
 
-def _regrow(child: Trial, options: Options, emit: Emit) -> None:
-    """Retrain the stage that `child` starts from, because its weights were not kept.
+def _networks(trial: Trial, options: Options, emit: Emit) -> dict[str, Network]:
+    """The networks of other stages that a trial's objective reads, by role."""
+    return {
+        role: Network(spec, _stage_weights(trial, trial.parents[role], options, emit))
+        for role, spec in trial.networks.items()
+    }
+
+
+def _stage_weights(child: Trial, identity: str, options: Options, emit: Emit) -> dict[str, torch.Tensor]:
+    """The final weights of a stage that `child` needs. Raises ResultsError, InputError."""
+    path = Store(options.root).weights(identity)
+    if not exists(path):
+        _regrow(child, identity, options, emit)
+    return read_weights(path)
+
+
+def _regrow(child: Trial, identity: str, options: Options, emit: Emit) -> None:
+    """Retrain a stage that `child` needs, because its weights were not kept.
 
     This happens if another experiment ran the stage first, as a tuning trial. The stage keeps its record. Raises
     ResultsError if the retraining gives other weights than the record states.
     """
-    store, identity = Store(options.root), child.parent
-    assert identity is not None
-    record = store.read(identity)
-    assert record is not None
-    emit(Warned(f"trial {child.trial_id} starts from {identity}, whose weights were not kept; retraining it"))
-    spec = TrialSpec.model_validate(record.spec)
-    trial = Trial(identity, "", {}, {}, record.seed, "stage", spec, record.data_fingerprint, record.parent)
+    store = Store(options.root)
+    emit(Warned(f"trial {child.trial_id} needs {identity}, whose weights were not kept; retraining it"))
+    trial, record = _recorded(store, identity)
     place = _checkpoints(trial, options)
     (retrained,) = _train([_Member(trial, place, place.latest()[0])], options, lambda event: None, None)
     if retrained.result.weights_sha256 != record.result.weights_sha256:
         raise ResultsError(
-            f"trial {child.trial_id} starts from {identity}, whose weights were not kept; retraining it gave "
+            f"trial {child.trial_id} needs {identity}, whose weights were not kept; retraining it gave "
             f"different weights than its record. Move {store.folder(identity)} aside and rerun the command"
         )
     replace_durably(store.weights(identity), retrained.files[WEIGHTS])
     place.clear()
 
 
+def _recorded(store: Store, identity: str) -> tuple[Trial, Record]:
+    """The trial of a committed record, without its names, and the record."""
+    record = store.read(identity)
+    assert record is not None
+    networks = {role: _recorded(store, parent)[0].spec for role, parent in (record.networks or {}).items()}
+    trial = Trial(
+        trial_id=identity, arm="", levels={}, setting={}, seed=record.seed, role="stage",
+        spec=TrialSpec.model_validate(record.spec), data_fingerprint=record.data_fingerprint,
+        parents=record.parents, networks=networks,
+    )  # fmt: skip
+    return trial, record
+
+
 def _orphans(trials: Sequence[Trial], store: Store) -> list[TrialOutcome] | None:
-    """Outcomes of trials whose first stage failed; None if no stage failed."""
-    parents = [store.read(t.parent) if t.parent else None for t in trials]
-    failed = next((p for p in parents if p is not None and p.status != "ok"), None)
+    """Outcomes of trials of which an earlier stage failed; None if every stage is there."""
+    parents = [store.read(parent) for trial in trials for parent in trial.parents.values()]
+    failed = next((record for record in parents if record is not None and record.status != "ok"), None)
     if failed is None:
         return None
     reason = f"stage {failed.trial_id} {failed.status}: {failed.reason}"[:MAX_TEXT]

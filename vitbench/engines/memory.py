@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from vitbench.model import costs
 from vitbench.model.build import build
 from vitbench.model.objective import MemberBatch, objective_of
 from vitbench.model.sizes import known, pixel_grid
+from vitbench.plan.trials import Trial
 from vitbench.spec.trial import TrialSpec
 
 STATE_COPIES = 6
@@ -54,11 +56,15 @@ def drawn_inputs(spec: TrialSpec, num_images: int) -> list[Tensor]:
     return [torch.zeros(arrays[name].shape[1:], dtype=torch.int64) for name in objective.inputs]
 
 
-def member_bytes(spec: TrialSpec) -> int:
-    """Peak bytes of one member of a stack: its state, and the larger of activations and the update's tensors."""
+def member_bytes(spec: TrialSpec, networks: Iterable[TrialSpec] = ()) -> int:
+    """Peak bytes of one member of a stack: its state, and the larger of activations and the update's tensors.
+
+    `networks` are those of other stages, of which only the weights are held.
+    """
     weights = 4 * costs.num_params(spec.model, spec.train.objective)
-    copies = STATE_COPIES + spec.train.model_ema
-    return int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
+    copies = STATE_COPIES + spec.train.model_ema + len(objective_of(spec.train.objective).averaged_roles)
+    held = 4 * sum(costs.num_params(network.model, network.train.objective) for network in networks)
+    return held + int(OVERHEAD * (copies * weights + max(activation_bytes(spec), UPDATE_COPIES * weights)))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -68,6 +74,6 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def members_that_fit(spec: TrialSpec, device: torch.device) -> int:
-    """How many members of this spec may be stacked on the device, at least 1."""
-    return max(1, int(SHARE_OF_FREE * free_bytes(device) / member_bytes(spec)))
+def members_that_fit(trial: Trial, device: torch.device) -> int:
+    """How many trials like this one may be stacked on the device, at least 1."""
+    return max(1, int(SHARE_OF_FREE * free_bytes(device) / member_bytes(trial.spec, trial.networks.values())))

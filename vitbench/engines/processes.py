@@ -104,7 +104,7 @@ def _work(connection: Connection, options: Options) -> None:
 
 
 def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) -> Generator[str, None, None]:
-    """Yield the ids of trials as they are committed. A trial waits for the stage that it starts from."""
+    """Yield the ids of trials as they are committed. A trial waits for the stages that it needs."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
@@ -133,9 +133,9 @@ class _Pool:
         self.unfinished = {trial.trial_id for trial in trials}
 
     def _next(self) -> Trial | None:
-        """The first waiting trial whose parent is finished."""
+        """The first waiting trial whose stages are finished."""
         for trial in self.waiting:
-            if trial.parent not in self.unfinished:
+            if self.unfinished.isdisjoint(trial.parents.values()):
                 self.waiting.remove(trial)
                 return trial
         return None

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.engines.options import Options
-from vitbench.model.costs import trial_flops
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
@@ -46,7 +45,7 @@ class RunRequest:
 
 def flops_of(trial: Trial) -> float:
     """Training FLOPs of one trial."""
-    return trial_flops(trial.spec)
+    return trial.train_flops
 
 
 def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listener) -> RunOutcome:
@@ -99,14 +98,14 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 
 
 def _ordered(missing: Sequence[Trial]) -> list[Trial]:
-    """Longest first, so that all cores are busy until the end; a stage comes before the trials that start from it.
+    """Longest first, so that all cores are busy until the end; a stage comes before the trials that need it.
 
     The first trial of each arm and size comes before the others: errors show early, and so does the time per trial.
     """
-    by_id: dict[str | None, Trial] = {trial.trial_id: trial for trial in missing}
+    by_id = {trial.trial_id: trial for trial in missing}
 
     def depth(trial: Trial) -> int:
-        return 1 + depth(by_id[trial.parent]) if trial.parent in by_id else 0
+        return max((1 + depth(by_id[parent]) for parent in trial.parents.values() if parent in by_id), default=0)
 
     first: dict[tuple[str, float], str] = {}
     for trial in missing:

@@ -32,7 +32,7 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str,
             yield from local.run(stack, options, emit)
             continue
         if key not in fits:
-            fits[key] = min(MAX_STACK, members_that_fit(stack[0].spec, device))
+            fits[key] = min(MAX_STACK, members_that_fit(stack[0], device))
         if len(stack) > fits[key]:
             waiting.extendleft(reversed(split(stack, fits[key])))
             continue
@@ -52,15 +52,15 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit) -> Generator[str,
 def _executed(stack: Sequence[Trial], options: Options, emit: Emit) -> tuple[list[str], list[Trial]]:
     """Train the missing trials of a stack under their locks; return the committed ids and the trials to run alone.
 
-    Leave out trials that another process holds, and trials whose first stage has no record yet.
+    Leave out trials that another process holds, and trials of which an earlier stage has no record yet.
     """
     store, mine, done, alone = Store(options.root), list[Trial](), list[str](), list[Trial]()
     with ExitStack() as locks:
         for trial in stack:
-            parent = store.read(trial.parent) if trial.parent is not None else None
-            if trial.parent is not None and parent is None:
+            parents = [store.read(parent) for parent in trial.parents.values()]
+            if None in parents:
                 continue
-            if parent is not None and parent.status != "ok":
+            if any(parent is not None and parent.status != "ok" for parent in parents):
                 alone.append(trial)
             elif locks.enter_context(store.lock(trial.trial_id)):
                 done.append(trial.trial_id)

@@ -16,13 +16,15 @@ MAY_DIFFER = {"train": {"lr", "weight_decay", "sched", "warmup_fraction"}, "data
 def stack_key(trial: Trial) -> str | None:
     """Equal for trials that may be one stack: the resolved spec without the fields of MAY_DIFFER, and the images.
 
-    None if a trial is never stacked: dropout and stochastic depth draw for a stack as a whole.
+    Networks of other stages, such as a teacher, must have equal specs too; their weights are each member's own. None
+    for a trial that is never stacked: dropout and stochastic depth draw for a stack as a whole.
     """
     model = trial.spec.model
     if model.drop_rate or model.drop_path_rate:
         return None
     shared = trial.spec.model_dump_json(exclude=MAY_DIFFER)
-    return f"{shared} {trial.data_fingerprint} {trial.parent is not None} {trial.stage}"
+    networks = {role: network.model_dump_json() for role, network in sorted(trial.networks.items())}
+    return f"{shared} {trial.data_fingerprint} {sorted(trial.parents)} {networks} {trial.stage}"
 
 
 def stacks(trials: Sequence[Trial], most: int = MAX_STACK) -> list[list[Trial]]:

@@ -87,7 +87,7 @@ def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None
         curve=tuple(member.curve),
         num_params=costs.num_params(spec.model, spec.train.objective),
         forward_flops=costs.forward_flops(spec.model, spec.train.objective),
-        train_flops=costs.trial_flops(spec),
+        train_flops=costs.trial_flops(spec, {role: network.spec for role, network in job.networks.items()}),
         num_images=num_images,
         num_steps=steps,
         num_train_images=len(member.members.train),

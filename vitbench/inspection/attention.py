@@ -111,7 +111,9 @@ def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
         state["last_layer"] = rollout.step(plain, maps, residual=False)
 
     watch_attention(subject, images, see)
-    return {kind: rollout.readout_map(rolled, subject.num_prefix) for kind, rolled in state.items()}
+    return {
+        kind: rollout.readout_map(rolled, subject.num_prefix, subject.class_token) for kind, rolled in state.items()
+    }
 
 
 def rolled_out(subject: Subject, shown: Shown) -> Findings:

@@ -9,55 +9,49 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from torch import Tensor
 
 from vitbench.base.errors import InputError
-from vitbench.data import DataOptions, facts
+from vitbench.data import DataOptions
 from vitbench.inspection.catalogue import ANALYSES
 from vitbench.inspection.export import architecture, timm_state
 from vitbench.inspection.network import Subject
 from vitbench.inspection.results import Shown
+from vitbench.inspection.specimen import (
+    NUM_STEPS,
+    Specimen,
+    case_of,
+    inputs,
+    networks_of,
+    noisy_module,
+    spec_with,
+    trained,
+    trainer_of,
+)
 from vitbench.model import costs
-from vitbench.model.build import build, initialise
-from vitbench.model.mechanisms import MODEL_KINDS
-from vitbench.model.objective import objective_of
+from vitbench.model.build import build
+from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import known, pixel_grid, total_stride
 from vitbench.plan.arm_diff import spec_difference
-from vitbench.plan.resolve import resolve
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.mechanism import MechanismError, canonical, mechanism
-from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.spec.trial import TrialSpec
 from vitbench.train.checkpoint import Checkpoints
 from vitbench.train.loop import TrainingState
 from vitbench.train.resident import load_images
-from vitbench.train.trainer import Job, Trainer
 
-TINY: dict[str, Any] = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
-NUM_STEPS = 3
 OWN_PARTS = {
     "position": {"position"},
     "readout": {"readout", "class_token", "position"},
-    "objective": {"head", "readout"},
+    "objective": {"head", "mask_token", "readout"},
 }
 """Parts whose tensors may differ from the baseline's, where these are not the kind itself."""
 STACKED_ATOL = 3e-4
 """A tenth of one step of the optimizer: sums in another order round otherwise, and AdamW divides by small gradients."""
 LOOKS = ("positions", "distance")
-
-
-@dataclass(frozen=True)
-class Specimen:
-    """A mechanism in the tiny ViT, and the tiny ViT without it."""
-
-    kind: str
-    text: str
-    spec: TrialSpec
-    baseline: TrialSpec
 
 
 def check_mechanism(kind: str, text: str) -> list[str]:
@@ -73,29 +67,6 @@ def check_mechanism(kind: str, text: str) -> list[str]:
     if complaints:  # The other checks need a module whose state is the listed one.
         return complaints
     return [line for check in CHECKS for line in _guarded(check, case)]
-
-
-def case_of(kind: str, text: str) -> Specimen:
-    """The tiny ViT with the mechanism: with a class token if it can, else with average pooling. Raises InputError."""
-    reasons = []
-    for pool in ("token", "avg"):
-        try:
-            return Specimen(kind, text, spec_with(kind, text, pool), spec_with(kind, None, pool))
-        except InputError as error:
-            reasons.append(str(error))
-    raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
-
-
-def spec_with(kind: str, text: str | None, pool: str = "token") -> TrialSpec:
-    """The resolved spec of the tiny ViT, with a mechanism or without. Raises InputError."""
-    model, objective = {**TINY, "global_pool": pool}, ObjectiveSpec()
-    if text is not None and kind == "objective":
-        objective = ObjectiveSpec(name=text)
-    elif text is not None:
-        model[MODEL_KINDS[kind]] = text
-    train = TrainSpec(steps=NUM_STEPS, batch_size=16, lr=3e-3, objective=objective)
-    written = TrialSpec(model=ModelSpec(**model), data=DataSpec(name="fake", val_fraction=0.2), train=train)
-    return resolve(written, facts("fake", DataOptions()))
 
 
 def _guarded(check: Callable[[Specimen], Iterator[str]], case: Specimen) -> list[str]:
@@ -153,56 +124,43 @@ def _costs(case: Specimen) -> Iterator[str]:
     from torch.utils.flop_counter import FlopCounterMode
 
     model, objective = case.spec.model, case.spec.train.objective
-    module = _noisy(case.spec)
+    module = noisy_module(case.spec)
     counted = sum(parameter.numel() for parameter in module.parameters())
     if counted != (said := costs.num_params(model, objective)):
         yield f"costs: {said} parameters are listed; torch counts {counted}"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*_inputs(case.spec, 1))
+        module(*inputs(case.spec, 1))
     if counter.get_total_flops() != (flops := costs.forward_flops(model, objective)):
         yield f"costs: {flops} FLOPs are listed for one image; torch counts {counter.get_total_flops()}"
 
 
-def _inputs(spec: TrialSpec, count: int) -> list[Tensor]:
-    """Random images, and what the objective draws for them."""
-    from vitbench.engines.memory import drawn_inputs
+def _step_costs(case: Specimen) -> Iterator[str]:
+    """The forward passes of all networks in one training step of one image are those that torch counts."""
+    from torch.utils.flop_counter import FlopCounterMode
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, known(spec.model.in_chans), *pixel_grid(spec.model), generator=generator)
-    return [images, *drawn_inputs(spec, count)]
-
-
-def _noisy(spec: TrialSpec, seed: int = 0) -> Any:
-    """The module with noise on all weights, in evaluation mode, so that no zero hides a fault."""
-    module = build(spec.model, spec.train.objective)
-    initialise(module, spec.model, spec.train.objective, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return module.eval()
-
-
-def _trainer(spec: TrialSpec, seeds: tuple[int, ...]) -> Trainer:
-    cpu = torch.device("cpu")
-    return Trainer([Job(spec, seed) for seed in seeds], load_images(spec.data, DataOptions(), cpu), cpu)
-
-
-def _trained(spec: TrialSpec, seeds: tuple[int, ...]) -> Trainer:
-    trainer = _trainer(spec, seeds)
-    for step in range(NUM_STEPS):
-        trainer.step(step)
+    spec = case.spec.model_copy(update={"train": case.spec.train.model_copy(update={"batch_size": 1})})
+    trainer = trainer_of(spec, (0,))
+    objective, networks = objective_of(spec.train.objective), costs.network_flops(networks_of(spec))
+    student = costs.forward_flops(spec.model, spec.train.objective)
+    others = dict.fromkeys(objective.averaged_roles, student) | networks
+    frozen = objective.step_flops({STUDENT: 0, **others})
+    forward = frozen + (objective.step_flops({STUDENT: student, **others}) - frozen) // TRAIN_PER_FORWARD
+    (batches, pixels, draws), *_ = trainer.feed.raw(0)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trainer._losses({"pixels": pixels, "draws": draws, **trainer._drawn(batches)})
     trainer.feed.close()
-    return trainer
+    counted = counter.get_total_flops()
+    if counted != forward:
+        yield f"costs: {forward} FLOPs are listed for one step's forward passes; torch counts {counted}"
 
 
 def _training(case: Specimen) -> Iterator[str]:
     """Three steps are finite and move weights; a stack of two seeds ends where each of them ends alone."""
-    alone = [_trained(case.spec, (seed,)) for seed in (0, 1)]
+    alone = [trained(case.spec, (seed,)) for seed in (0, 1)]
     if any(bool((trainer.bad_step >= 0).any()) for trainer in alone):
         yield "training: the loss is not finite within three steps"
         return
-    stack = _trained(case.spec, (0, 1))
+    stack = trained(case.spec, (0, 1))
     for seed, trainer in enumerate(alone):
         if not torch.allclose(stack.stack.flat[seed], trainer.stack.flat[0], rtol=1e-3, atol=STACKED_ATOL):
             worst = float((stack.stack.flat[seed] - trainer.stack.flat[0]).abs().max())
@@ -213,12 +171,12 @@ def _resuming(case: Specimen) -> Iterator[str]:
     """A training that goes on from a checkpoint ends bit for bit where an unbroken one ends."""
     from pathlib import Path
 
-    whole, broken = _trained(case.spec, (0,)), _trainer(case.spec, (0,))
+    whole, broken = trained(case.spec, (0,)), trainer_of(case.spec, (0,))
     broken.step(0)
     training = TrainingState(broken, [None])
     training.step = 1
     snapshot = training.snapshot(0, Checkpoints(Path(), "trial", {}))
-    resumed = _trainer(case.spec, (0,))
+    resumed = trainer_of(case.spec, (0,))
     TrainingState(resumed, [snapshot])
     for step in range(1, NUM_STEPS):
         resumed.step(step)
@@ -233,6 +191,7 @@ def _fields(case: Specimen) -> Iterator[str]:
     chosen = mechanism(case.kind, case.text)
     for name in type(chosen).model_fields:
         others = [other for value in _other_values(chosen, name) if (other := _variant(case, name, value)) is not None]
+        others = [other for other in others if other != case.spec]  # An idle field is not part of the id.
         if others and not any(_differs(case.spec, other) for other in others):
             yield f"fields: {name} changes neither tensors nor answers, yet it is part of the id"
 
@@ -266,10 +225,10 @@ def _differs(a: TrialSpec, b: TrialSpec) -> bool:
     if tensors[0] != tensors[1]:
         return True
     with torch.no_grad():
-        answers = [_noisy(spec)(*_inputs(spec, 4)) for spec in (a, b)]
+        answers = [noisy_module(spec)(*inputs(spec, 4)) for spec in (a, b)]
     if not torch.allclose(answers[0], answers[1]):
         return True
-    return not torch.equal(_trained(a, (0,)).stack.flat, _trained(b, (0,)).stack.flat)
+    return not torch.equal(trained(a, (0,)).stack.flat, trained(b, (0,)).stack.flat)
 
 
 def _exporting(case: Specimen) -> Iterator[str]:
@@ -283,7 +242,7 @@ def _exporting(case: Specimen) -> Iterator[str]:
         import timm
     except ImportError:
         return
-    module = _noisy(case.spec)
+    module = noisy_module(case.spec)
     predicts = objective_of(case.spec.train.objective).predicts_classes
     classes = known(case.spec.model.num_classes) if predicts else 0
     theirs = timm.create_model(chosen.name, pretrained=False, num_classes=classes, **chosen.model_args).eval()
@@ -292,7 +251,7 @@ def _exporting(case: Specimen) -> Iterator[str]:
     except RuntimeError as error:
         yield f"exporting: timm's {chosen.name} does not take the weights: {' '.join(str(error).split())[:160]}"
         return
-    images = _inputs(case.spec, 2)[0]
+    images = inputs(case.spec, 2)[0]
     with torch.no_grad():
         if predicts and not torch.allclose(module(images), theirs(images), rtol=1e-4, atol=1e-4):
             yield f"exporting: timm's {chosen.name} gives other logits"
@@ -301,7 +260,7 @@ def _exporting(case: Specimen) -> Iterator[str]:
 def _inspecting(case: Specimen) -> Iterator[str]:
     """The analyses of positions and of attention find something, or are refused in one line."""
     images = load_images(case.spec.data, DataOptions(), torch.device("cpu"))
-    module = _noisy(case.spec)
+    module = noisy_module(case.spec)
     size = pixel_grid(case.spec.model).rows
     subject = Subject(
         name="tiny", module=module, untrained=None, img_size=size, in_chans=known(case.spec.model.in_chans),
@@ -321,7 +280,7 @@ def _one_line(check: str, error: InputError) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Specimen], Iterator[str]], ...] = (
-    _identity, _difference, _costs, _training, _resuming, _fields, _exporting, _inspecting,
+    _identity, _difference, _costs, _step_costs, _training, _resuming, _fields, _exporting, _inspecting,
 )  # fmt: skip
 
 

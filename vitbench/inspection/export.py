@@ -141,6 +141,8 @@ def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
         "final_norm": model.final_norm != "none",
         "fc_norm": model.final_norm == "after_pool",
     }
+    if model.reg_tokens:
+        args["reg_tokens"] = model.reg_tokens
     parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
     for part in parts:
         answer = part.timm(model)
@@ -200,7 +202,7 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if positions is None:
         return out
     shape, position = transformer(spec.model), position_of(spec.model)
-    rows = positions if position.class_row(spec.model) else positions[:, shape.num_tokens - shape.num_patches :]
+    rows = positions if position.class_row(spec.model) else positions[:, shape.num_prefix :]
     return {**{name: t for name, t in out.items() if table[name].part != "position"}, "pos_embed": rows.detach()}
 
 

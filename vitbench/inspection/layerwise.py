@@ -49,7 +49,7 @@ def hold(subject: Subject, pictures: Pictures) -> LayerTokens:
             ]
         )
     layers = [[torch.cat(column).numpy() for column in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
-    prefix = [layer[1][:, 0] for layer in layers] if subject.num_prefix else None
+    prefix = [layer[1][:, 0] for layer in layers] if subject.class_token else None
     return LayerTokens([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
 
 

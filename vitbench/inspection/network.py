@@ -65,6 +65,11 @@ class Subject:
         return int(getattr(self.module, "num_prefix_tokens", 0))
 
     @property
+    def class_token(self) -> bool:
+        """Whether the first token is a class token."""
+        return getattr(self.module, "cls_token", None) is not None
+
+    @property
     def side(self) -> int:
         """Cells along one edge of the token grid."""
         return self.img_size // self.patch_px

@@ -16,7 +16,7 @@ from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_word
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
-    "check", "forward_flops", "forward_macs", "grid", "num_params", "num_tokens", "parameters",
+    "check", "forward_flops", "forward_macs", "grid", "network_flops", "num_params", "num_tokens", "parameters",
     "total_stride", "train_flops", "trial_flops",
 ]  # fmt: skip
 
@@ -58,18 +58,24 @@ def train_flops(
 ) -> int:
     """FLOPs of training on `num_images` images (repeats counted): 3 forward passes each, and what the objective adds.
 
-    `others` gives one forward pass of each network beside the trained one, by role.
+    `others` gives the FLOPs of one forward pass of each network of another stage, by role.
 
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
-    forward = {STUDENT: forward_flops(model, objective), **(others or {})}
-    return objective_of(objective).step_flops(forward) * num_images
+    trained, student = objective_of(objective), forward_flops(model, objective)
+    forward = {STUDENT: student, **dict.fromkeys(trained.averaged_roles, student), **(others or {})}
+    return trained.step_flops(forward) * num_images
 
 
-def trial_flops(spec: TrialSpec) -> int:
-    """FLOPs of all training of one resolved trial."""
-    train = spec.train
-    return train_flops(spec.model, train.objective, known(train.steps) * train.batch_size)
+def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> int:
+    """FLOPs of all training of one resolved trial, with the forward passes of `networks` of other stages, by role."""
+    train, others = spec.train, network_flops(networks)
+    return train_flops(spec.model, train.objective, known(train.steps) * train.batch_size, others)
+
+
+def network_flops(networks: Mapping[str, TrialSpec]) -> dict[str, int]:
+    """FLOPs of one image's forward pass through each network of another stage, by role."""
+    return {role: forward_flops(spec.model, spec.train.objective) for role, spec in networks.items()}
 
 
 def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]:

@@ -100,7 +100,10 @@ class Position(Part):
         return False
 
     def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor | None:
-        """What is added to the tokens, `[1, N, D]` or `[1, 1 + N, D]`; `owner` has the tables."""
+        """What is added to the patches, `[1, N, D]`, or to the class token and the patches, `[1, 1 + N, D]`.
+
+        `owner` has the tables.
+        """
         return None
 
     def bias(self, attention: Any, model: ModelSpec, q: torch.Tensor) -> torch.Tensor | None:

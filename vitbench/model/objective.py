@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism, registered
-from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrainSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,9 @@ Given = dict[str, Any]
 
 STUDENT = "student"
 """The role of the trained network."""
+FROZEN, AVERAGE = "frozen", "average"
+"""Where another network comes from: an earlier stage (`uses: {ROLE: STAGE}`), or the average of the trained one's
+weights over the steps."""
 TRAIN_PER_FORWARD = 3
 """A training step costs three forward passes: its own, and a backward pass of twice its size."""
 
@@ -55,6 +58,13 @@ class Call(Protocol):
     def forward(self, *inputs: torch.Tensor, train: bool) -> torch.Tensor:
         """Outputs `[E, B, ...]` of the trained network."""
 
+    def outputs_of(self, role: str, *inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs `[E, B, ...]` of another network of the objective, in evaluation mode and without gradient."""
+
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """The tensors that the objective keeps between steps, `[E, ...]` each."""
+
     def standardise(self, unit: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] as a network gets them."""
 
@@ -75,9 +85,9 @@ class Call(Protocol):
 class Objective(Mechanism):
     """What training minimises.
 
-    `networks` names the networks beside the trained one, by role, and says where each comes from. `columns` are those
-    of the data set that it reads. `predicts_classes`: answers on test images are classes, so accuracies are measured.
-    `task_names` are the beginnings of its task tensors' names.
+    `networks` names the networks beside the trained one by role: FROZEN from an earlier stage, or the moving AVERAGE of
+    the trained one. `columns` are those of the data set that it reads. `predicts_classes`: answers on test images are
+    classes, so accuracies are measured. `task_names` are the beginnings of its task tensors' names.
     """
 
     kind: ClassVar[str] = "objective"
@@ -93,9 +103,37 @@ class Objective(Mechanism):
     """Fields of TrainSpec that change the loss, among those that only training with labels has; others are left out of
     the id."""
 
+    @property
+    def frozen_roles(self) -> tuple[str, ...]:
+        """Roles of networks that earlier stages give."""
+        return tuple(role for role, source in self.networks.items() if source == FROZEN)
+
+    @property
+    def averaged_roles(self) -> tuple[str, ...]:
+        """Roles of moving averages of the trained network."""
+        return tuple(role for role, source in self.networks.items() if source == AVERAGE)
+
     def problems(self, model: ModelSpec) -> list[str]:
         """Why `model` cannot be trained so, one line each."""
         return []
+
+    def network_problems(self, spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> list[str]:
+        """Why the networks of earlier stages, by role, do not suit a resolved `spec`, one line each."""
+        return []
+
+    def momentum(self, role: str, step: int, num_steps: int) -> float:
+        """The share of a moving average that stays after step `step` of `num_steps`, counted from 0."""
+        raise NotImplementedError
+
+    def state(self, model: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of tensors, by name, that the objective keeps between steps beside all weights; they start at zero."""
+        return {}
+
+    def after_step(self, call: Call) -> None:
+        """What happens after each optimizer step, beside the moving averages: change `call.state` in place.
+
+        It must not wait for the device, so that a step can be replayed as a CUDA graph.
+        """
 
     def resolved(self, model: ModelSpec) -> Objective:
         """The normal form for `model`, so that equal functions have equal ids."""

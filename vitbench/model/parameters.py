@@ -35,6 +35,9 @@ def _encoder(model: ModelSpec) -> Iterator[Tensor]:
     shape, scheme = transformer(model), SCHEMES[model.weight_init]
     if shape.class_token:
         yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
+    if shape.num_registers:
+        registers = (1, shape.num_registers, shape.embed_dim)
+        yield Tensor("reg_token", registers, scheme.register, decay=False, part="registers")
     yield from (table.at("", "position") for table in position_tables(model, 0))
     yield from (tensor.at("patch_embed", "patch_embed") for tensor in patch_embed_of(model).tensors(model))
     for layer in range(shape.depth):

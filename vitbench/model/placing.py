@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from einops import repeat
 from torch import nn
 
@@ -24,9 +23,25 @@ def register(owner: nn.Module, tables: Iterable[Tensor]) -> None:
         owner.register_parameter(table.name, nn.Parameter(torch.empty(table.shape)))
 
 
-def prefixed(x: torch.Tensor, num: int, last: tuple[int, int] = (0, 0)) -> torch.Tensor:
-    """`x` with `num` zero rows before its own, and zeros around its last dimension."""
-    return F.pad(x, (*last, num, 0)) if num else x
+def spread(x: torch.Tensor, shape: Transformer, dim: int = -2) -> torch.Tensor:
+    """`x` of the tokens that have a position, with zeros for the others along `dim`.
+
+    Without a position are the registers, and the class token if its row is not in `x`.
+    """
+    first, missing = x.shape[dim] - shape.num_patches, shape.num_tokens - x.shape[dim]
+    if missing == 0:
+        return x
+    class_row, patches = x.narrow(dim, 0, first), x.narrow(dim, first, shape.num_patches)
+    zeros = torch.zeros_like(patches.narrow(dim, 0, 1)).repeat_interleave(missing, dim)
+    return torch.cat([class_row, zeros, patches], dim)
+
+
+def placed(x: torch.Tensor, shape: Transformer) -> torch.Tensor:
+    """The tokens of `x [..., T, K]` that have a position: the patches, and the class token if it has one."""
+    if shape.num_places == shape.num_tokens:
+        return x
+    patches = x[..., shape.num_prefix :, :]
+    return torch.cat([x[..., :1, :], patches], dim=-2) if shape.class_position else patches
 
 
 def offset_logits(q: torch.Tensor, table: torch.Tensor, query_at: torch.Tensor, key_at: torch.Tensor) -> torch.Tensor:

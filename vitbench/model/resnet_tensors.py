@@ -24,9 +24,9 @@ def backbone_tensors(model: ModelSpec, features: Backbone, prefix: str) -> Itera
     width, kernel = features.root_width, features.root_kernel
     weight = (width, known(model.in_chans), kernel, kernel)
     init = SCHEMES[model.weight_init].conv
-    yield from affine(f"{prefix}stem.conv", weight, (init, ""), features.root_grid.area, bias=False)
-    if not model.preact:
-        yield from _conv_norm(model, f"{prefix}stem.norm", width)
+    root = [*affine(f"{prefix}stem.conv", weight, (init, ""), features.root_grid.area, bias=False)]
+    root += [] if model.preact else _conv_norm(model, f"{prefix}stem.norm", width)
+    yield from (replace(tensor, part="root") for tensor in root)
     in_area = features.blocks[0].grid.area
     for block in features.blocks:
         yield from _bottleneck(model, block, in_area, f"{prefix}stages.{block.stage}.blocks.{block.index}")

@@ -59,8 +59,9 @@ def divisors(number: int, least: int = 1) -> str:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The encoder's sizes; `class_position` says whether the class token has a place among the patches' positions.
+    """The encoder's sizes. Tokens are the class token, the registers, then the patches.
 
+    `class_position` says whether the class token has a place among the patches' positions; registers have none.
     `num_heads` and `mlp_dim` are 0 if no part of the model reads them.
     """
 
@@ -71,6 +72,7 @@ class Transformer:
     grid: Grid
     class_token: bool
     class_position: bool
+    num_registers: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -82,8 +84,13 @@ class Transformer:
         return self.grid.area
 
     @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches."""
+        return self.class_token + self.num_registers
+
+    @property
     def num_tokens(self) -> int:
-        return self.num_patches + self.class_token
+        return self.num_prefix + self.num_patches
 
     @property
     def num_places(self) -> int:
@@ -172,8 +179,8 @@ def grid(model: ModelSpec) -> Grid:
 
 
 def num_tokens(model: ModelSpec) -> int:
-    """Tokens that attend to each other, the class token included (of a ResNet: cells of the last feature map)."""
-    return grid(model).area + (model.family != "resnet" and known(model.class_token))
+    """Tokens that attend to each other, prefix tokens included (of a ResNet: cells of the last feature map)."""
+    return grid(model).area if model.family == "resnet" else transformer(model).num_tokens
 
 
 def transformer(model: ModelSpec) -> Transformer:
@@ -187,6 +194,7 @@ def transformer(model: ModelSpec) -> Transformer:
         grid=grid(model),
         class_token=known(model.class_token),
         class_position=known(model.class_token) and not model.no_embed_class,
+        num_registers=model.reg_tokens,
     )
 
 

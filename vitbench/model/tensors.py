@@ -22,8 +22,8 @@ class Tensor:
     `uses`: multiply-adds per element for one image. `trained`: False for running statistics. `decay`: whether weight
     decay applies; a trained tensor of two or more dimensions must say so. `role`: the `encoder` carries over to
     another task, a `readout` may be missing there and then starts fresh, what is of the `task` never carries over.
-    `resample`: how its rows are interpolated to another grid; None: not at all. `part` is the kind of mechanism that
-    owns it.
+    `resample`: how its rows are interpolated to another grid; None: not at all. The first `prefix_rows` belong to no
+    patch. `part` is the kind of mechanism that owns it.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Tensor:
     decay: bool | None = None
     role: MemberRole = "encoder"
     resample: Resampling | None = None
+    prefix_rows: int = 0
     part: str = ""
 
     @property
@@ -61,6 +62,7 @@ class Scheme:
     representation: str
     position: str
     class_token: str
+    register: str
     head: str
     conv: str
     conv_head: str
@@ -75,6 +77,7 @@ SCHEMES = {
         representation="lecun_normal",
         position="normal:0.02",
         class_token="zeros",
+        register="normal:0.02",
         head="zeros",
         conv="lecun_normal",
         conv_head="zeros",
@@ -87,6 +90,7 @@ SCHEMES = {
         representation="trunc_normal:0.02",
         position="trunc_normal:0.02",
         class_token="normal:1e-06",
+        register="normal:1e-06",
         head="trunc_normal:0.02",
         conv="kaiming_normal",
         conv_head="normal:0.01",

@@ -4,8 +4,8 @@ Source: Dosovitskiy et al. 2021, section 3.1; App. B.1.2 for masked patch predic
 Differs: dropout follows the positions, attention's projection and both MLP layers, as in vit_jax, and is not at the
 head (timm's `drop_rate` is the head's alone).
 
-Shapes: B batch, C channels, N patches, T tokens (N, or 1 + N with a class token), D embed_dim, H heads, K head_dim,
-P patch size, L layers.
+Shapes: B batch, C channels, N patches, T tokens (the class token, registers, then the patches), D embed_dim,
+H heads, K head_dim, P patch size, L layers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from vitbench.model.layers import LayerNorm, PatchProjection, StochasticDepth, depth_rates, dropout
 from vitbench.model.mechanisms import channel_mixer_of, position_of, readout_of, token_mixer_of
 from vitbench.model.parameters import position_tables
-from vitbench.model.placing import Rotation, prefixed, register
+from vitbench.model.placing import Rotation, register, spread
 from vitbench.model.sizes import Transformer, conv_stem_widths, known, norm_groups, transformer
 from vitbench.spec.trial import ModelSpec
 
@@ -92,8 +92,10 @@ class Encoder(nn.Module):
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__()
         self.model, self.position, self.shape = model, position_of(model), (shape := transformer(model))
-        self.num_prefix_tokens = int(shape.class_token)
+        self.num_prefix_tokens = shape.num_prefix
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
+        registers = (1, shape.num_registers, shape.embed_dim)
+        self.reg_token = nn.Parameter(torch.empty(registers)) if shape.num_registers else None
         register(self, position_tables(model, 0))
         self.patch_embed = patch_embed
         self.pos_drop = dropout(model.drop_rate)
@@ -110,7 +112,7 @@ class Encoder(nn.Module):
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
         turn = self.position.rotation(self.model, patches.device)
-        x = self._with_class_token(patches)
+        x = self._with_prefix(patches)
         for layer, block in enumerate(self.blocks):
             x = self._placed(x, layer)
             x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
@@ -120,7 +122,7 @@ class Encoder(nn.Module):
     def attention(self, images: Tensor) -> Tensor:
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
         turn = self.position.rotation(self.model, images.device)
-        x = self._with_class_token(self.patch_embed(images))
+        x = self._with_prefix(self.patch_embed(images))
         maps = []
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, EncoderBlock)
@@ -136,13 +138,14 @@ class Encoder(nn.Module):
             return None
         owner = self.blocks[layer] if layer > 0 and placement == "every_layer" else self
         positions = self.position.added(owner, self.model, device)
-        return None if positions is None else prefixed(positions, self.shape.num_tokens - positions.shape[1])
+        return None if positions is None else spread(positions, self.shape)
 
-    def _with_class_token(self, patches: Tensor) -> Tensor:
-        if self.cls_token is None:
+    def _with_prefix(self, patches: Tensor) -> Tensor:
+        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        if not prefix:
             return patches
-        token = self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1)
-        return torch.cat([token, patches], dim=1)
+        tokens = [token.to(patches.dtype).expand(patches.shape[0], -1, -1) for token in prefix]
+        return torch.cat([*tokens, patches], dim=1)
 
     def _placed(self, x: Tensor, layer: int) -> Tensor:
         """`x` with the positions of this layer, and, at the stem, the dropout that follows them."""

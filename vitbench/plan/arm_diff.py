@@ -10,6 +10,7 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.model.costs import forward_flops, num_params
 from vitbench.model.parameters import parameters
+from vitbench.plan.stage_graph import ResolvedStage
 from vitbench.plan.trials import Builder, settings
 from vitbench.spec.arms import Arm
 from vitbench.spec.experiment import Experiment
@@ -23,13 +24,14 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.no_embed_class": frozenset(("position",)),
     "model.token_mixer": frozenset(("token_mixer", "position")),
     "model.channel_mixer": frozenset(("channel_mixer",)),
+    "model.reg_tokens": frozenset(("registers",)),
     "model.final_norm": frozenset(("final_norm",)),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
     "model.stem": frozenset(("patch_embed",)),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),
-    "train.objective.name": frozenset(("head", "readout", "final_norm")),
+    "train.objective.name": frozenset(("head", "mask_token", "readout", "final_norm")),
     "train.objective.target": frozenset(("head",)),
 }
 """The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may
@@ -98,15 +100,25 @@ def spec_difference(stage: str, a: TrialSpec, b: TrialSpec) -> list[Difference]:
 def arm_difference(builder: Builder, a: Arm, b: Arm) -> list[Difference]:
     """Every difference of two arms, stage by stage, at the first setting of the tuned grid."""
     setting = settings(builder.experiment)[0]
-    stages_a = {name: spec for name, spec, _ in builder.stages(a, setting)}
-    stages_b = {name: spec for name, spec, _ in builder.stages(b, setting)}
+    stages_a = {stage.name: stage for stage in builder.stages(a, setting)}
+    stages_b = {stage.name: stage for stage in builder.stages(b, setting)}
     out = []
     for name in dict.fromkeys([*stages_a, *stages_b]):
         if name in stages_a and name in stages_b:
-            out.extend(spec_difference(name, stages_a[name], stages_b[name]))
+            out.extend(spec_difference(name, stages_a[name].spec, stages_b[name].spec))
+            out.extend(_parent_difference(stages_a[name], stages_b[name]))
         else:
             out.append(Difference(name, "stage", "enabled", str(name in stages_a), str(name in stages_b)))
     return out
+
+
+def _parent_difference(a: ResolvedStage, b: ResolvedStage) -> list[Difference]:
+    """The roles in which two arms' stages need other earlier stages."""
+    return [
+        Difference(a.name, "stage", f"uses.{role}", *(stage.uses.get(role, "absent") for stage in (a, b)))
+        for role in dict.fromkeys([*a.uses, *b.uses])
+        if a.uses.get(role) != b.uses.get(role)
+    ]
 
 
 def check_arms(experiment: Experiment, builder: Builder) -> None:

@@ -32,7 +32,7 @@ def check_metrics(experiment: Experiment, builder: Builder) -> None:
 def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
-    specs = [builder.stages(arm, setting)[-1][1] for arm in builder.arms.values()]
+    specs = [builder.stages(arm, setting)[-1].spec for arm in builder.arms.values()]
     return [name for spec in specs for name in measured(spec, objective_of(spec.train.objective).predicts_classes)]
 
 

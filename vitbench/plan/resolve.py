@@ -5,6 +5,7 @@ fields without effect set back to their defaults, the duration turned into steps
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from vitbench.base.errors import InputError
@@ -30,9 +31,9 @@ MIN_STEPS = 50
 """A FLOPs budget that gives fewer optimizer steps than this is refused."""
 
 VIT_FIELDS = (
-    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "final_norm", "head",
-    "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool", "token_mixer",
-    "channel_mixer",
+    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "reg_tokens",
+    "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
+    "token_mixer", "channel_mixer",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -41,8 +42,10 @@ LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "cla
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
 
-def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
+def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | None = None) -> TrialSpec:
     """The normal form of `spec` on the data that `facts` describes.
+
+    `networks` are the resolved specs of earlier stages whose networks the objective reads, by role.
 
     Raises InputError, one line per problem, where data and model clash or no duration is given.
     """
@@ -53,7 +56,7 @@ def resolve(spec: TrialSpec, facts: Facts) -> TrialSpec:
     problems = costs.check(model, spec.train.objective)
     if problems:
         raise InputError("\n".join(problems))
-    train = _train(spec.train, model, data, facts)
+    train = _train(spec.train, model, data, facts, networks or {})
     if objective_of(train.objective).predicts_classes:
         check_probes(spec.evaluate, data, facts)
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
@@ -190,19 +193,21 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
 
-def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> TrainSpec:
+def _train(
+    train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, networks: Mapping[str, TrialSpec]
+) -> TrainSpec:
     given = [key for key in DURATIONS if getattr(train, key) is not None]
     if len(given) != 1:
         found = ", ".join(f"train.{key}" for key in given) or "none of them"
         raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {found}")
-    steps = num_steps(train, model, data, facts)
+    objective = objective_of(train.objective).resolved(model)
+    _check_objective(objective, model, facts, networks)
+    steps = num_steps(train, model, data, facts, costs.network_flops(networks))
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
     update |= _recipe(train, mixup, model)
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
-    objective = objective_of(train.objective).resolved(model)
-    _check_objective(objective, facts)
     update["objective"] = spec_of(objective)
     update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
     if "mixup" not in objective.reads:
@@ -210,17 +215,21 @@ def _train(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> 
     return train.model_copy(update=update)
 
 
-def _check_objective(objective: Objective, facts: Facts) -> None:
-    """Raise InputError if the data lack a column that the objective reads, or if it needs another network."""
+def _check_objective(objective: Objective, model: ModelSpec, facts: Facts, networks: Mapping[str, TrialSpec]) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if a network is missing."""
     if missing := sorted(objective.columns - COLUMNS):
         raise InputError(
             f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
         )
-    if objective.networks:
-        roles = ", ".join(objective.networks)
+    if missing := [role for role in objective.frozen_roles if role not in networks]:
         raise InputError(
-            f"train.objective {objective.text()} needs another network ({roles}) from an earlier stage; "
-            "a stage can only start from the weights of the one before"
+            f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
+            f"name it in the stage, e.g. uses: {{{missing[0]}: STAGE}}"
+        )
+    if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
+        raise InputError(
+            f"train.objective {objective.text()}: BatchNorm's running statistics belong to the current weights, not to "
+            "their average; set model.norm_layer: group"
         )
 
 
@@ -247,8 +256,11 @@ def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
     return {key: getattr(TrainSpec(), key) for key in idle}
 
 
-def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) -> int:
-    """Optimizer steps of one training; the one place where a duration is converted."""
+def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, others: Mapping[str, int]) -> int:
+    """Optimizer steps of one training; the one place where a duration is converted.
+
+    `others` gives the FLOPs of one forward pass of each network of an earlier stage, by role.
+    """
     batch = train.batch_size
     if train.steps is not None:
         return train.steps
@@ -258,7 +270,7 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts) 
         num_train, _ = partition_sizes(facts.counts, data)
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
-    step_flops = costs.train_flops(model, train.objective, batch)
+    step_flops = costs.train_flops(model, train.objective, batch, others)
     steps = int(train.train_flops // step_flops)
     if steps < MIN_STEPS:
         raise InputError(

@@ -40,6 +40,7 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "seed": trial.seed,
         "trial_id": trial.trial_id,
         "parent": trial.parent,
+        **({"networks": record.networks} if record.networks else {}),
         "status": record.status,
         "reason": record.reason,
         "data": trial.spec.data.name,

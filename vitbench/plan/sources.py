@@ -21,7 +21,7 @@ from vitbench.plan.trial_id import trial_id
 from vitbench.spec.arms import level_name
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.answers import Answers, predictions_sha256, read_answers, read_trial_answers
-from vitbench.store.record import ALGORITHM_VERSION, Record, first_problem
+from vitbench.store.record import ALGORITHM_VERSION, Record, first_problem, parents_of
 from vitbench.store.rows import join_analyses, read_records
 from vitbench.store.trials import Store
 
@@ -65,7 +65,7 @@ def record_contradictions(record: Record, store: Store) -> Iterator[str]:
 
 
 def _identity(row: Row) -> Iterator[str]:
-    """A trial's id is the hash of its spec, seed, data and first stage, as long as this version computes it."""
+    """A trial's id is the hash of its spec, seed, data and parents, as long as this version computes it."""
     if row.get("algorithm_version", ALGORITHM_VERSION) != ALGORITHM_VERSION:
         return
     try:
@@ -75,7 +75,7 @@ def _identity(row: Row) -> Iterator[str]:
         return
     if spec.model.init_from is not None:  # Its weights are part of the id, and may be on another machine.
         return
-    if trial_id(spec, row["seed"], row.get("data_fingerprint", ""), row.get("parent")) != row["trial_id"]:
+    if trial_id(spec, row["seed"], row.get("data_fingerprint", ""), parents_of(row)) != row["trial_id"]:
         yield "has another spec, seed or data than its id says"
 
 

@@ -17,9 +17,10 @@ from vitbench.data import Facts
 from vitbench.model.costs import trial_flops
 from vitbench.model.weights.start import start_sha256, with_start
 from vitbench.plan.resolve import resolve
+from vitbench.plan.stage_graph import ResolvedStage, ancestors, network_problems, parents_of, reachable
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.arms import Arm, Assignment, arms, find_arms
-from vitbench.spec.experiment import Experiment, Stage
+from vitbench.spec.experiment import START, Experiment, Stage
 from vitbench.spec.paths import validate_trial
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.record import Record, Role
@@ -55,7 +56,11 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One stage of arm x setting x seed, fully resolved; plain data."""
+    """One stage of arm x setting x seed, fully resolved; plain data.
+
+    `parents` are the trials that it needs, by role. `networks` are the specs of those whose network its objective
+    reads.
+    """
 
     trial_id: str
     arm: str
@@ -65,9 +70,20 @@ class Trial:
     role: Role
     spec: TrialSpec
     data_fingerprint: str
-    parent: str | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, TrialSpec] = field(default_factory=dict)
     stage: str = ""
     class_names: tuple[str, ...] = ()
+
+    @property
+    def parent(self) -> str | None:
+        """The trial whose weights it starts from."""
+        return self.parents.get(START)
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs of its training, with the forward passes of other networks."""
+        return trial_flops(self.spec, self.networks)
 
 
 @dataclass(frozen=True)
@@ -153,33 +169,31 @@ class Builder:
     def __init__(self, experiment: Experiment, facts_of: FactsOf) -> None:
         self.experiment, self.facts_of = experiment, facts_of
         self.arms = {arm.name: arm for arm in arms(experiment)}
-        self._resolved: dict[tuple[str, str], list[tuple[str, TrialSpec, str]]] = {}
+        self._resolved: dict[tuple[str, str], list[ResolvedStage]] = {}
 
-    def stages(self, arm: Arm, setting: Assignment) -> list[tuple[str, TrialSpec, str]]:
-        """(stage name, resolved spec, data fingerprint) of every enabled stage, in order."""
+    def stages(self, arm: Arm, setting: Assignment) -> list[ResolvedStage]:
+        """The enabled stages that the last one needs, and the last one, in order. Raises InputError."""
         key = arm.name, json.dumps(setting, sort_keys=True)
         if key not in self._resolved:
             self._resolved[key] = self._resolve(arm, setting)
         return self._resolved[key]
 
-    def _resolve(self, arm: Arm, setting: Assignment) -> list[tuple[str, TrialSpec, str]]:
-        stages = self.experiment.stages or (Stage(name="single"),)
+    def _resolve(self, arm: Arm, setting: Assignment) -> list[ResolvedStage]:
         names = {stage.name for stage in self.experiment.stages}
         assigned = {**arm.assignment, **setting}
-        out: list[tuple[str, TrialSpec, str]] = []
-        for stage in stages:
-            own = _of_stage(assigned, stage.name, names)
-            if not own.pop("enabled", stage.enabled):
+        resolved: dict[str, ResolvedStage] = {}
+        for stage in self.experiment.stages or (Stage(name="single"),):
+            settings_of_stage = _of_stage(assigned, stage.name, names)
+            if not settings_of_stage.pop("enabled", stage.enabled):
                 continue
-            own = {path: self._total_flops(value, setting) for path, value in own.items()}
-            where = f"{self.experiment.name}, arm {arm.name}" + (f", stage {stage.name}" if len(stages) > 1 else "")
+            values = {path: self._total_flops(value, setting) for path, value in settings_of_stage.items()}
+            where = f"{self.experiment.name}, arm {arm.name}" + (f", stage {stage.name}" if len(names) > 1 else "")
             with _located(where):
-                written = validate_trial(self.experiment.base, stage, own)
+                written = validate_trial(self.experiment.base, stage, values)
             facts = self.facts_of(written.data.source)
             with _located(where):
-                spec = with_start(resolve(written, facts), [before for _, before, _ in out])
-            out.append((stage.name, spec, facts.fingerprint))
-        return out
+                resolved[stage.name] = _resolved_stage(stage, written, facts, resolved)
+        return reachable(resolved)
 
     def _total_flops(self, value: Any, setting: Assignment) -> Any:
         """`total_of(ARM)` as the training FLOPs of all of that arm's stages; any other value unchanged."""
@@ -187,21 +201,49 @@ class Builder:
         if match is None:
             return value
         stages = self.stages(find_arms(self.experiment, match[1])[0], setting)
-        return float(sum(trial_flops(spec) for _, spec, _ in stages))
+        specs = {stage.name: stage.spec for stage in stages}
+        return float(sum(trial_flops(stage.spec, _networks(stage.uses, specs)) for stage in stages))
 
     def trials(self, arm: Arm, setting: Assignment, seed: int, role: Role) -> list[Trial]:
-        """The trial of the last stage, after those of the stages that it starts from."""
-        out: list[Trial] = []
+        """The trial of the last stage, after those of the stages that it needs."""
         stages = self.stages(arm, setting)
-        for position, (name, spec, fingerprint) in enumerate(stages):
-            parent = out[-1].trial_id if out else None
-            own_role: Role = role if position == len(stages) - 1 else "stage"
-            identity = trial_id(spec, seed, fingerprint, parent, start_sha256(spec))
-            names = named_classes(self.facts_of(spec.data.name))
-            out.append(
-                Trial(identity, arm.name, arm.levels, setting, seed, own_role, spec, fingerprint, parent, name, names)
+        specs = {stage.name: stage.spec for stage in stages}
+        trials: dict[str, Trial] = {}
+        for stage in stages:
+            parents = {key: trials[name].trial_id for key, name in stage.uses.items()}
+            trials[stage.name] = Trial(
+                trial_id=trial_id(stage.spec, seed, stage.fingerprint, parents, start_sha256(stage.spec)),
+                arm=arm.name,
+                levels=arm.levels,
+                setting=setting,
+                seed=seed,
+                role=role if stage is stages[-1] else "stage",
+                spec=stage.spec,
+                data_fingerprint=stage.fingerprint,
+                parents=parents,
+                networks=_networks(stage.uses, specs),
+                stage=stage.name,
+                class_names=named_classes(self.facts_of(stage.spec.data.name)),
             )
-        return out
+        return list(trials.values())
+
+
+def _resolved_stage(
+    stage: Stage, written: TrialSpec, facts: Facts, earlier: Mapping[str, ResolvedStage]
+) -> ResolvedStage:
+    """A stage with its parents among the `earlier` ones. Raises InputError."""
+    uses = parents_of(stage, written.train.objective, list(earlier))
+    networks = _networks(uses, {name: other.spec for name, other in earlier.items()})
+    spec = with_start(resolve(written, facts, networks), ancestors(earlier, uses))
+    resolved = ResolvedStage(stage.name, spec, facts.fingerprint, uses)
+    if problems := network_problems(resolved, earlier):
+        raise InputError("\n".join(problems))
+    return resolved
+
+
+def _networks(uses: Mapping[str, str], specs: Mapping[str, TrialSpec]) -> dict[str, TrialSpec]:
+    """{role: spec} of the networks of other stages that an objective reads."""
+    return {role: specs[name] for role, name in uses.items() if role != START}
 
 
 def named_classes(facts: Facts) -> tuple[str, ...]:

@@ -64,10 +64,20 @@ def _members_stages(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _stage_problems(raw: Mapping[str, Any], where: Locate) -> list[str]:
-    """One line for every stage whose name another stage has too: a path would be ambiguous."""
+    """One line for every stage whose name another stage has too, and for every use of a stage that is not earlier."""
     names = _stage_names(raw)
     count = Counter(name for _, name in names)
-    return [f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1]
+    problems = [
+        f"{where(('stages', n, 'name'))}: two stages are called {name!r}" for n, name in names if count[name] > 1
+    ]
+    for number, stage in enumerate(_list(raw.get("stages"))):
+        earlier = [name for n, name in names if n < number]
+        for role, name in _mapping(_mapping(stage).get("uses")).items():
+            if name not in earlier:
+                place = where(("stages", number, "uses", role))
+                allowed = ", ".join(earlier) or "none, this is the first"
+                problems.append(f"{place}: {show(name)} is no earlier stage; earlier stages: {allowed}")
+    return problems
 
 
 def _specs(raw: Mapping[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:

@@ -10,6 +10,8 @@ from pydantic import Field, PositiveInt, model_validator
 from vitbench.spec.claims import Claim
 from vitbench.spec.trial import Frozen, Items, Name, TrialSpec
 
+START = "start"
+"""The role of the stage whose weights a stage starts from."""
 MAX_TRIALS = 10_000
 """A file with more trials is a mistake or an attack: no experiment of the paper needs a fifth of this."""
 
@@ -117,10 +119,18 @@ class ReportSpec(Frozen):
 
 
 class Stage(Frozen):
-    """One stage of a trial: a partial TrialSpec over `base`. A later stage starts from the previous stage's weights."""
+    """One stage of a trial: a partial TrialSpec over `base`.
+
+    Without `uses`, a later stage starts from the weights of the stage before it.
+    """
 
     name: Name
     enabled: bool = Field(True, description="An arm may skip a stage: `pretrain.enabled: false` is a from-scratch arm")
+    uses: dict[str, Name] | None = Field(
+        None,
+        description="Earlier stages by role: `start` gives the weights to start from, `teacher` and other roles give "
+        "networks that the objective reads. Without `start` the stage starts fresh",
+    )
     model: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)

@@ -63,7 +63,7 @@ PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), N
 TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
 ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
 ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
-ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective"))]
+ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective")), NAME_OR_FIELDS]
 
 
 class ModelSpec(Frozen):
@@ -83,6 +83,9 @@ class ModelSpec(Frozen):
     qkv_bias: bool = True
     global_pool: ReadoutName = "token"
     class_token: bool | None = Field(None, description="Derived: true where global_pool is token")
+    reg_tokens: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Register tokens after the class token: learned, without a position, read by nothing"
+    )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
@@ -151,6 +154,8 @@ class DataSpec(Frozen):
 
 class ObjectiveSpec(Frozen):
     """The training objective. Fields of a single objective stand beside `name` and become part of its text."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
 
     name: ObjectiveName = "classify"
     target: Literal["mean_colour", "downsampled", "pixels"] = "mean_colour"

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from vitbench.base.contained import read
 from vitbench.base.errors import ResultsError, printable
+from vitbench.spec.experiment import START
 from vitbench.spec.trial import Frozen, Items
 from vitbench.store.bounds import (
     MAX_LINE_BYTES,
@@ -127,10 +128,24 @@ class Record(Frozen):
     reason: Text | None = None
     seed: Seed
     parent: Identifier | None = Field(None, description="trial_id of the stage that this trial starts from")
+    networks: dict[Name, Identifier] | None = Field(
+        None, max_length=20, description="trial_ids of the stages whose networks the objective reads, by role"
+    )
     data_fingerprint: Digest
     spec: Fields = Field(description="The resolved TrialSpec, fields that differ from their defaults")
     result: Result
     run: Run
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The trials that this one needs, by role."""
+        return parents_of({"parent": self.parent, "networks": self.networks})
+
+
+def parents_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """{role: trial_id} of the trials that the trial of a record or row needs."""
+    start = row.get("parent")
+    return {**({START: start} if start else {}), **(row.get("networks") or {})}
 
 
 def read_record(path: Path) -> Record:

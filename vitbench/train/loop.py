@@ -201,5 +201,6 @@ class TrainingState:
             "bad_step": trainer.bad_step,
             **{name: tensor for name, tensor in moments.items() if tensor.numel()},
             **({} if trainer.average is None else {"average": trainer.average}),
+            **trainer.networks.tensors(),
             **{f"buffer.{name}": tensor for name, tensor in trainer.stack.buffers.items()},
         }

@@ -1,4 +1,4 @@
-"""Losses: cross entropy of labels, and masked patch prediction with its corruptions and targets.
+"""Losses: cross entropy of labels, distillation, and masked patch prediction with its corruptions and targets.
 
 E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
@@ -42,6 +42,17 @@ def cross_entropy(
 
     each = loss(labels) if mix is None else mix * loss(labels) + (1 - mix) * loss(labels.roll(1, dims=-1))
     return each.mean(-1)
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature**2 x KL(teacher || student) per member `[E]`, a mean over images, of logits `[E, B, K]` each.
+
+    Source: Hinton et al. 2015, section 2: the factor keeps the gradient's size the same for every temperature.
+    """
+    log_q = F.log_softmax(logits.float() / temperature, dim=-1)
+    log_p = F.log_softmax(teacher.float() / temperature, dim=-1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return temperature**2 * divergence.mean(-1)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vitbench.model.tensors import Tensor as StateTensor
 from vitbench.spec.trial import TrainSpec
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
@@ -25,33 +26,38 @@ def bias_corrections(num_steps: int) -> Tensor:
     return torch.tensor(np.stack([1 - BETA_1**count, 1 - BETA_2**count], axis=1), dtype=torch.float32)
 
 
-def layer_of(name: str) -> tuple[float, ...]:
+BEFORE_BLOCKS = frozenset({"class_token", "registers", "position", "patch_embed", "root", "mask_token"})
+"""Parts whose tensors act before the first block, unless a block has them."""
+
+
+def layer_of(tensor: StateTensor) -> tuple[float, ...]:
     """Where a tensor stands between input and output, as a key that sorts: stem, each block, the rest.
 
     The final norm belongs to the last block, as in timm.
     """
-    if name.startswith(("cls_token", "pos_embed", "patch_embed", "mask_token", "stem.")):
-        return (0,)
-    block = re.match(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.", name)
+    block = re.match(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.", tensor.name)
     if block:
         return (1, float(block[1] or 0), float(block[2]))
-    return (1, math.inf, math.inf) if name.startswith("norm.") else (2,)
+    if tensor.part in BEFORE_BLOCKS:
+        return (0,)
+    return (1, math.inf, math.inf) if tensor.name.startswith("norm.") else (2,)
 
 
-def rate_scale(layer_decay: float | None, shapes: Mapping[str, torch.Size]) -> Tensor | None:
+def rate_scale(layer_decay: float | None, tensors: Sequence[StateTensor]) -> Tensor | None:
     """Each weight's share of the learning rate, `[P]`: `layer_decay` to the power of the layers after its own.
+
+    `tensors` are the trained ones in the order of the flat weights.
 
     Source: Clark et al. 2020 (ELECTRA); Bao et al. 2022 (BEiT). Layers are timm's.
     """
     if layer_decay is None:
         return None
-    keys = {name: layer_of(name) for name in shapes}
+    keys = {tensor.name: layer_of(tensor) for tensor in tensors}
     blocks = sorted({key for key in keys.values() if key[0] == 1 and key[1] != math.inf})
     layers = {key: 1 + number for number, key in enumerate(blocks)} | {(0,): 0, (2,): 1 + len(blocks)}
     layers[(1, math.inf, math.inf)] = len(blocks)
     pieces = [
-        torch.full((shape.numel(),), layer_decay ** (1 + len(blocks) - layers[keys[name]]))
-        for name, shape in shapes.items()
+        torch.full((tensor.size,), layer_decay ** (1 + len(blocks) - layers[keys[tensor.name]])) for tensor in tensors
     ]
     return torch.cat(pieces)
 

@@ -20,9 +20,12 @@ class Stack:
 
     One flat tensor makes clipping and the optimizer a handful of operations, whatever the number of layers. A leaf has
     a leading axis E where E > 1; the leaves of one model are its own, so that E = 1 costs no more than a plain loop.
+    Without `trained` there are no gradients.
     """
 
-    def __init__(self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, states: Sequence[dict[str, Tensor]], device: torch.device, *, trained: bool = True
+    ) -> None:
         _refuse_foreign(module, states)
         self.module = module
         self.num_members = len(states)
@@ -31,8 +34,8 @@ class Stack:
         """Tensor cores read convolutions' images with channels last; a stack's axes are the vmap's to order."""
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.flat = torch.stack([_flatten(state, self.shapes) for state in states]).to(device)
-        self.grad = torch.zeros_like(self.flat)
-        self.params = {name: view.detach().requires_grad_() for name, view in self._leaves(self.flat).items()}
+        self.grad = torch.zeros_like(self.flat) if trained else torch.empty(0)
+        self.params = {name: view.detach().requires_grad_(trained) for name, view in self._leaves(self.flat).items()}
         self.buffers = {
             name: torch.stack([state[name].to(device) for state in states])
             for name, _ in module.named_buffers()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
 from vitbench.model.objective import MemberBatch, objective_of
-from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrainSpec, TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.image_source import ImageSource, Members, members, on_device
+from vitbench.train.networks import Network, Networks
 from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.sampling import Batch, Order
 from vitbench.train.stack import Stack
@@ -31,11 +31,12 @@ from vitbench.train.step_program import Given, Graph, Program
 
 @dataclass(frozen=True)
 class Job:
-    """One trial as the trainer needs it: a resolved spec, a seed, and the weights that it starts from."""
+    """One trial as the trainer needs it: a resolved spec, a seed, the weights that it starts from, other networks."""
 
     spec: TrialSpec
     seed: int
     parent: dict[str, Tensor] | None = None
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
 
 class Trainer:
@@ -65,8 +66,10 @@ class Trainer:
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
         self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
-        decaying = {tensor.name for tensor in parameters(self.spec.model, self.train.objective) if tensor.decays}
-        scale = rate_scale(self.train.layer_decay, self.stack.shapes)
+        self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
+        tensors = tensors_by_name(self.spec.model, self.train.objective)
+        decaying = {name for name, tensor in tensors.items() if tensor.decays}
+        scale = rate_scale(self.train.layer_decay, [tensors[name] for name in self.stack.shapes])
         self.optimizer = Optimizer(
             [job.spec.train for job in jobs],
             self.stack.flat,
@@ -78,6 +81,7 @@ class Trainer:
         self.average_shares = shares.to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
+        self.networks.start(self.spec.model, len(rates))
         self.calls = NetworkCalls(self)
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
@@ -106,6 +110,7 @@ class Trainer:
         for batches, pixels, draws in self.feed.raw(step):
             self._add({"pixels": pixels, "draws": draws, **self._drawn(batches)})
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
+        numbers |= self.networks.numbers(step)
         if self.average is not None:
             numbers["share"] = self.average_shares[step]
         self._move(numbers)
@@ -138,6 +143,9 @@ class Trainer:
         self.optimizer.step(self.stack.flat, grad, given["lr"], given["correction"], active.unsqueeze(-1))
         if self.average is not None:
             self.average.lerp_(torch.where(active.unsqueeze(-1) > 0, self.stack.flat, self.average), given["share"])
+        self.networks.update(given, active.unsqueeze(-1))
+        with torch.no_grad():
+            self.objective.after_step(self.calls)
         grad.zero_()
         self.total.zero_()
 
@@ -211,6 +219,13 @@ class NetworkCalls:
     def forward(self, *inputs: Tensor, train: bool) -> Tensor:
         flat = None if train else self._trainer.average
         return self._trainer.stack.forward(*inputs, flat=flat, train=train)
+
+    def outputs_of(self, role: str, *inputs: Tensor) -> Tensor:
+        return self._trainer.networks.outputs(role, *inputs)
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        return self._trainer.networks.state
 
     def mixed(self, unit: Tensor, given: Given) -> Tensor:
         return mixed(unit, given["mix"], given.get("box")) if "mix" in given else unit

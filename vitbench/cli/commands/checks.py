@@ -13,8 +13,10 @@ from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.data import Facts, cropped_share, describe, partition_sizes
+from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics
+from vitbench.plan.stage_graph import ResolvedStage, check_roles
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
 from vitbench.spec.claims import ArmRef, Claim
@@ -41,6 +43,7 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         if not cell_problems:
             cell_problems |= _problems(partial(check_arms, item.experiment, builder))
             cell_problems |= _problems(partial(check_metrics, item.experiment, builder))
+            cell_problems |= _problems(partial(check_roles, item.experiment, _all_stages(builder)))
             cell_problems |= dict.fromkeys(_claim_problems(item, builder))
             cell_problems |= dict.fromkeys(_tuning_problems(builder))
         problems.extend(cell_problems)
@@ -50,6 +53,12 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         print(f"note: {note}", file=sys.stderr)
     _warn_of_data(builders)
     return builders
+
+
+def _all_stages(builder: Builder) -> list[list[ResolvedStage]]:
+    """The stages of every arm at the first setting."""
+    setting = settings(builder.experiment)[0]
+    return [builder.stages(arm, setting) for arm in builder.arms.values()]
 
 
 def overlap_line(facts: Facts) -> str | None:
@@ -69,8 +78,8 @@ def _data_sets(builders: Sequence[Builder]) -> list[Facts]:
     for builder in builders:
         setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
-            for _, spec, _ in builder.stages(arm, setting):
-                names[spec.data.name] = builder.facts_of(spec.data.name)
+            for stage in builder.stages(arm, setting):
+                names[stage.spec.data.name] = builder.facts_of(stage.spec.data.name)
     return list(names.values())
 
 
@@ -95,9 +104,10 @@ def _warn_of_data(builders: Sequence[Builder]) -> None:
     for builder in builders:
         setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
-            for _, spec, _ in builder.stages(arm, setting):
-                facts = builder.facts_of(spec.data.name)
-                crop = None if spec.data.img_size is None else crop_line(facts, spec.data.img_size)
+            for stage in builder.stages(arm, setting):
+                data = stage.spec.data
+                facts = builder.facts_of(data.name)
+                crop = None if data.img_size is None else crop_line(facts, data.img_size)
                 lines |= {overlap_line(facts): None, crop: None}
     for line in filter(None, lines):
         print(f"warning: {line}", file=sys.stderr)
@@ -207,9 +217,9 @@ def _tuning_problems(builder: Builder) -> Iterator[str]:
     """Arms whose settings cannot be chosen: they have no validation image, or an objective without accuracy."""
     experiment = builder.experiment
     for arm in builder.arms.values() if experiment.tune is not None else ():
-        _, spec, _ = builder.stages(arm, settings(experiment)[0])[-1]
+        spec = builder.stages(arm, settings(experiment)[0])[-1].spec
         where = f"{experiment.name}, arm {arm.name}: tune chooses by validation accuracy;"
-        if spec.train.objective.name != "classify":
+        if not objective_of(spec.train.objective).predicts_classes:
             yield f"{where} train.objective.name {spec.train.objective.name} has none"
         elif partition_sizes(builder.facts_of(spec.data.name).counts, spec.data)[1] == 0:
             yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
@@ -232,8 +242,8 @@ def _test_set_problems(builder: Builder, claim: Claim) -> list[str]:
         test_sets: dict[object, str] = {}
         for ref in refs:
             for arm in find_arms(experiment, _bare(ref, tuned), where):
-                _, spec, fingerprint = builder.stages(arm, setting)[-1]
-                test_sets.setdefault((fingerprint, spec.data.classes), arm.name)
+                stage = builder.stages(arm, setting)[-1]
+                test_sets.setdefault((stage.fingerprint, stage.spec.data.classes), arm.name)
         if len(test_sets) > 1:
             first, second, *_ = test_sets.values()
             line = f"{first} and {second} are tested on different images, and a difference by seed needs the same ones"

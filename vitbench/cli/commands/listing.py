@@ -41,7 +41,7 @@ def show(request: ExperimentRequest, data: DataOptions, console: Console, as_jso
         builder = Builder(item.experiment, facts_of)
         setting = settings(item.experiment)[0]
         specs = {
-            arm.name: {name: spec.model_dump(mode="json") for name, spec, _ in builder.stages(arm, setting)}
+            arm.name: {stage.name: stage.spec.model_dump(mode="json") for stage in builder.stages(arm, setting)}
             for arm in builder.arms.values()
         }
         out.append({"name": item.experiment.name, "setting": dict(setting), "arms": specs})
@@ -163,20 +163,20 @@ def _race_numbers(plan_now: Plan) -> dict[str, Any]:
 def _nominal_data(builder: Builder, plan_now: Plan) -> list[str]:
     """The data sets that are not on this machine."""
     stages = (stage for arm in builder.arms.values() for stage in builder.stages(arm, plan_now.grid[0]))
-    names = {spec.data.name for _, spec, _ in stages}
+    names = {stage.spec.data.name for stage in stages}
     return sorted(name for name in names if builder.facts_of(name).fingerprint_note == NOMINAL)
 
 
 def _arm_numbers(builder: Builder, arm: Arm, plan_now: Plan) -> dict[str, Any]:
     """Parameters and FLOPs of an arm's last stage at its first setting; training FLOPs of all stages."""
     stages = builder.stages(arm, plan_now.grid[0])
-    spec = stages[-1][1]
+    spec = stages[-1].spec
     trials = builder.trials(arm, plan_now.grid[0], 0, "reporting")
     return {
         "arm": arm.name,
         "params": num_params(spec.model, spec.train.objective),
         "forward_flops": forward_flops(spec.model, spec.train.objective),
-        "steps": [s.train.steps for _, s, _ in stages],
+        "steps": [stage.spec.train.steps for stage in stages],
         "train_flops": sum(runner.flops_of(trial) for trial in trials),
         "choice": dict(plan_now.choices.get(arm.name, {})),
     }

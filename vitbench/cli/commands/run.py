@@ -119,8 +119,8 @@ def _check_oom(builders: Sequence[Builder], oom: str) -> None:
     for builder in builders if oom == "halve" else ():
         setting = settings(builder.experiment)[0]
         for arm in builder.arms.values():
-            for _, spec, _ in builder.stages(arm, setting):
-                if why := why_not_halve(spec):
+            for stage in builder.stages(arm, setting):
+                if why := why_not_halve(stage.spec):
                     raise InputError(f"--oom halve: {builder.experiment.name}, arm {arm.name}: {why}; leave it out")
 
 

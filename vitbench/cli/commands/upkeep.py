@@ -27,6 +27,7 @@ from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
 from vitbench.spec.seal import edits, read_seal
 from vitbench.stats.race import CHOOSER
+from vitbench.store.record import parents_of
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
 
@@ -98,8 +99,8 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
         try:
             for row in read_records(folder / "records.jsonl") if exists(folder / "records.jsonl") else ():
                 roles[row["trial_id"]].add(row["role"])
-                if row.get("parent"):
-                    roles[row["parent"]].add("stage")
+                for parent in parents_of(row).values():
+                    roles[parent].add("stage")
             plan, records = runner.look(Builder(read_run(folder), facts_of), Store(root), CHOOSER)
         except (InputError, ResultsError) as error:
             still_open[folder.name] = f"cannot be planned: {str(error).splitlines()[0]}"

@@ -27,9 +27,9 @@ def step(rolled: Tensor, attention: Tensor, *, residual: bool) -> Tensor:
     return mixed @ rolled
 
 
-def readout_map(rolled: Tensor, num_prefix: int) -> Tensor:
+def readout_map(rolled: Tensor, num_prefix: int, class_token: bool) -> Tensor:
     """The patches that the readout attends to, `[B, G, G]`, sum 1: the class token's row or the patches' mean row."""
-    rows = rolled[:, 0] if num_prefix else rolled.mean(dim=1)
+    rows = rolled[:, 0] if class_token else rolled[:, num_prefix:].mean(dim=1)
     patches = rows[:, num_prefix:]
     side = round(patches.shape[1] ** 0.5)
     shares = patches / patches.sum(dim=1, keepdim=True).clamp_min(1e-300)

@@ -1,7 +1,7 @@
 """Attention that fades with the distance on the grid: a fixed slope per head, nothing learned.
 
 Source: Press et al. 2022 (ALiBi), whose slopes these are. Differs: the distance is Euclidean, between cells of the
-grid; the class token has no place, so that no penalty applies to it.
+grid; prefix tokens have no place, so that no penalty applies to them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Alibi2d(Position):
         y, x = (torch.arange(length, device=q.device, dtype=q.dtype) for length in shape.grid)
         cells = torch.cartesian_prod(y, x)
         distance = (cells.unsqueeze(1) - cells.unsqueeze(0)).square().sum(-1).sqrt()
-        prefix = shape.num_tokens - shape.num_patches
         head = torch.arange(1, shape.num_heads + 1, device=q.device, dtype=q.dtype)
         slopes = 2.0 ** (-8.0 * head / shape.num_heads)
-        return -slopes.view(1, -1, 1, 1) * F.pad(distance, (prefix, 0, prefix, 0))
+        return -slopes.view(1, -1, 1, 1) * F.pad(distance, (shape.num_prefix, 0, shape.num_prefix, 0))

@@ -36,7 +36,8 @@ class Learned1d(LearnedPosition):
 
     def tables(self, model: ModelSpec) -> tuple[Tensor, ...]:
         shape, init = transformer(model), SCHEMES[model.weight_init].position
-        return (Tensor("pos_embed", (1, shape.num_places, shape.embed_dim), init, decay=False, resample="grid"),)
+        rows, first = (1, shape.num_places, shape.embed_dim), int(shape.class_position)
+        return (Tensor("pos_embed", rows, init, decay=False, resample="grid", prefix_rows=first),)
 
     def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor:
         table: torch.Tensor = owner.pos_embed

@@ -42,12 +42,12 @@ class Relative1d(Position):
     def bias(self, attention: Any, model: ModelSpec, q: torch.Tensor) -> torch.Tensor:
         import torch
 
-        from vitbench.model.placing import offset_logits, prefixed
+        from vitbench.model.placing import offset_logits, placed, spread
 
-        placeless = transformer(model).num_tokens - transformer(model).num_places
-        q = q[:, :, placeless:]
-        places = torch.arange(q.shape[-2], device=q.device)
-        return prefixed(offset_logits(q, attention.rel_pos, places, places), placeless, (placeless, 0))
+        shape = transformer(model)
+        places = torch.arange(shape.num_places, device=q.device)
+        logits = offset_logits(placed(q, shape), attention.rel_pos, places, places)
+        return spread(spread(logits, shape), shape, -1)
 
 
 def table_rows(model: ModelSpec, length: int) -> int:

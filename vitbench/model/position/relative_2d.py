@@ -43,11 +43,10 @@ class Relative2d(Position):
     def bias(self, attention: Any, model: ModelSpec, q: torch.Tensor) -> torch.Tensor:
         import torch
 
-        from vitbench.model.placing import offset_logits, prefixed
+        from vitbench.model.placing import offset_logits, placed, spread
 
         shape = transformer(model)
-        placeless = shape.num_tokens - shape.num_places
-        q = q[:, :, placeless:]
+        q = placed(q, shape)
         row_at, column_at = (torch.arange(length, device=q.device) for length in shape.grid)
         first = row_at[:1].expand(q.shape[-2] - shape.num_patches)
         y = torch.cat([first, row_at.repeat_interleave(shape.grid.columns)])
@@ -56,4 +55,4 @@ class Relative2d(Position):
         columns = offset_logits(q, attention.rel_pos_w, x, column_at)
         logits = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
         logits = torch.cat([logits[..., : len(first)], logits], dim=-1)
-        return prefixed(logits, placeless, (placeless, 0))
+        return spread(spread(logits, shape), shape, -1)

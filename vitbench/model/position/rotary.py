@@ -20,7 +20,7 @@ BASE = 100.0
 
 
 class Rotary2d(Position):
-    """Half of the angles are the row's, half the column's; the class token is not turned."""
+    """Half of the angles are the row's, half the column's; prefix tokens are not turned."""
 
     name: ClassVar[str] = "rope_2d"
     needs: ClassVar[frozenset[str]] = frozenset({"attention_maps"})
@@ -36,10 +36,10 @@ class Rotary2d(Position):
     def rotation(self, model: ModelSpec, device: torch.device) -> Rotation:
         import torch
 
-        from vitbench.model.placing import along_grid, axis_angles, prefixed
+        from vitbench.model.placing import along_grid, axis_angles, spread
 
         shape = transformer(model)
         angles = axis_angles(max(shape.grid), shape.head_dim // 4, BASE, device)
         rows, columns = along_grid(angles, shape)
-        both = prefixed(torch.cat([rows, columns], dim=-1), shape.num_tokens - shape.num_patches)
+        both = spread(torch.cat([rows, columns], dim=-1), shape)
         return both.cos(), both.sin()

@@ -32,6 +32,8 @@ class DepthwiseConvolution(TokenMixer):
             problems.append(f"model.token_mixer: depthwise needs an odd kernel_size; it is {self.kernel_size}")
         if model.global_pool == "token":
             problems.append("model.token_mixer: depthwise never mixes the class token; set global_pool: avg or map")
+        if model.reg_tokens:
+            problems.append("model.reg_tokens: depthwise never mixes register tokens, so they change nothing; set 0")
         return problems
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
@@ -47,7 +49,7 @@ class DepthwiseConvolution(TokenMixer):
         from torch import nn
 
         shape, size, drop_rate = transformer(model), self.kernel_size, model.drop_rate
-        prefix = shape.num_tokens - shape.num_patches
+        prefix = shape.num_prefix
 
         class Depthwise(nn.Module):
             def __init__(self) -> None:

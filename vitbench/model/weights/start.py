@@ -193,13 +193,14 @@ def stretched(shape: tuple[int, ...], target: Tensor) -> Resampling | None:
         return None
     if target.resample != "grid":
         return target.resample
-    class_rows = class_rows_of(shape[1])
-    return "grid" if class_rows is not None and class_rows == class_rows_of(target.shape[1]) else None
+    squares = [square_side(rows - target.prefix_rows) for rows in (shape[1], target.shape[1])]
+    return None if None in squares else "grid"
 
 
-def class_rows_of(num_rows: int) -> int | None:
-    """Rows of a position table before those of a square grid: 0 or 1; None where the grid is not square."""
-    return next((rows for rows in (0, 1) if math.isqrt(num_rows - rows) ** 2 == num_rows - rows), None)
+def square_side(area: int) -> int | None:
+    """The side of a square grid of `area` cells; None if there is none. A file of weights does not say its grid."""
+    side = math.isqrt(area) if area > 0 else 0
+    return side if side and side * side == area else None
 
 
 def _some(names: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -11,8 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.base.errors import InputError
+from vitbench.model.sizes import known
 from vitbench.model.tensors import Tensor as StateTensor
-from vitbench.model.weights.start import Shapes, Tensors, carries, class_rows_of, misfit, stretched
+from vitbench.model.weights.start import Shapes, Tensors, carries, misfit, square_side, stretched
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensors) -> None:
@@ -40,7 +40,7 @@ def _fitted(target: StateTensor, tensor: Tensor) -> Tensor:
         return tensor
     if stretched(tuple(tensor.shape), target) == "axis":
         return interpolate_axis(tensor, target.shape[-2])
-    return interpolate_grid(tensor, target.shape[1])
+    return interpolate_grid(tensor, target.shape[1], target.prefix_rows)
 
 
 def interpolate_axis(table: Tensor, length: int) -> Tensor:
@@ -51,11 +51,13 @@ def interpolate_axis(table: Tensor, length: int) -> Tensor:
     return longer.transpose(1, 2).reshape(*lead, length, -1)
 
 
-def interpolate_grid(table: Tensor, num_rows: int) -> Tensor:
-    """Positions `[1, T, D]` stretched bilinearly to `num_rows` rows, corners on corners; a class row stays as it is."""
-    prefix = class_rows_of(table.shape[1]) or 0
-    own, patches = table[:, :prefix], table[:, prefix:]
-    grid = rearrange(patches, "one (y x) d -> one d y x", y=math.isqrt(patches.shape[1]))
-    side = math.isqrt(num_rows - prefix)
-    finer = F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=True)
-    return torch.cat([own, rearrange(finer, "one d y x -> one (y x) d")], dim=1)
+def interpolate_grid(table: Tensor, num_rows: int, prefix_rows: int) -> Tensor:
+    """Positions `[1, T, D]` of a square grid stretched bilinearly to `num_rows` rows, corners on corners.
+
+    The first `prefix_rows`, of tokens that are no patches, stay as they are.
+    """
+    prefix, patches = table[:, :prefix_rows], table[:, prefix_rows:]
+    side, new_side = (known(square_side(rows - prefix_rows)) for rows in (table.shape[1], num_rows))
+    grid = rearrange(patches, "one (y x) d -> one d y x", y=side)
+    finer = F.interpolate(grid, size=(new_side, new_side), mode="bilinear", align_corners=True)
+    return torch.cat([prefix, rearrange(finer, "one d y x -> one (y x) d")], dim=1)

@@ -56,10 +56,17 @@ class Classify(Objective):
         return arrays
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        return self.labelled(call, call.forward(self.pixels(call, unit, given), train=True), given)
+
+    def pixels(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """Images in [0, 1] as the trained network gets them: mixed, standardised, erased."""
+        return call.erased(call.standardise(call.mixed(unit, given)), given)
+
+    def labelled(self, call: Call, logits: torch.Tensor, given: Given) -> torch.Tensor:
+        """Cross entropy `[E]` of logits `[E, B, K]` and the images' labels."""
         from vitbench.train.losses import cross_entropy
 
-        pixels = call.erased(call.standardise(call.mixed(unit, given)), given)
-        logits, labels = call.forward(pixels, train=True), call.labels(given["index"])
+        labels = call.labels(given["index"])
         return cross_entropy(logits, labels, call.train.smoothing, given.get("mix"), call.class_weights)
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:

@@ -54,8 +54,9 @@ class MaskedPatch(Objective):
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         shape, scheme = transformer(model), SCHEMES[model.weight_init]
         outputs = (prediction_width(model, self), shape.embed_dim)
-        heads = [Tensor("mask_token", (1, 1, shape.embed_dim), MASK_TOKEN_INIT, decay=False)]
-        heads += affine("mpp_head", outputs, (scheme.head, "zeros"), shape.num_patches)
+        mask_token = Tensor("mask_token", (1, 1, shape.embed_dim), MASK_TOKEN_INIT, decay=False, part="mask_token")
+        yield replace(mask_token, role="task")
+        heads = affine("mpp_head", outputs, (scheme.head, "zeros"), shape.num_patches)
         yield from (replace(tensor, role="task", part="head") for tensor in heads)
 
     def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:

@@ -1,0 +1,148 @@
+"""Objectives with several networks: a frozen teacher, a moving average, and state of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from vitbench.inspection.contract import check_mechanism
+from vitbench.inspection.specimen import NUM_STEPS, networks_of, noisy_module, spec_with, trained, trainer_of
+from vitbench.model.objective import AVERAGE, Call, Given
+from vitbench.spec import mechanism as registry
+from vitbench.spec.trial import ModelSpec, TrialSpec
+from vitbench.train.networks import Networks
+from vitbench.train.objectives.classify import Classify
+
+
+class MeanTeacher(Classify):
+    """Labels, and answers like those of the moving average, less their running mean."""
+
+    name: ClassVar[str] = "mean_teacher_of_this_test"
+    networks: ClassVar[Mapping[str, str]] = {"mean": AVERAGE}
+
+    def momentum(self, role: str, step: int, num_steps: int) -> float:
+        return 0.5 + 0.4 * step / num_steps
+
+    def state(self, model: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+        return {"centre": (model.num_classes or 0,), "latest": (model.num_classes or 0,)}
+
+    def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        pixels = self.pixels(call, unit, given)
+        logits, mean = call.forward(pixels, train=True), call.outputs_of("mean", pixels)
+        call.state["latest"].copy_(mean.detach().mean(1))
+        distance = (logits - mean + call.state["centre"].unsqueeze(1)).square().mean((1, 2))
+        return self.labelled(call, logits, given) + distance
+
+    def after_step(self, call: Call) -> None:
+        call.state["centre"].lerp_(call.state["latest"], 0.3)
+
+
+registry._REGISTRY.pop(("objective", MeanTeacher.name))
+
+
+@pytest.fixture
+def mean_teacher() -> Iterator[TrialSpec]:
+    registry._REGISTRY["objective", MeanTeacher.name] = MeanTeacher
+    yield spec_with("objective", MeanTeacher.name)
+    registry._REGISTRY.pop(("objective", MeanTeacher.name))
+    registry.mechanism.cache_clear()
+
+
+def test_a_moving_average_follows_the_weights_after_every_step(mean_teacher: TrialSpec) -> None:
+    trainer = trainer_of(mean_teacher, (0, 1))
+    expected = trainer.stack.flat.clone()
+    for step in range(NUM_STEPS):
+        trainer.step(step)
+        momentum = 0.5 + 0.4 * step / NUM_STEPS
+        expected = momentum * expected + (1 - momentum) * trainer.stack.flat
+    trainer.feed.close()
+    torch.testing.assert_close(trainer.networks.averages["mean"], expected)
+    assert trainer.networks.state["centre"].abs().min() > 0
+
+
+def test_a_diverged_members_average_stays(mean_teacher: TrialSpec) -> None:
+    trainer = trainer_of(mean_teacher, (0, 1))
+    before = trainer.networks.averages["mean"].clone()
+    trainer.networks.update(trainer.networks.numbers(0), torch.tensor([[1.0], [0.0]]))
+    trainer.stack.flat.add_(1.0)
+    trainer.networks.update(trainer.networks.numbers(0), torch.tensor([[1.0], [0.0]]))
+    after = trainer.networks.averages["mean"]
+    torch.testing.assert_close(after[0], before[0] + 0.5)
+    assert torch.equal(after[1], before[1])
+
+
+def test_an_objective_with_a_moving_average_keeps_the_contract(mean_teacher: TrialSpec) -> None:
+    assert check_mechanism("objective", MeanTeacher.name) == []
+
+
+def test_the_contract_notices_networks_that_are_in_no_checkpoint(
+    mean_teacher: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Networks, "tensors", lambda self: {})
+    assert any(line.startswith("resuming: ") for line in check_mechanism("objective", MeanTeacher.name))
+
+
+def test_the_contract_notices_a_forward_pass_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitbench.train.objectives.distill import Distill
+
+    monkeypatch.setattr(Distill, "step_flops", lambda self, forward: 3 * forward["student"])
+    assert any("FLOPs are listed for one step" in line for line in check_mechanism("objective", "distill"))
+
+
+def cross_entropy(logits: np.ndarray, label: int) -> float:
+    return float(np.log(np.exp(logits).sum()) - logits[label])
+
+
+def soft_distance(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    """temperature**2 x sum of p log(p / q) over classes, written out for one image."""
+    q, p = (np.exp(z / temperature) / np.exp(z / temperature).sum() for z in (student, teacher))
+    return temperature**2 * sum(float(a) * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "distance"),
+    [
+        ("distill", lambda s, t: soft_distance(s, t, 3.0)),
+        ("distill(temperature=1.5)", lambda s, t: soft_distance(s, t, 1.5)),
+        ('distill(type="hard")', lambda s, t: cross_entropy(s, int(t.argmax()))),
+    ],
+)
+def test_the_loss_is_the_papers(text: str, distance: Any) -> None:
+    """Against a loop over images in double precision, for two stacked seeds with teachers of their own."""
+    spec = spec_with("objective", text.replace(")", ", alpha=0.25)") if "(" in text else "distill(alpha=0.25)")
+    trainer = trainer_of(spec, (0, 1))
+    trainer.stack.flat.add_(
+        torch.randn(trainer.stack.flat.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1
+    )
+    (batches, pixels, draws), *_ = trainer.feed.raw(0)
+    given = {"pixels": pixels, "draws": draws, **trainer._drawn(batches)}
+    losses = trainer._losses(given).detach()
+    unit = trainer.feed.unit(pixels, draws)
+    images = trainer.images.standardise(unit.view(2, -1, *unit.shape[1:]))
+    labels = trainer.class_of.gather(1, given["index"])
+    trainer.feed.close()
+    student = noisy_module(spec)
+    for member in range(2):
+        student.load_state_dict(trainer.stack.state(member))
+        teacher = noisy_module(networks_of(spec)["teacher"], member)
+        with torch.no_grad():
+            ours, theirs = (net(images[member]).double().numpy() for net in (student, teacher))
+        each = [
+            0.75 * cross_entropy(s, label) + 0.25 * distance(s, t)
+            for s, t, label in zip(ours, theirs, labels[member].tolist(), strict=True)
+        ]
+        assert float(losses[member]) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    before = trainer_of(spec_with("objective", "distill"), (0,))
+    teacher = before.networks.frozen["teacher"]
+    after = trained(spec_with("objective", "distill"), (0,)).networks.frozen["teacher"]
+    assert torch.equal(teacher.flat, after.flat)
+    assert after.grad.numel() == 0
+    assert not any(parameter.requires_grad for parameter in after.params.values())
