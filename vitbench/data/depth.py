@@ -39,7 +39,8 @@ def loses_bits(image: Image.Image, data: bytes) -> bool:
         return False
     if image.format == "JPEG2000":
         return _jpeg_2000_bits(data) > 8
-    arguments = image.tile[0].args if getattr(image, "tile", None) else ()
+    tiles = getattr(image, "tile", None)  # Only opened files have tiles.
+    arguments = tiles[0].args if tiles else ()
     if image.format == "PPM":
         return isinstance(arguments, tuple) and any(isinstance(value, int) and value > 255 for value in arguments)
     raw_mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
