@@ -12,6 +12,7 @@ from vitbench.engines.options import Options
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.store.events import Event, Finished, Listener, Planned, Warned, Work
 from vitbench.store.record import REPORTS, Record, metric_of
 from vitbench.store.trials import Store
@@ -81,7 +82,7 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
                 assert record is not None, "an engine reports committed trials only"
                 records[trial_id] = record
                 num_run += 1
-                listen(finished_event(unique[trial_id], record, experiment.report.metric))
+                listen(finished_event(unique[trial_id], record, experiment))
         busy = any(_is_busy(store, trial) for trial in batch if trial.trial_id not in records)
         # Read the records after the locks, so that no commit of another process in between is missed.
         records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
@@ -150,9 +151,10 @@ def work_of(trials: Iterable[Trial]) -> tuple[Work, ...]:
     return tuple(Work(*kind, num_trials) for kind, num_trials in counts.items())
 
 
-def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
+def finished_event(trial: Trial, record: Record, experiment: Experiment) -> Finished:
     """The event of a trial that has its record."""
     ok = record.status == "ok"
+    tuned_by = experiment.tune.metric if experiment.tune else DEFAULT_TUNING
     return Finished(
         trial_id=trial.trial_id,
         arm=trial.arm,
@@ -161,8 +163,8 @@ def finished_event(trial: Trial, record: Record, metric: str) -> Finished:
         role=trial.role,
         status=record.status,
         reason=record.reason,
-        metric=metric_of(record.result.model_dump(), metric) if ok else None,
-        val_top1_percent=record.result.val_top1_percent if ok else None,
+        metric=metric_of(record.result.model_dump(), experiment.report.metric) if ok else None,
+        validation=record.result.validation(tuned_by) if ok else None,
         train_flops=flops_of(trial),
         num_steps=trial.spec.train.steps or 0,
         train_seconds=record.run.train_seconds,

@@ -14,6 +14,7 @@ from vitbench.plan.race_trials import ArmRacePlan, Lost, RaceRules, likely_trial
 from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
 from vitbench.spec.arms import Arm, Assignment, find_arms
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
 from vitbench.store.record import Record
 
 
@@ -72,7 +73,8 @@ def _race_plan(builder: Builder, records: Mapping[str, Record], chooser: Chooser
     )
     tried = tuple({json.dumps(s, sort_keys=True): s for race in races.values() for s, _ in race.entries}.values())
     standings = tuple(race.standing for race in races.values())
-    return Plan(tuple(trials), tuple(builder.arms.values()), choices, tried, (), complete, later, standings)
+    metric = experiment.tune.metric if experiment.tune else DEFAULT_TUNING
+    return Plan(tuple(trials), tuple(builder.arms.values()), choices, tried, (), complete, later, standings, metric)
 
 
 def _arm_race(
@@ -83,14 +85,17 @@ def _arm_race(
     records: Mapping[str, Record],
     chooser: Chooser,
 ) -> ArmRacePlan:
-    """The race of one arm, its scores read from the records."""
+    """The race of one arm, its scores read from the records: the higher the better."""
+    tune = builder.experiment.tune
+    assert tune is not None
+    metric = metric_named(tune.metric)
 
     def score(setting: Assignment, seed: int) -> float | Lost | None:
         record = records.get(builder.trials(arm, setting, seed, "trial")[-1].trial_id)
         if record is None:
             return None
-        value = record.result.val_top1_percent
-        return value if record.status == "ok" and value is not None else Lost()
+        value = record.result.validation(metric.name)
+        return metric.sign * value if record.status == "ok" and value is not None else Lost()
 
     def can_add(setting: Assignment) -> bool:
         try:

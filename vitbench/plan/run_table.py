@@ -14,6 +14,7 @@ from vitbench.base.contained import exists
 from vitbench.base.durable import replace_durably
 from vitbench.model.sizes import grid
 from vitbench.plan.trials import Plan, Trial
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.store.answers import read_trial_answers
 from vitbench.store.record import REPORTS, Record
 from vitbench.store.trials import Store
@@ -36,6 +37,7 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "setting": dict(trial.setting),
         "role": trial.role,
         "chosen": trial.role in REPORTS and dict(plan.choices.get(trial.arm, {})) == dict(trial.setting),
+        **({"tuned_by": plan.tuned_by} if plan.tuned_by != DEFAULT_TUNING else {}),
         "stage": trial.stage,
         "seed": trial.seed,
         "trial_id": trial.trial_id,

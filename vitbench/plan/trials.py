@@ -21,6 +21,7 @@ from vitbench.plan.stage_graph import ResolvedStage, ancestors, network_problems
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.arms import Arm, Assignment, arms, find_arms
 from vitbench.spec.experiment import START, Experiment, Stage
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.paths import validate_trial
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.record import Record, Role
@@ -116,6 +117,8 @@ class Plan:
     likely, else the most that there may be."""
     standings: tuple[RaceStanding, ...] = ()
     """Per arm of a race, where it stands."""
+    tuned_by: str = DEFAULT_TUNING
+    """The validation metric that chooses."""
 
     def unique(self) -> dict[str, Trial]:
         """Trials by id, in order; equal trials of several arms or roles once."""

@@ -16,7 +16,7 @@ from vitbench.report.row_values import (
     tuning,
 )
 from vitbench.spec.experiment import Experiment
-from vitbench.spec.metrics import Metric, metric_named
+from vitbench.spec.metrics import DEFAULT_TUNING, Metric, metric_named
 from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.compare import OTHER_IMAGES, compare_to_baseline, one_test_set
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
@@ -167,8 +167,9 @@ def own_best_pairs(experiment: Experiment, rows: Sequence[Row]) -> Pairs:
 
 @dataclass(frozen=True)
 class TunedPoint:
-    """One arm at one setting of the grid: validation scores by tuning seed."""
+    """One arm at one setting of the grid: values of the validation metric that chooses, by tuning seed."""
 
+    metric: str
     arm: str
     setting: Setting
     scores: dict[int, float]
@@ -211,6 +212,7 @@ def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint
 def _tuned_point(arm: str, setting: Setting, cell: Sequence[Row], chosen: bool, edge: bool) -> TunedPoint:
     num_diverged = sum(row["status"] == "diverged" for row in cell)
     num_failed = sum(row["status"] == "failed" for row in cell)
-    scores = scores_by_seed(cell, "val_top1_percent")
+    metric = cell[0].get("tuned_by", DEFAULT_TUNING)
+    scores = scores_by_seed(cell, metric)
     links = dot_links(cell, scores)
-    return TunedPoint(arm, setting, scores, links, num_diverged, num_failed, chosen, chosen and edge)
+    return TunedPoint(metric, arm, setting, scores, links, num_diverged, num_failed, chosen, chosen and edge)

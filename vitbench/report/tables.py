@@ -154,7 +154,7 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     num_seeds = max(len(point.scores) + point.num_lost for point in points)
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
     notes = [
-        f"Mean validation top-1 (%) {over}, in brackets at the chosen setting. "
+        f"Mean {tuned_label(points[0].metric)} {over}, in brackets at the chosen setting. "
         "These means are optimistic; they are not results."
     ]
     if any(point.at_edge for point in points):
@@ -162,10 +162,16 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     return _table(f"{experiment.name}: how the arms were tuned", [Column("Arm", arms), *columns], notes)
 
 
+def tuned_label(metric: str) -> str:
+    """The metric that chooses, inside a sentence: `validation top-1 (%)`."""
+    label = metric_named(metric).label
+    return label[0].lower() + label[1:]
+
+
 def _tuning_cell(point: TunedPoint) -> str:
     if point.mean is None:
         return f"out ({point.num_lost} lost)" if point.num_lost else "-"
-    text = f"{point.mean:.2f}"
+    text = f"{point.mean:.{metric_named(point.metric).decimals}f}"
     return f"[{text}]" + ("!" if point.at_edge else "") if point.chosen else text
 
 
@@ -249,7 +255,7 @@ def _tuning_numbers(point: TunedPoint) -> dict[str, Any]:
         "reading": "tuning",
         "arm": point.arm,
         "setting": _assignment(point.setting),
-        "metric": "val_top1_percent",
+        "metric": point.metric,
         "n": len(point.scores),
         "mean": _fixed(point.mean),
         "rank": "chosen_at_edge" if point.at_edge else "chosen" if point.chosen else "",

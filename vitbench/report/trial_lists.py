@@ -12,6 +12,7 @@ from vitbench.base.errors import InputError
 from vitbench.report.row_values import Behind, arm_order, score, setting_key, setting_label, setting_of
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.stats.contrasts import Resolver, Untested, question
 from vitbench.stats.table import Row, TrialTable, tabulate
 from vitbench.stats.verdict_list import single_claims
@@ -89,7 +90,7 @@ def _lines(experiment: Experiment, members: Sequence[Row], anchored: set[str]) -
 
 
 def _line(row: Row, experiment: Experiment) -> dict[str, Any]:
-    metric, validation = score(row, experiment.report.metric), score(row, "val_top1_percent")
+    metric, validation = score(row, experiment.report.metric), score(row, row.get("tuned_by", DEFAULT_TUNING))
     memory = row["run"].get("peak_memory_mib")
     return {
         "arm": row["arm"],

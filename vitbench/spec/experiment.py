@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vitbench.spec.claims import Claim
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.trial import Frozen, Items, Name, TrialSpec
 
 START = "start"
@@ -25,6 +26,9 @@ class Tune(Frozen):
 
     grid: dict[str, Items[Any]] = Field(description="{spec.path: [values]}; in a file the paths may stand beside `by`")
     by: Literal["race", "seeds"] = "seeds"
+    metric: Literal["val_top1_percent", "val_loss"] = Field(
+        DEFAULT_TUNING, description="Race: what chooses, on validation images; val_loss: the lowest is the best"
+    )
     first: Annotated[int, Field(ge=2)] = Field(3, description="Race: seeds that train every setting")
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="Race: error at which a setting is dropped")
     seeds: PositiveInt = Field(3, description="First edition: tuning seeds")
@@ -59,7 +63,7 @@ class Tune(Frozen):
     def _one_design(self) -> Tune:
         if self.races and "seeds" in self.model_fields_set:
             raise ValueError("a race has no tuning seeds of its own; leave out `seeds`, or write `by: seeds`")
-        given = {"first", "alpha"} & self.model_fields_set
+        given = {"first", "alpha", "metric"} & self.model_fields_set
         if given and not self.races:
             raise ValueError(f"`{min(given)}` belongs to `by: race`")
         return self

@@ -74,7 +74,7 @@ def _fit_suite(definitions: Schema) -> None:
 def _fit_common(properties: Schema, levels: Schema) -> None:
     """Adapt, in place, `base`, `tune` and `seeds`, which experiments and suites write alike."""
     properties["base"] = _ref("TrialSpec")
-    grid = {key: _ref("Tune", "properties", key) for key in ("by", "first", "alpha", "seeds", "extend")}
+    grid = {key: _ref("Tune", "properties", key) for key in ("by", "metric", "first", "alpha", "seeds", "extend")}
     paths = {"description": "The tuned paths, in place of writing them here", "type": "object"}
     properties["tune"] = {
         "description": "The grid, searched alike in every arm: a race, or (`seeds`) tuning seeds of its own",

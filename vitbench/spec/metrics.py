@@ -15,7 +15,8 @@ from vitbench.spec.trial import TrialSpec
 Better = Literal["higher", "lower"]
 Source = Literal["training", "test", "cost", "answers", "analysis"]
 
-DEFAULT_TUNING = "val_top1_percent"
+DEFAULT_TUNING: Literal["val_top1_percent"] = "val_top1_percent"
+"""The metric that chooses a setting where a file names none."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,6 @@ _NAMED = {
         Metric("train_seconds", "Train seconds", "s", None, "cost"),
     )
 }
-TUNABLE = ("val_top1_percent", "val_loss")
-"""Metrics of validation data, which alone may choose a setting."""
 _ANALYSES = ("attention_", "box_", "filter_", "last_layer_", "layer_", "pos_", "reconstruction_", "robust_", "rollout_")
 """The first words of what `vitbench inspect` measures."""
 _ANALYSIS_ACCURACIES = ("robust_",)
@@ -110,15 +109,16 @@ def is_analysis(name: str) -> bool:
 
 
 def measured(spec: TrialSpec, classifies: bool) -> tuple[str, ...]:
-    """The metrics that training this resolved spec records; without classes, only its costs."""
+    """The metrics that training this resolved spec records; without classes, its validation loss and its costs."""
     costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
+    losses = ("val_loss",) if spec.data.val_fraction else ()
     if not classifies:
-        return costs
+        return (*losses, *costs)
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []
     probes += ["knn_percent"] if evaluate.knn else []
-    validation = ("val_top1_percent",) if spec.data.val_fraction else ()
+    validation = ("val_top1_percent", *losses) if spec.data.val_fraction else ()
     return ("test_top1_percent", "test_top1_best_val_percent", "test_loss", *validation, *probes, *costs)
 
 

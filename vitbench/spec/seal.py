@@ -15,6 +15,7 @@ from typing import Any
 from vitbench.base.errors import ResultsError
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import DEFAULT_TUNING
 
 FILE = "sealed.json"
 DECLARED = (
@@ -108,6 +109,8 @@ def changes(seal: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[
 def _declared(experiment: Experiment) -> dict[str, Any]:
     """The declarations of an experiment that decide its verdicts, as plain JSON."""
     tune = experiment.tune.model_dump(mode="json") if experiment.tune else {}
+    if tune.get("metric") == DEFAULT_TUNING:  # As in the seals of runs that had no choice of it.
+        del tune["metric"]
     seeds = experiment.seeds.model_dump(mode="json", exclude={"extended"})
     claims = {part.id: _fields(part) for claim in experiment.claims for part in (claim, *claim.part_claims())}
     content = {"claims": claims, "seeds": seeds, "tune": tune, "metric": experiment.report.metric}

@@ -204,7 +204,7 @@ def tuned_variance(table: TrialTable, arm: str, metric: str) -> tuple[float | No
     """
     search = table.tuning.get(arm)
     if isinstance(search, Race):
-        if is_accuracy(metric) or search.picks is None:
+        if search.picks is None or (is_accuracy(metric) and is_accuracy(search.metric)):
             return search.variance, False
         return search.variance_of([_values(table, arm, setting, metric) for setting in search.settings])
     if search is None or not is_accuracy(metric):

@@ -1,7 +1,8 @@
 """The race of an arm's settings: who leads after n seeds, who is dropped, and what the choice adds to the uncertainty.
 
-K settings by n seeds. `scores` are validation top-1 in percent, `ok` says where a trial has one, `present` where it was
-run at all. A setting races at n seeds where it is ok at each of them; one that was dropped has a prefix of the seeds.
+K settings by n seeds. `scores` are validation top-1 in percent, or minus the validation loss; `ok` says where a trial
+has one, `present` where it was run at all. A setting races at n seeds where it is ok at each of them; one that was
+dropped has a prefix of the seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.base.seeding import derive_seed
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.stats.distributions import Floats, t_quantile
 from vitbench.stats.tuning import NUM_REDRAWS, Choice, choose
 
@@ -80,7 +82,8 @@ class Picks:
 class Race:
     """One arm's race: K settings by n seeds, in the order of the seeds.
 
-    `chosen` is the setting that the plan reports, where the records say so; else the leader is worked out.
+    `chosen` is the setting that the plan reports, where the records say so; else the leader is worked out. `metric` is
+    what the scores are: higher is better, so a loss is negative.
     """
 
     settings: tuple[Mapping[str, Any], ...]
@@ -89,13 +92,15 @@ class Race:
     ok: Bools
     present: Bools
     chosen: int | None = None
+    metric: str = DEFAULT_TUNING
 
     def upto(self, num_seeds: int) -> Race:
         """The race as it stood after its first seeds."""
         rows = np.flatnonzero(self.present[:, :num_seeds].any(axis=1))
         cut = np.ix_(rows, np.arange(min(num_seeds, len(self.seeds))))
         settings = tuple(self.settings[row] for row in rows)
-        return Race(settings, self.seeds[:num_seeds], self.scores[cut], self.ok[cut], self.present[cut])
+        cuts = self.scores[cut], self.ok[cut], self.present[cut]
+        return Race(settings, self.seeds[:num_seeds], *cuts, metric=self.metric)
 
     @cached_property
     def num_seeds(self) -> int:

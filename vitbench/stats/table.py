@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
 from vitbench.stats.distributions import Floats
 from vitbench.stats.race import Race
 from vitbench.stats.tuning import Choice, choose, size
@@ -50,8 +51,8 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     names: set[str] = set()
     for row in rows:
         result = row.get("result") or {}
-        found = [*result, *(result.get("metrics") or {})]
-        names.update(name for name in found if metric_value(row, name) is not None)
+        numbers = [*result, *(result.get("metrics") or {})]
+        names.update(name for name in numbers if metric_value(row, name) is not None)
     return sorted(names)
 
 
@@ -128,9 +129,9 @@ def tabulate(rows: Iterable[Row]) -> TrialTable:
             settings.setdefault(arm, {})[key] = row["setting"]
     return TrialTable(
         levels,
-        {arm: _tuning(found) for arm, found in tuning.items()} | {arm: _race(found) for arm, found in races.items()},
+        {arm: _tuning(rows) for arm, rows in tuning.items()} | {arm: _race(rows) for arm, rows in races.items()},
         {key: dict(sorted(trials.items())) for key, trials in reporting.items()},
-        {arm: tuple(found.values()) for arm, found in settings.items()},
+        {arm: tuple(by_key.values()) for arm, by_key in settings.items()},
     )
 
 
@@ -142,7 +143,7 @@ def _tuning(rows: list[Row]) -> Tuning:
     scores = np.zeros((len(keys), len(seeds)))
     eligible = np.zeros(scores.shape, dtype=bool)
     for row in rows:
-        value = metric_value(row, "val_top1_percent")
+        value = metric_value(row, DEFAULT_TUNING)
         if row["status"] == "ok" and value is not None:
             cell = keys.index(canonical(row["setting"])), seeds.index(row["seed"])
             scores[cell], eligible[cell] = value, True
@@ -156,13 +157,20 @@ def _race(rows: list[Row]) -> Race:
     seeds = sorted({row["seed"] for row in rows})
     scores = np.zeros((len(keys), len(seeds)))
     ok, present = (np.zeros(scores.shape, dtype=bool) for _ in range(2))
+    metric = metric_named(rows[0].get("tuned_by", DEFAULT_TUNING))
     for row in rows:
         cell = keys.index(canonical(row["setting"])), seeds.index(row["seed"])
-        value = metric_value(row, "val_top1_percent")
+        value = metric_value(row, metric.name)
         present[cell] = True
         if row["status"] == "ok" and value is not None:
-            scores[cell], ok[cell] = value, True
+            scores[cell], ok[cell] = metric.sign * value, True
     chosen = {keys.index(canonical(row["setting"])) for row in rows if row.get("chosen")}
     return Race(
-        tuple(by_key[key] for key in keys), tuple(seeds), scores, ok, present, min(chosen) if len(chosen) == 1 else None
+        tuple(by_key[key] for key in keys),
+        tuple(seeds),
+        scores,
+        ok,
+        present,
+        min(chosen) if len(chosen) == 1 else None,
+        metric.name,
     )

@@ -72,7 +72,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial has a record; `metric` is the value of the reported metric, or None."""
+    """A trial has a record; `metric` is the value of the reported metric, or None.
+
+    `validation` is the value of the validation metric that chooses a setting, or None.
+    """
 
     trial_id: str
     arm: str
@@ -82,7 +85,7 @@ class Finished:
     status: Status
     reason: str | None
     metric: float | None
-    val_top1_percent: float | None
+    validation: float | None
     train_flops: float
     num_steps: int
     train_seconds: float

@@ -46,6 +46,10 @@ REPORTS: frozenset[Role] = frozenset({"reporting", "trial"})
 """Roles whose test score may be reported."""
 
 
+READINGS = frozenset({"val_loss"})
+"""Metrics that only the readings of the training curve hold."""
+
+
 class CurvePoint(Frozen):
     """One reading of the training curve."""
 
@@ -80,6 +84,13 @@ class Result(Frozen):
     predictions_sha256: Digest | None = None
     weights_sha256: Digest | None = None
 
+    def validation(self, metric: str) -> float | None:
+        """A metric of the validation images after the last step, by name: `val_top1_percent` or `val_loss`."""
+        if metric in READINGS:
+            return getattr(self.curve[-1], metric) if self.curve else None
+        value: float | None = getattr(self, metric)
+        return value
+
     @model_validator(mode="after")
     def _metrics_in_range(self) -> Result:
         for name, value in self.metrics.items():
@@ -89,9 +100,13 @@ class Result(Frozen):
 
 
 def metric_of(result: Mapping[str, Any], metric: str) -> float | None:
-    """A metric of a result as JSON holds it, by name: its own key or one of its `metrics`; None where there is no
-    finite value."""
+    """A metric of a result as JSON holds it, by name; None if there is no finite value.
+
+    It is a key of the result, one of its `metrics`, or (READINGS) a key of the last reading of its curve.
+    """
     value = result.get(metric, (result.get("metrics") or {}).get(metric))
+    if metric in READINGS and result.get("curve"):
+        value = result["curve"][-1].get(metric)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None

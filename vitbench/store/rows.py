@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from vitbench.base.contained import exists, read_text
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.trial import Frozen
 from vitbench.store.bounds import (
     Count,
@@ -57,6 +58,8 @@ class _Line(Frozen):
     seed: Seed
     trial_id: Identifier
     parent: Identifier | None = None
+    networks: dict[Name, Identifier] | None = None
+    tuned_by: Name = DEFAULT_TUNING
     status: Status
     reason: Text | None = None
     data: Place = ""

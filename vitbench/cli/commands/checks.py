@@ -21,6 +21,7 @@ from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
 from vitbench.spec.claims import ArmRef, Claim
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.spec.trial import size_words
 from vitbench.stats.verdict import claim_problem
 from vitbench.store.bounds import parse
@@ -214,13 +215,16 @@ def _claim_problems(item: Prepared, builder: Builder) -> Iterator[str]:
 
 
 def _tuning_problems(builder: Builder) -> Iterator[str]:
-    """Arms whose settings cannot be chosen: they have no validation image, or an objective without accuracy."""
+    """Arms whose settings cannot be chosen: without validation images, or without the metric that chooses."""
     experiment = builder.experiment
-    for arm in builder.arms.values() if experiment.tune is not None else ():
+    if (tune := experiment.tune) is None:
+        return
+    for arm in builder.arms.values():
         spec = builder.stages(arm, settings(experiment)[0])[-1].spec
-        where = f"{experiment.name}, arm {arm.name}: tune chooses by validation accuracy;"
-        if not objective_of(spec.train.objective).predicts_classes:
-            yield f"{where} train.objective.name {spec.train.objective.name} has none"
+        where = f"{experiment.name}, arm {arm.name}: tune chooses by {tune.metric};"
+        classifies = objective_of(spec.train.objective).predicts_classes
+        if metric_named(tune.metric).guess and not classifies:
+            yield f"{where} train.objective.name {spec.train.objective.name} has none (tune.metric: val_loss)"
         elif partition_sizes(builder.facts_of(spec.data.name).counts, spec.data)[1] == 0:
             yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
 

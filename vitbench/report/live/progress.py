@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vitbench.report.live.pace import Kind, Pace, counted
 from vitbench.report.row_values import Setting, arm_order, score, setting_key, setting_of
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.stats.table import Row
 from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.store.record import REPORTS, TUNES
@@ -72,11 +73,17 @@ class RunState:
     def recall(self, rows: Sequence[Row]) -> None:
         """Use records of earlier runs: their scores for the table, their durations for the time left."""
         for row in rows:
-            values = score(row, self.experiment.report.metric), score(row, "val_top1_percent")
+            values = score(row, self.experiment.report.metric), score(row, self.tuned_by)
             self._count((row["arm"], setting_of(row)), row["role"], int(row["seed"]), *values)
             if row["trial_id"] not in self._known:
                 self._known.add(row["trial_id"])
                 self._learn(row)
+
+    @property
+    def tuned_by(self) -> str:
+        """The validation metric that chooses a setting."""
+        tune = self.experiment.tune
+        return tune.metric if tune else DEFAULT_TUNING
 
     def _learn(self, row: Row) -> None:
         result, run = row.get("result") or {}, row.get("run") or {}
@@ -112,7 +119,7 @@ class RunState:
         self._done[kind] += 1
         self._left[kind] -= 1
         cell = event.arm, setting_key(event.setting)
-        self._count(cell, event.role, event.seed, event.metric, event.val_top1_percent)
+        self._count(cell, event.role, event.seed, event.metric, event.validation)
 
     def _count(self, cell: Cell, role: str, seed: int, metric: float | None, validation: float | None) -> None:
         if role in REPORTS:

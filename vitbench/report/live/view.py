@@ -21,6 +21,7 @@ from vitbench.report.live.progress import RunState, Tally, duration
 from vitbench.report.row_values import metric_label, setting_key, setting_label
 from vitbench.report.tables import interval_cell, result_table, shared_table
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
 from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
@@ -145,7 +146,7 @@ def _trial_name(arm: str, setting: Mapping[str, Any], seed: int, role: str) -> s
 def _outcome(event: Finished) -> str:
     if event.status != "ok":
         return f"{_trial(event)}: {event.status}: {event.reason or 'no reason given'}"
-    value = event.val_top1_percent if event.role == "tuning" else event.metric
+    value = event.validation if event.role == "tuning" else event.metric
     shown = "done" if value is None else f"{value:.2f}" + (" on validation" if event.role == "tuning" else "")
     return f"{_trial(event)}: {shown}, {event.train_seconds:.1f} s"
 
@@ -202,7 +203,7 @@ def _arms_table(state: RunState, room: int) -> RenderableType:
 
 def _arm_lines(state: RunState, arm: str) -> list[tuple[str, str, str, str, str]]:
     """One line per reported setting of the arm; one in all before its first reporting trial."""
-    tuned = _tuning_text(state.tuning[arm])
+    tuned = _tuning_text(state.tuning[arm], state.tuned_by)
     reported = [(setting, tally) for (name, setting), tally in state.reporting.items() if name == arm]
     if not reported:
         return [(arm, "-", "0", "-", tuned)]
@@ -216,14 +217,15 @@ def _score_text(tally: Tally) -> str:
     return shown + (f", {len(tally.lost)} lost" if tally.lost else "")
 
 
-def _tuning_text(settings: dict[tuple[tuple[str, object], ...], Tally]) -> str:
+def _tuning_text(settings: dict[tuple[tuple[str, object], ...], Tally], metric: str) -> str:
     """`8 done, best 92.17 at lr 0.004`: on validation, over the settings tried so far."""
     num_done = sum(len(tally.scores) + len(tally.lost) for tally in settings.values())
     means = {s: sum(t.scores.values()) / len(t.scores) for s, t in settings.items() if t.scores and not t.lost}
     if not means:
         return f"{num_done} done" if num_done else "-"
-    best = max(means, key=lambda setting: means[setting])
-    return f"{num_done} done, best {means[best]:.2f} at {setting_label(best)}"
+    named = metric_named(metric)
+    best = max(means, key=lambda setting: named.sign * means[setting])
+    return f"{num_done} done, best {means[best]:.{named.decimals}f} at {setting_label(best)}"
 
 
 def _plain_table(*columns: tuple[str, str]) -> RichTable:

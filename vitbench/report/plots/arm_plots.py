@@ -193,14 +193,15 @@ def _tuning_plot(experiment: Experiment, rows: Sequence[Row], points: Sequence[T
     else:
         axes.set_xticks(list(position.values()), [printable(level_name(value)) for value in values])
     axes.set_xlabel(printable(path))
-    axes.set_ylabel("Validation top-1 (%)")
+    axes.set_ylabel(metric_named(points[0].metric).label)
     legend_below(fig, axes)
     return fig
 
 
 def _along(path: str, points: Sequence[TunedPoint]) -> list[TunedPoint]:
     """The points of one arm that agree with its choice (else with its best) in every path but `path`."""
-    centre = max(points, key=lambda p: (p.chosen, p.mean is not None, p.mean or 0.0))
+    sign = metric_named(points[0].metric).sign
+    centre = max(points, key=lambda p: (p.chosen, p.mean is not None, sign * (p.mean or 0.0)))
     return [point for point in points if _but(path, point.setting) == _but(path, centre.setting)]
 
 
