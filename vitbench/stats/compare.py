@@ -55,11 +55,11 @@ def compare_to_baseline(
     names = [arm.name for arm in arms(experiment)]
     noise = {arm: tuning_variance(table, arm, name) or 0.0 for arm in names}
     sides = {arm: (arm, trials_at(table, arm)) for arm in names}
-    found = [_paired(sides[arm], sides[names[0]], name, level, noise[arm] + noise[names[0]]) for arm in names[1:]]
-    tested = [index for index, one in enumerate(found) if one.p is not None]
-    for index, p in zip(tested, holm([found[index].p or 0.0 for index in tested]), strict=True):
-        found[index] = replace(found[index], p_holm=p)
-    return found
+    comparisons = [_paired(sides[arm], sides[names[0]], name, level, noise[arm] + noise[names[0]]) for arm in names[1:]]
+    tested = [index for index, comparison in enumerate(comparisons) if comparison.p is not None]
+    for index, p in zip(tested, holm([comparisons[index].p or 0.0 for index in tested]), strict=True):
+        comparisons[index] = replace(comparisons[index], p_holm=p)
+    return comparisons
 
 
 def compare_arms(
@@ -102,16 +102,16 @@ def _paired(
     status = {seed: [cell_status(rows.get(seed), metric) for rows in (rows_a, rows_b)] for seed in seeds}
     whole = [seed for seed in seeds if status[seed] == ["ok", "ok"]]
     left_out = [
-        f"{name}, seed {seed}: {found}"
+        f"{name}, seed {seed}: {trial_status}"
         for seed in seeds
-        for name, found in zip((arm, baseline), status[seed], strict=True)
-        if found != "ok"
+        for name, trial_status in zip((arm, baseline), status[seed], strict=True)
+        if trial_status != "ok"
     ]
     scores = np.array([[metric_value(rows[seed], metric) for seed in whole] for rows in (rows_a, rows_b)], dtype=float)
     images = counted_images(metric, [rows[seed] for rows in (rows_a, rows_b) for seed in whole])
     floor = counting_floor(images)
     interval = contrast_interval(scores[0] - scores[1], level, floor, noise)
-    diverged = any("diverged" in found for found in status.values())
+    diverged = any("diverged" in pair for pair in status.values())
     p = None if interval.refused or diverged else _two_sided(interval, floor, noise)
     return Comparison(arm, baseline, interval, p, _saved(scores), noise, tuple(left_out))
 

@@ -104,9 +104,9 @@ class Resolver:
         fixed = {**(claim.at if at is None else at)}
         named: ArmRef = ref
         if isinstance(ref, dict):
-            own = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
-            fixed.update(own)
-            named = {path: value for path, value in ref.items() if path not in own}
+            settings = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
+            fixed.update(settings)
+            named = {path: value for path, value in ref.items() if path not in settings}
         metric = str(fixed.pop("metric", claim.metric or self.experiment.report.metric))
         shared = {path: self._value(path, fixed.pop(path)) for path in self.tuned if path in fixed}
         arms = find_arms(self.experiment, named, fixed)
@@ -114,15 +114,15 @@ class Resolver:
 
     def _cell(self, arm: str, metric: str, shared: Mapping[str, Any]) -> Cell:
         free = set(self.tuned) - set(shared)
-        own = self._chosen(arm) if free else {}
-        return Cell(arm, canonical({**own, **shared}), metric, bool(free))
+        tuned = self._choice(arm) if free else {}
+        return Cell(arm, canonical({**tuned, **shared}), metric, bool(free))
 
     def _value(self, path: str, value: Any) -> Any:
         """A tuned path's value, `best_of(ARM)` replaced by that arm's choice."""
         match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
-        return self._chosen(find_arms(self.experiment, match[1])[0].name)[path] if match else value
+        return self._choice(find_arms(self.experiment, match[1])[0].name)[path] if match else value
 
-    def _chosen(self, arm: str) -> Mapping[str, Any]:
+    def _choice(self, arm: str) -> Mapping[str, Any]:
         setting = self.table.own_setting(arm)
         if setting is None:
             lost = arm in self.table.tuning
@@ -134,17 +134,17 @@ class Resolver:
 
 def question(claim: Claim, resolver: Resolver) -> Question:
     """The claim (with its parts) as contrasts. Raises Untested, InputError."""
-    found = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
+    questions = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
     named = []
-    for sub, asked in found:
-        for part in asked.parts:
+    for sub, question in questions:
+        for part in question.parts:
             label = f"{sub.id}: {part.label}" if claim.parts else part.label
             if not part.weights:
                 raise Untested(f"{label}: the same trials on both sides")
             named.append(
                 replace(part, label=label, unit=unit_of(sub, part, resolver), paper_effect=sub.paper.effect_points)
             )
-    return Question(tuple(named), next((asked.curve for _, asked in found if asked.curve), None))
+    return Question(tuple(named), next((question.curve for _, question in questions if question.curve), None))
 
 
 def unit_of(claim: Claim, part: ClaimPart, resolver: Resolver) -> str:
@@ -240,15 +240,15 @@ def _levels(claim: Claim, resolver: Resolver) -> tuple[list[float], list[Weights
 def _x(cells: Weights, claim: Claim, resolver: Resolver) -> float:
     """The mean over cells and seeds of the claim's axis."""
     assert claim.x is not None
-    found = [
+    values = [
         value
         for cell in cells
         for row in resolver.table.reporting.get((cell.arm, cell.setting), {}).values()
         if (value := axis_value(row, claim.x)) is not None
     ]
-    if not found:
+    if not values:
         raise Untested(f"{' and '.join(cell.arm for cell in cells)}: no trials yet")
-    return float(np.mean(found))
+    return float(np.mean(values))
 
 
 def _slope_of(x: Sequence[float], contrasts: Sequence[Weights], claim: Claim) -> dict[Cell, float]:
@@ -269,8 +269,8 @@ def _slope(claim: Claim, resolver: Resolver) -> Question:
 def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
     """Slope from the split level up, minus the slope up to it; it must be below 0."""
     x, contrasts, levels = _levels(claim, resolver)
-    wanted = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
-    split = next((index for index, level in enumerate(levels) if canonical(level) == wanted), 0)
+    split_level = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
+    split = next((index for index, level in enumerate(levels) if canonical(level) == split_level), 0)
     if not 0 < split < len(levels) - 1:
         raise InputError(f"claim {claim.id}: split_at must be one of the inner levels of {levels}")
     upper = _slope_of(x[split:], contrasts[split:], claim)

@@ -43,8 +43,8 @@ class Sample:
 
     def take(self, seeds: Sequence[int]) -> Sample:
         """The same cells at some seeds; an arm's best is the best of these, so that later seeds change nothing."""
-        wanted = set(seeds)
-        keep = [index for index, seed in enumerate(self.seeds) if seed in wanted]
+        selected = set(seeds)
+        keep = [index for index, seed in enumerate(self.seeds) if seed in selected]
         values, diverged = self.values[:, keep], self.diverged[:, keep]
         best = best_finished(values, diverged)
         chosen = tuple(self.seeds[index] for index in keep)
@@ -79,8 +79,8 @@ class Sample:
 
 def observed(cells: Sequence[Cell], table: TrialTable) -> tuple[set[int], set[int]]:
     """The seeds at which every cell has a trial, and those at which some cell has one."""
-    each = [set(_trials(cell, table)) for cell in cells]
-    return set.intersection(*each), set.union(*each)
+    seeds = [set(_trials(cell, table)) for cell in cells]
+    return set.intersection(*seeds), set.union(*seeds)
 
 
 def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sample:
@@ -94,8 +94,8 @@ def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sa
     holes = [
         _name(cell, seed, table)
         for cell, row in zip(cells, status, strict=True)
-        for seed, found in zip(seeds, row, strict=True)
-        if found in ("failed", "missing")
+        for seed, trial_status in zip(seeds, row, strict=True)
+        if trial_status in ("failed", "missing")
     ]
     whole = [i for i in range(len(seeds)) if all(row[i] in ("ok", "diverged") for row in status)]
     diverged = np.array([[row[i] == "diverged" for i in whole] for row in status], dtype=bool).reshape(len(cells), -1)
@@ -150,8 +150,8 @@ def _chance(cell: Cell, table: TrialTable) -> float:
 def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
     """The least number of test images on which the cells' scores are counted; None where one's is unknown."""
     counts = [counted_images(cell.metric, _trials(cell, table).values()) for cell in cells]
-    known = [count for count in counts if count is not None]
-    return min(known) if known and len(known) == len(counts) else None
+    stated = [count for count in counts if count is not None]
+    return min(stated) if stated and len(stated) == len(counts) else None
 
 
 def counted_images(metric: str, rows: Iterable[Row]) -> int | None:

@@ -77,10 +77,10 @@ def score_matrix(
 
 def trials_at(table: TrialTable, arm: str, at: Mapping[str, Any] | None = None) -> Mapping[int, Row]:
     """The arm's trials by seed at its own setting with `at` put over it; none where it has no setting."""
-    own = table.own_setting(arm)
-    if own is None and not at:
+    tuned = table.own_setting(arm)
+    if tuned is None and not at:
         return {}
-    return table.trials(arm, {**(own or {}), **(at or {})})
+    return table.trials(arm, {**(tuned or {}), **(at or {})})
 
 
 def cell_status(row: Row | None, metric: str) -> CellStatus:

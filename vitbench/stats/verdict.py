@@ -41,23 +41,23 @@ def judge(
     """
     if len(claim.parts) > 1 and not claim.all_parts:
         raise InputError(f"claim {claim.id} is one verdict a part; judge its parts")
-    known = facts or Context()
+    context = facts or Context()
     table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     claim = claim.on(str(experiment.base.get("data", {}).get("name", "digits")))
     paper = claim.paper
     blank = Verdict(
-        claim.id, claim.form, "untested", claim.statement, claim.unit, scale=known.scale, expect=claim.expect,
+        claim.id, claim.form, "untested", claim.statement, claim.unit, scale=context.scale, expect=claim.expect,
         paper_effect=paper.effect_points, paper_source=paper.source, rule=rule(experiment),
     )  # fmt: skip
     if claim.untested or claim.form == "descriptive":
         return replace(blank, reason=claim.untested or "descriptive: shown, never decided")
-    blank = replace(blank, notes=_edit_notes(claim, known))
+    blank = replace(blank, notes=_edit_notes(claim, context))
     try:
         case = open_case(claim, experiment, table)
     except Untested as why:
         return replace(blank, reason=str(why))
     blank = replace(blank, n=case.sample.n, provisional=case.sample.holes)
-    return _decided(case, _with_races(case, blank), known)
+    return _decided(case, _with_races(case, blank), context)
 
 
 def _decided(case: Case, blank: Verdict, facts: Context) -> Verdict:
@@ -191,9 +191,9 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
     n, region = case.sample.n, case.regions[hinge]
     if verdict.reason and n >= case.claim.seeds_min:
         return verdict
-    found = case.estimate(case.look)
-    assert found is not None
-    sd = float(max(found.se_low[hinge], found.se_high[hinge])) * float(np.sqrt(n))
+    estimate = case.estimate(case.look)
+    assert estimate is not None
+    sd = float(max(estimate.se_low[hinge], estimate.se_high[hinge])) * float(np.sqrt(n))
     smallest = smallest_difference if region.level == 0.95 else smallest_margin
     mde = smallest(n, case.factor(region.level)) * sd
     low, high = sd_range(n)
@@ -217,9 +217,10 @@ def _images(case: Case, part: ClaimPart, facts: Context) -> Interval | None:
     if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):
         return None
     trials = [case.table.reporting[cell.arm, cell.setting] for cell in cells]
-    ids = [[str(found[seed]["trial_id"]) for seed in case.sample.seeds] for found in trials]
+    ids = [[str(by_seed[seed]["trial_id"]) for seed in case.sample.seeds] for by_seed in trials]
     answers = [facts.correct.get(trial) for row in ids for trial in row]
-    if any(found is None for found in answers) or len({len(found) for found in answers if found is not None}) > 1:
+    lengths = {None if right is None else len(right) for right in answers}
+    if None in lengths or len(lengths) > 1:
         return None
     right = np.array([[facts.correct[trial] for trial in row] for row in ids])
     points = contrast_points(np.array(list(part.weights.values())), right)

@@ -20,8 +20,8 @@ def judge_all(experiment: Experiment, rows: Iterable[Row] | TrialTable, facts: C
     A claim that these rows cannot answer (a metric not measured, say) is untested and does not cost the others.
     """
     table = rows if isinstance(rows, TrialTable) else tabulate(rows)
-    found = [_judged(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
-    return with_q(_exclusions(found, experiment))
+    verdicts = [_judged(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
+    return with_q(_exclusions(verdicts, experiment))
 
 
 def _judged(claim: Claim, experiment: Experiment, table: TrialTable, facts: Context | None) -> Verdict:
