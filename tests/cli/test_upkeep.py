@@ -166,7 +166,7 @@ def plant_lost_row(root: Path) -> None:
 WORTH_KNOWING = {
     "code": (plant_code, "1 of version 99"),
     "data": (plant_data, "2 different sets of images"),
-    "run": (plant_stale, "tables are not what the records give"),
+    "run": (plant_stale, "the tables do not fit the records"),
     "lost row": (plant_lost_row, "1 finished trials are not in records.jsonl"),
 }
 

@@ -68,28 +68,28 @@ class OpenedSource:
         return {name: split for name, split in parts.items() if split is not None}
 
 
-def assemble(name: str, source: Source, raw: Raw, total_bytes: int, known: Facts | None = None) -> ImageData:
+def assemble(name: str, source: Source, raw: Raw, total_bytes: int, cached: Facts | None = None) -> ImageData:
     """The data set in its canonical order, with its facts.
 
-    `known` facts of the same images save reading headers. Raises InputError for bad labels and unreadable images.
+    `cached` facts of the same images save reading headers. Raises InputError for bad labels and unreadable images.
     """
     by_name = total_bytes > HASHED_BYTES and raw.train.images is None
     opened = OpenedSource(name, source, raw, by_name, num_classes(name, raw))
     for split_name, split in opened.splits().items():
         check_labels(split, opened.num_classes, f"{name}, {split_name}")
-    if known is not None:
+    if cached is not None:
         scans = {key: scan(split, by_name=by_name, headers=False) for key, split in opened.splits().items()}
         look = Look(
-            known.img_size,
-            known.in_chans,
-            known.num_turned,
-            known.num_transparent,
-            known.num_scaled,
-            known.same_pixels,
-            known.aspects,
+            cached.img_size,
+            cached.in_chans,
+            cached.num_turned,
+            cached.num_transparent,
+            cached.num_scaled,
+            cached.same_pixels,
+            cached.aspects,
         )
         data = _in_order(opened, scans, look)
-        if data.facts.fingerprint == known.fingerprint:
+        if data.facts.fingerprint == cached.fingerprint:
             return data
     scans = {key: scan(split, by_name=by_name) for key, split in opened.splits().items()}
     return assemble_scanned(opened, scans)

@@ -1,7 +1,7 @@
-"""Figures of analyses, drawn like their originals where the paper has one.
+"""Figures of analyses, in the paper's form if the paper has the figure.
 
 Each function takes {label: findings, one per seed}: one label with one network, or every arm of an experiment.
-Lines are means over seeds, bars are 95% intervals, images show the first seed.
+Lines are means over seeds, bars are 95% intervals, and images show the first seed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ NAME_WIDTH = 26
 LINES = {"": "-", "class_token_": (0, (1.5, 1.5)), "token_": (0, (5, 2))}
 
 
-def over_seeds(each: Sequence[Findings], metric: str) -> Interval | None:
+def over_seeds(networks: Sequence[Findings], metric: str) -> Interval | None:
     """Mean and 95% interval of a metric over the networks that have it; None without any."""
-    values = [one.metrics[metric] for one in each if metric in one.metrics]
+    values = [network.metrics[metric] for network in networks if metric in network.metrics]
     return mean_interval(values) if values else None
 
 
@@ -41,9 +41,9 @@ def panels(rows: int, columns: int, *, width: float = PANEL, height: float = PAN
 
 
 def picture(axes: Axes, image: np.ndarray, **options: Any) -> None:
-    """An image `[C, S, S]` or `[S, S]` without ticks, grey where it has one channel."""
-    shown = image if image.ndim == 2 else image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    axes.imshow(shown, **({"cmap": "gray"} if shown.ndim == 2 else {}) | options)
+    """Draw an image `[C, S, S]` or `[S, S]` without ticks, in grey if it has one channel."""
+    drawn = image if image.ndim == 2 else image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    axes.imshow(drawn, **({"cmap": "gray"} if drawn.ndim == 2 else {}) | options)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
@@ -52,20 +52,20 @@ def picture(axes: Axes, image: np.ndarray, **options: Any) -> None:
 
 
 def titled(axes: Axes, text: str) -> None:
-    """A small title, in lines that the panel holds."""
+    """Set a small title, in lines that fit the panel."""
     axes.set_title(folded(text, NAME_WIDTH), fontsize=9)
 
 
 def filters(findings: FindingsByLabel) -> Figure:
-    """Per label: the leading components as a tile, and how much of the variance the first k carry."""
+    """Per label: the leading components as a tile, and the variance share of the first k components."""
     pairs = 1 if len(findings) < 4 else 2
     figure, grid = panels(-(-len(findings) // pairs), 2 * pairs, width=3.0)
     places = grid.reshape(-1, 2)
-    for (tile, curve), (label, each) in zip(places, findings.items(), strict=False):
-        picture(tile, _tile(each[0].arrays["components"]))
+    for (tile, curve), (label, networks) in zip(places, findings.items(), strict=False):
+        picture(tile, _tile(networks[0].arrays["components"]))
         titled(tile, label)
         for name, colour, dash in (("cumulative_untrained", MUTED, "--"), ("cumulative", "#0072b2", "-")):
-            curves = [100 * one.arrays[name] for one in each if name in one.arrays]
+            curves = [100 * network.arrays[name] for network in networks if name in network.arrays]
             if curves:
                 mean = np.mean(curves, axis=0)
                 curve.plot(np.arange(1, len(mean) + 1), mean, color=colour, linestyle=dash)
@@ -90,33 +90,33 @@ def _tile(components: np.ndarray) -> np.ndarray:
 
 
 def positions(findings: FindingsByLabel) -> Figure:
-    """Per label: the mosaic of similarity maps, one small map for every place (Fig. 7 centre), and relative tables."""
+    """Per label: the mosaic of similarity maps, one small map per place (Fig. 7 centre), and relative tables."""
     tables = {
-        f"{label}: {name}": one.arrays[name]
-        for label, (one, *_) in findings.items()
+        f"{label}: {name}": network.arrays[name]
+        for label, (network, *_) in findings.items()
         for name in ("rel_pos", "rel_pos_h", "rel_pos_w")
-        if name in one.arrays
+        if name in network.arrays
     }
     columns = min(3, len(findings))
     rows = -(-len(findings) // columns)
     figure, grid = panels(rows + -(-len(tables) // columns), columns)
-    shown = None
-    for axes, (label, each) in zip(grid[:rows].flat, findings.items(), strict=False):
-        shown = axes.imshow(_mosaic(each[0].arrays["maps"]), vmin=-1, vmax=1, cmap="viridis")
-        rho = over_seeds(each, "pos_distance_spearman")
+    drawn = None
+    for axes, (label, networks) in zip(grid[:rows].flat, findings.items(), strict=False):
+        drawn = axes.imshow(_mosaic(networks[0].arrays["maps"]), vmin=-1, vmax=1, cmap="viridis")
+        rho = over_seeds(networks, "pos_distance_spearman")
         titled(axes, f"{label} (rho {_words(rho, 0.01)})")
     for axes, (label, table) in zip(grid[rows:].flat, tables.items(), strict=False):
         axes.imshow(table, vmin=-1, vmax=1, cmap="viridis")
         titled(axes, f"{label}, offset by offset")
     for axes in grid.flat:
         axes.set_axis_off()
-    if shown is not None:
-        figure.colorbar(shown, ax=grid, shrink=0.7, label="cosine similarity")
+    if drawn is not None:
+        figure.colorbar(drawn, ax=grid, shrink=0.7, label="cosine similarity")
     return figure
 
 
 def _mosaic(maps: np.ndarray) -> np.ndarray:
-    """Maps `[N, N]` as `[G (G + 1), G (G + 1)]`: at every place its map, with a blank line between."""
+    """Maps `[N, N]` as a mosaic `[G (G + 1), G (G + 1)]` of one map per place, with a blank line between maps."""
     side = round(len(maps) ** 0.5)
     canvas = np.full((side * (side + 1) - 1,) * 2, np.nan)
     for place, row in enumerate(maps):
@@ -138,20 +138,22 @@ def distance(findings: FindingsByLabel) -> Figure:
     """Per label: every head's distance (dots, heads sorted within a seed, mean over seeds) and the layer's mean."""
     columns = min(3, len(findings))
     figure, grid = panels(-(-len(findings) // columns), columns)
-    for axes, (label, each) in zip(grid.flat, findings.items(), strict=False):
-        heads = np.mean([np.sort(one.arrays["percent"], axis=1) for one in each], axis=0)
+    for axes, (label, networks) in zip(grid.flat, findings.items(), strict=False):
+        heads = np.mean([np.sort(network.arrays["percent"], axis=1) for network in networks], axis=0)
         x = np.arange(len(heads))
         for column in heads.T:
             axes.plot(x, column, linestyle="none", marker="o", markersize=3.5, color="#0072b2", alpha=0.6)
-        untrained = [one.arrays["percent_untrained"].mean(1) for one in each if "percent_untrained" in one.arrays]
+        untrained = [
+            network.arrays["percent_untrained"].mean(1) for network in networks if "percent_untrained" in network.arrays
+        ]
         if untrained:
             axes.plot(x, np.mean(untrained, axis=0), color=MUTED, linestyle="--", label="untrained, mean")
-        _intervals(axes, x, [over_seeds(each, f"attention_distance_{layer}_percent") for layer in x], "#d55e00")
+        _intervals(axes, x, [over_seeds(networks, f"attention_distance_{layer}_percent") for layer in x], "#d55e00")
         axes.axhline(100.0, color=MUTED, linewidth=0.9)
         axes.set_xticks(x)
         axes.set_xlabel("layer")
         axes.set_ylabel("distance (% of uniform)")
-        titled(axes, f"{label} (uniform {float(each[0].arrays['uniform_px']):.1f} px)")
+        titled(axes, f"{label} (uniform {float(networks[0].arrays['uniform_px']):.1f} px)")
     _blank(grid, len(findings))
     used = list(grid.flat)[: len(findings)]
     limits = np.array([axes.get_ylim() for axes in used])
@@ -161,12 +163,21 @@ def distance(findings: FindingsByLabel) -> Figure:
 
 
 def _intervals(axes: Axes, x: np.ndarray, values: Sequence[Interval | None], colour: str, dash: Any = "-") -> None:
-    """A line through the means, with a bar for every interval."""
-    means = [np.nan if v is None or v.mean is None else v.mean for v in values]
-    axes.plot(x, means, color=colour, linestyle=dash)
+    """Draw a line through the means, with a bar per interval."""
+    axes.plot(x, _means(values), color=colour, linestyle=dash)
+    _bars(axes, x, values, color=colour, linewidth=2.0)
+
+
+def _means(values: Sequence[Interval | None]) -> list[float]:
+    """The means, with NaN for a missing one, so that a line has a gap there."""
+    return [np.nan if value is None or value.mean is None else value.mean for value in values]
+
+
+def _bars(axes: Axes, x: np.ndarray, values: Sequence[Interval | None], **style: Any) -> None:
+    """Draw a vertical bar at `x` for each interval."""
     for at, value in zip(x, values, strict=True):
-        if value is not None and value.low is not None and value.high is not None:
-            axes.plot([at, at], [value.low, value.high], color=colour, linewidth=2.0)
+        if value is not None and value.ends is not None:
+            axes.plot([at, at], list(value.ends), **style)
 
 
 def _blank(grid: Any, used: int) -> None:
@@ -175,15 +186,17 @@ def _blank(grid: Any, used: int) -> None:
 
 
 def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Callable[[FindingsByLabel], Figure]:
-    """A drawing of pictures: for every label one line of images for each of `rows` (its name, and its images)."""
+    """A function that draws pictures: per label one line of images for each of `rows`, which are (name, images)."""
 
     def draw(findings: FindingsByLabel) -> Figure:
-        count = min(6, min(len(rows[0][1](each[0])) for each in findings.values()))
+        count = min(6, min(len(rows[0][1](networks[0])) for networks in findings.values()))
         figure, grid = panels(len(rows) * len(findings), count, width=1.15, height=1.2)
-        lines = [(f"{label}: {name}", get(each[0])) for label, each in findings.items() for name, get in rows]
+        lines = [(f"{label}: {name}", get(networks[0])) for label, networks in findings.items() for name, get in rows]
         for axes, (name, images) in zip(grid, lines, strict=True):
-            for one, image in zip(axes, images, strict=False):
-                picture(one, image, **({"cmap": "viridis", "vmin": 0.0} if image.ndim == 2 else {"vmin": 0, "vmax": 1}))
+            for panel, image in zip(axes, images, strict=False):
+                picture(
+                    panel, image, **({"cmap": "viridis", "vmin": 0.0} if image.ndim == 2 else {"vmin": 0, "vmax": 1})
+                )
             axes[0].set_ylabel(folded(name, 16), fontsize=7, rotation=0, ha="right", va="center", color="#1a1a1a")
         return figure
 
@@ -192,62 +205,64 @@ def gallery(rows: Sequence[tuple[str, Callable[[Findings], np.ndarray]]]) -> Cal
 
 ROLLOUT = gallery(
     [
-        ("image", lambda one: one.arrays["images"]),
-        ("rollout", lambda one: one.arrays["rollout"]),
-        ("with identity", lambda one: one.arrays["rollout_residual"]),
-        ("last layer", lambda one: one.arrays["last_layer"]),
+        ("image", lambda network: network.arrays["images"]),
+        ("rollout", lambda network: network.arrays["rollout"]),
+        ("with identity", lambda network: network.arrays["rollout_residual"]),
+        ("last layer", lambda network: network.arrays["last_layer"]),
     ]
 )
 RECONSTRUCTION = gallery(
     [
-        ("image", lambda one: one.arrays["images"]),
-        ("hidden", lambda one: one.arrays["hidden"]),
-        ("filled in", lambda one: one.arrays["filled"]),
+        ("image", lambda network: network.arrays["images"]),
+        ("hidden", lambda network: network.arrays["hidden"]),
+        ("filled in", lambda network: network.arrays["filled"]),
     ]
 )
 
 
 def layers(findings: FindingsByLabel) -> Figure:
-    """Per label: probe accuracy by layer (patches' mean, class token, one token alone), CKA between its layers, and
-    with the layers of the first label (of itself: of its other seeds)."""
+    """Per label: probe accuracy by layer (patches' mean, class token, a single token), and CKA of layers.
+
+    CKA compares a label's layers with each other, and with the layers of the first label (for the first: other seeds).
+    """
     first = next(iter(findings.values()))
     figure, grid = panels(3 if len(first) > 1 else 2, len(findings), height=2.4)
-    for (top, *below), (label, each) in zip(grid.T, findings.items(), strict=True):
-        x = np.arange(len(each[0].arrays["cka"]))
+    for (top, *below), (label, networks) in zip(grid.T, findings.items(), strict=True):
+        x = np.arange(len(networks[0].arrays["cka"]))
         for (name, dash), colour in zip(LINES.items(), ("#0072b2", "#d55e00", "#009e73"), strict=True):
-            values = [over_seeds(each, f"layer_{layer}_{name}probe_percent") for layer in x]
+            values = [over_seeds(networks, f"layer_{layer}_{name}probe_percent") for layer in x]
             if any(values):
                 _intervals(top, x, values, colour, dash)
         top.set_xticks(x)
         top.set_ylim(0, 100)
         top.set_ylabel("probe (%)")
         titled(top, label)
-        tables = [np.mean([one.arrays["cka"] for one in each], axis=0), between(each, first)]
+        tables = [np.mean([network.arrays["cka"] for network in networks], axis=0), between(networks, first)]
         for axes, table, name in zip(below, tables, ("itself", "the first arm"), strict=False):
-            shown = axes.imshow(table, vmin=0, vmax=1, origin="lower")
+            drawn = axes.imshow(table, vmin=0, vmax=1, origin="lower")
             axes.set_xlabel(f"layer of {name}")
             axes.set_ylabel("layer")
             axes.grid(visible=False)
-    figure.colorbar(shown, ax=grid[1:], shrink=0.8, label="CKA")
+    figure.colorbar(drawn, ax=grid[1:], shrink=0.8, label="CKA")
     return figure
 
 
-def between(each: Sequence[Findings], others: Sequence[Findings]) -> np.ndarray:
-    """CKA of the layers of `each` with those of `others` at another seed, mean over neighbouring pairs of seeds."""
-    pairs = zip(each, [*others[1:], *others[:1]], strict=False)
-    return np.asarray(np.mean([cka_table(pooled(one), pooled(other)) for one, other in pairs], axis=0))
+def between(networks: Sequence[Findings], others: Sequence[Findings]) -> np.ndarray:
+    """CKA of the layers of `networks` with those of `others` at another seed, mean over neighbouring pairs of seeds."""
+    pairs = zip(networks, [*others[1:], *others[:1]], strict=False)
+    return np.asarray(np.mean([cka_table(pooled(network), pooled(other)) for network, other in pairs], axis=0))
 
 
-def pooled(one: Findings) -> list[np.ndarray]:
+def pooled(network: Findings) -> list[np.ndarray]:
     """The patches' mean after every layer, `[n, D]` each."""
-    return [one.arrays[f"pooled_{layer}"].astype(np.float64) for layer in range(len(one.arrays["cka"]))]
+    return [network.arrays[f"pooled_{layer}"].astype(np.float64) for layer in range(len(network.arrays["cka"]))]
 
 
 def robustness(findings: FindingsByLabel) -> Figure:
-    """Accuracy against the strength of each kind of damage, a line for each label."""
-    known = {name for each in findings.values() for one in each for name in one.metrics}
+    """Accuracy against the strength of each kind of damage, one line per label."""
+    metrics = {name for networks in findings.values() for network in networks for name in network.metrics}
     shuffles = sorted(
-        int(name.split("_")[2]) for name in known if name.startswith("robust_shuffle_") and "shifted" in name
+        int(name.split("_")[2]) for name in metrics if name.startswith("robust_shuffle_") and "shifted" in name
     )
     damages: list[tuple[str, list[tuple[str, str]]]] = [
         *(
@@ -265,9 +280,9 @@ def robustness(findings: FindingsByLabel) -> Figure:
     figure, grid = panels(3, 3)
     styles = looks(list(findings))
     for axes, (title, points) in zip(grid.flat, damages, strict=True):
-        for offset, (label, each) in zip(_offsets(len(findings)), findings.items(), strict=True):
+        for offset, (label, networks) in zip(_offsets(len(findings)), findings.items(), strict=True):
             look = styles[label] if points[1][0].isdigit() else replace(styles[label], dash="none")
-            _curve(axes, each, [name for _, name in points], look, offset)
+            _curve(axes, networks, [name for _, name in points], look, offset)
         axes.set_xticks(range(len(points)), [tick for tick, _ in points], fontsize=8)
         axes.set_ylim(0, 100)
         axes.set_title(title, fontsize=9)
@@ -283,10 +298,8 @@ def _offsets(count: int) -> np.ndarray:
     return np.linspace(-0.15, 0.15, count) if count > 1 else np.zeros(1)
 
 
-def _curve(axes: Axes, each: Sequence[Findings], names: Sequence[str], look: LineStyle, offset: float) -> None:
-    values = [over_seeds(each, f"robust_{name}_percent") for name in names]
+def _curve(axes: Axes, networks: Sequence[Findings], names: Sequence[str], look: LineStyle, offset: float) -> None:
+    values = [over_seeds(networks, f"robust_{name}_percent") for name in names]
     x = np.arange(len(names)) + offset
-    axes.plot(x, [np.nan if v is None or v.mean is None else v.mean for v in values], **marked(look))
-    for at, value in zip(x, values, strict=True):
-        if value is not None and value.low is not None and value.high is not None:
-            axes.plot([at, at], [value.low, value.high], color=look.colour, linewidth=1.6)
+    axes.plot(x, _means(values), **marked(look))
+    _bars(axes, x, values, color=look.colour, linewidth=1.6)

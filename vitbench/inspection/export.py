@@ -46,7 +46,7 @@ BIT: Mapping[tuple[tuple[int, ...], float], str] = {
     ((3, 8, 36, 3), 4.0): "resnetv2_152x4_bit",
 }
 BATCH_NORM = "resnetv2_50"
-"""The one that takes any depth and width in `model_args`."""
+"""timm's ViT that accepts any depth and width in `model_args`."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class Architecture:
 
 
 def find_trial(store: Store, text: str) -> Record:
-    """The record that a trial id, or the beginning of one, names. Raises InputError where none does, or several."""
+    """The record of a trial id or of the beginning of one. Raises InputError if no trial or several trials match."""
     ids = sorted(path.parent.name for path in store.trials.glob("*/record.json"))
-    found = [trial_id for trial_id in ids if trial_id.startswith(text)]
-    if len(found) > 1:
-        shown = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
-        raise InputError(f"trial {text!r}: {len(found)} trials in {store.root} begin with it: {shown}")
-    if not found:
+    matches = [trial_id for trial_id in ids if trial_id.startswith(text)]
+    if len(matches) > 1:
+        listed = ", ".join(matches[:MAX_LISTED]) + (", ..." if len(matches) > MAX_LISTED else "")
+        raise InputError(f"trial {text!r}: {len(matches)} trials in {store.root} begin with it: {listed}")
+    if not matches:
         raise InputError(f"trial {text!r}: none of the {len(ids)} trials in {store.root}.{nearest(text, ids)}")
-    record = store.read(found[0])
+    record = store.read(matches[0])
     assert record is not None
     return record
 
@@ -209,7 +209,7 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tuple[dict[str, Any], list[str]]:
     """What standardised the trial's inputs, and its classes' names (none where the data set has none).
 
-    Raises ResultsError where the data set is another one by now.
+    Raises ResultsError if the data set has changed.
     """
     import torch
 
@@ -222,8 +222,8 @@ def standardisation(spec: TrialSpec, record: Record, options: DataOptions) -> tu
             "so the mean and deviation of its inputs are unknown"
         )
     names = facts(spec.data.name, options).class_names
-    shown = [names[c] for c in spec.data.labels or range(images.num_classes)] if names else []
-    return {"mean": images.mean.flatten().tolist(), "std": images.std.flatten().tolist()}, shown
+    class_names = [names[c] for c in spec.data.labels or range(images.num_classes)] if names else []
+    return {"mean": images.mean.flatten().tolist(), "std": images.std.flatten().tolist()}, class_names
 
 
 def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -186,8 +186,8 @@ def _untrained(name: str, arguments: dict[str, Any]) -> nn.Module:
     timm = optional("timm", "timm", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    return made
+        module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return module
 
 
 def of_timm(name: str, module: Any, untrained: nn.Module | None) -> Subject:

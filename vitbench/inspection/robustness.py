@@ -18,7 +18,7 @@ from vitbench.inspection.results import Findings, Shown
 from vitbench.inspection.sample_images import Pictures
 
 BATCH = 64
-"""Draws are made batch by batch, so this is part of which images are damaged how."""
+"""Draws are made per batch, so this size is part of the damage."""
 RATIOS = (0.25, 0.5, 0.75)
 CELLS = 5
 """A side of the grid of dropped cells: its lines fall inside the patches of every usual model."""
@@ -55,11 +55,11 @@ def robustness(subject: Subject, shown: Shown) -> Findings:
 
 def answers(subject: Subject, pictures: Pictures, damage: Damage) -> np.ndarray:
     """The network's predicted classes for damaged images, `[n]`."""
-    found = []
+    predicted = []
     with torch.no_grad():
         for where, images in pictures.batches(BATCH):
-            found.append(subject.logits(damage(images, where.start)).argmax(dim=1))
-    return torch.cat(found).numpy()
+            predicted.append(subject.logits(damage(images, where.start)).argmax(dim=1))
+    return torch.cat(predicted).numpy()
 
 
 def damages(pictures: Pictures, subject: Subject) -> dict[str, Damage]:
@@ -103,10 +103,10 @@ def attacked(subject: Subject, pictures: Pictures, target: np.ndarray) -> dict[s
     patch_px = max(2, round(ATTACK_SHARE * side))
     labels = torch.from_numpy(np.asarray(target, dtype=np.int64))
     images = pictures.pixels[:held_out].float() / 255
-    found = adversarial.universal_patch(
+    adversarial_patch = adversarial.universal_patch(
         subject.logits, images, labels[:held_out], patch_px, ATTACK_STEPS, derive_seed(0, "inspect/attack")
     )
-    noise = torch.rand(found.shape, generator=torch.Generator().manual_seed(_seed("noise patch", 0)))
+    noise = torch.rand(adversarial_patch.shape, generator=torch.Generator().manual_seed(_seed("noise patch", 0)))
 
     def pasted(patch: Tensor) -> Damage:
         def damage(x: Tensor, at: int) -> Tensor:
@@ -119,7 +119,7 @@ def attacked(subject: Subject, pictures: Pictures, target: np.ndarray) -> dict[s
         f"robust_{name}_patch_percent": _percent(
             answers(subject, pictures, pasted(patch))[held_out:], target[held_out:]
         )
-        for name, patch in (("adversarial", found), ("noise", noise))
+        for name, patch in (("adversarial", adversarial_patch), ("noise", noise))
     }
 
 

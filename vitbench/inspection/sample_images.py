@@ -66,33 +66,34 @@ def choose_pictures(
     name = images or subject.data
     if name is None:
         raise InputError(f"{subject.name}: does not record its images; name some with --images folder:PATH")
-    own = subject.data is not None and find(name)[0] == find(subject.data)[0]
+    is_training_set = subject.data is not None and find(name)[0] == find(subject.data)[0]
     _check_size(subject, name, options)
     data = _opened(name, options)
     split = (data.train if fit else data.test).with_channels(subject.in_chans)
     if split.in_chans != subject.in_chans:
         raise InputError(f"--images {name}: {split.in_chans} channels; {subject.name} takes {subject.in_chans}")
     members = np.arange(len(split))
-    if own and subject.classes is not None:
+    if is_training_set and subject.classes is not None:
         members = np.flatnonzero(np.isin(split.labels, subject.classes))
     index = permutation(0, "inspect/fit" if fit else "inspect", 0, members)[:limit]
-    chosen = split.take(index)
-    labels = np.searchsorted(subject.classes, chosen.labels) if own and subject.classes is not None else chosen.labels
+    sample, labels = split.take(index), split.labels[index]
+    if is_training_set and subject.classes is not None:
+        labels = np.searchsorted(subject.classes, labels)
     return Pictures(
-        torch.from_numpy(resident(chosen, subject.img_size)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(resident(sample, subject.img_size)).permute(0, 3, 1, 2).contiguous(),
         labels,
-        _boxes(chosen, subject),
+        _boxes(sample, subject),
         index,
         name,
-        own,
+        is_training_set,
         data.facts.pixels_publishable,
     )
 
 
 def _check_size(subject: Subject, name: str, options: DataOptions) -> None:
-    found = facts(name, options).img_size
-    if found != subject.img_size and not subject.resizes:
-        size = "of several sizes" if found is None else f"of {found} x {found} pixels"
+    img_size = facts(name, options).img_size
+    if img_size != subject.img_size and not subject.resizes:
+        size = "of several sizes" if img_size is None else f"of {img_size} x {img_size} pixels"
         raise InputError(
             f"--images {name}: {size}; {subject.name} was trained on {subject.img_size} x {subject.img_size}"
         )

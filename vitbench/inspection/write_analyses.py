@@ -46,7 +46,7 @@ class InspectionRequest:
 
 @dataclass
 class CollectedFindings:
-    """Findings of one analysis by arm and seed, why networks were left out, and whether its images may be published."""
+    """Findings of one analysis by arm and seed, why networks were left out, and whether pages may show its images."""
 
     by_arm: dict[str, dict[int, Findings]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class CollectedFindings:
 
     def by_label(self) -> dict[str, list[Findings]]:
         """{label: findings by seed}."""
-        return {label: [each[seed] for seed in sorted(each)] for label, each in self.by_arm.items()}
+        return {label: [by_seed[seed] for seed in sorted(by_seed)] for label, by_seed in self.by_arm.items()}
 
 
 Collected = Mapping[str, CollectedFindings]
@@ -65,22 +65,22 @@ Collected = Mapping[str, CollectedFindings]
 def look_into(subject: Subject, request: InspectionRequest, folder: Path) -> list[str]:
     """Analyse one network and write the results into `folder`; returns the names of the analyses that apply to it.
 
-    Raises InputError where an analysis that the user named does not apply, or where none does.
+    Raises InputError if an analysis that the user named does not apply, or if none applies.
     """
     if request.images is not None:
         choose_pictures(subject, request.images, 1, request.data)
     collected: dict[str, CollectedFindings] = {name: CollectedFindings() for name in request.analyses}
     numbers = _look(subject, (subject.name, 0), request, collected)
-    refused = [reason for one in collected.values() for reason in one.refused.values()]
-    done = [name for name, one in collected.items() if one.by_arm]
+    refused = [reason for findings in collected.values() for reason in findings.refused.values()]
+    done = [name for name, findings in collected.items() if findings.by_arm]
     if refused and (request.named or not done):
         raise InputError(refused[0])
     for name in (name for name in collected if name not in done):
         request.tell(f"{name}: left out; {next(iter(collected[name].refused.values()))}")
     for name in done:
-        (each,) = collected[name].by_label()[subject.name]
+        (findings,) = collected[name].by_label()[subject.name]
         _draw(name, request, collected[name], folder, f"{subject.name}; {collected[name].images}.")
-        write(folder / f"{name}.csv", to_csv(pd.DataFrame(each.rows or [each.metrics])))
+        write(folder / f"{name}.csv", to_csv(pd.DataFrame(findings.rows or [findings.metrics])))
     frame = pd.DataFrame([{"number": key, "value": value} for key, value in numbers.items()])
     write(folder / "numbers.csv", to_csv(frame))
     return done
@@ -89,32 +89,31 @@ def look_into(subject: Subject, request: InspectionRequest, folder: Path) -> lis
 def look_into_run(
     rows: Sequence[Mapping[str, Any]], folder: Path, request: InspectionRequest, *, every_setting: bool = False
 ) -> list[str]:
-    """Analyse every network that a run kept; write figures and tables over its seeds, and the numbers of each network.
+    """Analyse every kept network of a run; write figures and tables over its seeds, and the numbers of each network.
 
-    With `every_setting` the numbers of a race's other settings are written too: a claim on such a number needs them to
-    know how much it depends on the choice. Figures and tables show the chosen setting alone.
-    Returns the names of the analyses that apply. Raises InputError where none does.
+    With `every_setting`, also write the numbers of a race's other settings: a claim on such a number needs them to know
+    how much it depends on the choice. Figures and tables show the chosen setting only.
+    Return the names of the analyses that apply. Raises InputError if none applies.
     """
     collected: dict[str, CollectedFindings] = {name: CollectedFindings() for name in request.analyses}
     for stage in (False, True):
-        part = {name: one for name, one in collected.items() if request.analyses[name].of_stage == stage}
-        chosen = _networks(rows, stage) if part else []
-        for number, row in enumerate(chosen, 1):
-            request.tell(f"[{number}/{len(chosen)}] {row['arm']}, seed {row['seed']}")
+        part = {name: findings for name, findings in collected.items() if request.analyses[name].of_stage == stage}
+        networks = _networks(rows, stage) if part else []
+        for number, row in enumerate(networks, 1):
+            request.tell(f"[{number}/{len(networks)}] {row['arm']}, seed {row['seed']}")
             _look_at(row, folder, request, part)
     for row in _other_settings(rows) if every_setting else ():
         setting = ", ".join(f"{path} {value}" for path, value in row["setting"].items())
         request.tell(f"{row['arm']}, seed {row['seed']}, {setting}: numbers only")
         _look_at(row, folder, request, {n: CollectedFindings() for n, a in request.analyses.items() if not a.of_stage})
-    done = [name for name, one in collected.items() if one.by_arm]
+    done = [name for name, findings in collected.items() if findings.by_arm]
     if not done:
         raise InputError(_nothing(folder, collected))
     for name in done:
-        counts = ", ".join(f"{label} {len(each)}" for label, each in collected[name].by_arm.items())
-        left = "".join(f" Left out: {line}." for line in _left_out(collected[name]))
-        _draw(
-            name, request, collected[name], folder / "analysis", f"Networks: {counts}; {collected[name].images}.{left}"
-        )
+        counts = ", ".join(f"{label} {len(by_seed)}" for label, by_seed in collected[name].by_arm.items())
+        left_out = "".join(f" Left out: {line}." for line in _left_out(collected[name]))
+        words = f"Networks: {counts}; {collected[name].images}.{left_out}"
+        _draw(name, request, collected[name], folder / "analysis", words)
         write(folder / "analysis" / f"{name}.csv", to_csv(summary(collected[name].by_arm)))
     return done
 
@@ -128,8 +127,8 @@ def _look_at(row: Mapping[str, Any], folder: Path, request: InspectionRequest, c
             raise InputError(f"trial {row['trial_id']}: no record in {store.trials}")
         subject = of_trial(record, store.root, request.data)
     except InputError as error:
-        for one in collected.values():
-            one.refused[f"{row['arm']}, seed {row['seed']}"] = str(error)
+        for findings in collected.values():
+            findings.refused[f"{row['arm']}, seed {row['seed']}"] = str(error)
         return
     metrics = _look(subject, (str(row["arm"]), int(row["seed"])), request, collected)
     if metrics:
@@ -162,38 +161,38 @@ def _look(
     subject: Subject, cell: tuple[str, int], request: InspectionRequest, collected: Collected
 ) -> dict[str, float]:
     """Run every analysis on one network and add the findings to `collected`; returns all numbers by name."""
-    shown = Shown(subject, request.images, request.limit, request.data)
+    images = Shown(subject, request.images, request.limit, request.data)
     (label, seed), metrics = cell, dict[str, float]()
     for name, into in collected.items():
         try:
-            found = request.analyses[name].look(subject, shown)
+            findings = request.analyses[name].look(subject, images)
         except InputError as error:
             into.refused[f"{label}, seed {seed}"] = str(error)
             continue
-        into.by_arm.setdefault(label, {})[seed] = found
-        if "test" in vars(shown):
-            into.publishable &= shown.test.publishable
-            into.images = f"{len(shown.test)} test images of {shown.test.name}"
-        metrics |= found.metrics
+        into.by_arm.setdefault(label, {})[seed] = findings
+        if "test" in vars(images):
+            into.publishable &= images.test.publishable
+            into.images = f"{len(images.test)} test images of {images.test.name}"
+        metrics |= findings.metrics
     return metrics
 
 
 def _nothing(folder: Path, collected: Collected) -> str:
-    reasons = [reason for one in collected.values() for reason in one.refused.values()]
+    reasons = [reason for findings in collected.values() for reason in findings.refused.values()]
     return (
         reasons[0] if reasons else f"{folder.name}: no finished trial of the kind that {', '.join(collected)} looks at"
     )
 
 
 def _left_out(collected: CollectedFindings) -> list[str]:
-    """Which networks were left out and why; the first few."""
+    """The networks that were left out, with reasons; the first few."""
     lines = [f"{who} ({reason.partition(': ')[2] or reason})" for who, reason in collected.refused.items()]
     more = len(lines) - MOST_REASONS
     return lines[:MOST_REASONS] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _draw(name: str, request: InspectionRequest, collected: CollectedFindings, folder: Path, words: str) -> None:
-    """Save the figure of one analysis with its caption: in `folder`, or (of images) as an asset or privately."""
+    """Save the figure of one analysis with its caption: in `folder`; a figure of images as an asset, or privately."""
     analysis = request.analyses[name]
     caption = f"{analysis.caption} {words}"
     with plotting():
@@ -214,13 +213,15 @@ def _draw(name: str, request: InspectionRequest, collected: CollectedFindings, f
         write(place / f"{name}.md", caption + "\n")
 
 
-def summary(found: Mapping[str, Mapping[int, Findings]]) -> pd.DataFrame:
+def summary(by_arm: Mapping[str, Mapping[int, Findings]]) -> pd.DataFrame:
     """One row per number: mean and 95% interval over each arm's seeds, and each arm minus the first, paired by seed."""
-    names = dict.fromkeys(name for each in found.values() for one in each.values() for name in one.metrics)
-    first, *others = found
+    names = dict.fromkeys(
+        name for by_seed in by_arm.values() for findings in by_seed.values() for name in findings.metrics
+    )
+    first, *others = by_arm
     rows = []
     for name in names:
-        values = {arm: _values(each, name) for arm, each in found.items()}
+        values = {arm: _values(by_seed, name) for arm, by_seed in by_arm.items()}
         row = {"number": name}
         row |= {arm: _cell(mean_interval(list(of.values())) if of else None) for arm, of in values.items()}
         row |= {f"{arm} - {first}": _cell(_paired(values[arm], values[first])) for arm in others}
@@ -228,8 +229,8 @@ def summary(found: Mapping[str, Mapping[int, Findings]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _values(each: Mapping[int, Findings], name: str) -> dict[int, float]:
-    return {seed: one.metrics[name] for seed, one in each.items() if name in one.metrics}
+def _values(by_seed: Mapping[int, Findings], name: str) -> dict[int, float]:
+    return {seed: findings.metrics[name] for seed, findings in by_seed.items() if name in findings.metrics}
 
 
 def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
@@ -239,8 +240,7 @@ def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
 
 
 def _cell(interval: Interval | None) -> str:
-    """`n = 5: 81.20 [80.10, 82.30]`; `none` without any. The count stands first, so that no cell looks like a formula
-    to a spreadsheet."""
+    """`n = 5: 81.20 [80.10, 82.30]`; `none` for None. The count is first, so that no spreadsheet reads a formula."""
     if interval is None or interval.mean is None:
         return "none"
     if interval.ends is None:

@@ -102,16 +102,16 @@ def _paired(
     status = {seed: [cell_status(rows.get(seed), metric) for rows in (rows_a, rows_b)] for seed in seeds}
     whole = [seed for seed in seeds if status[seed] == ["ok", "ok"]]
     left_out = [
-        f"{name}, seed {seed}: {outcome}"
+        f"{name}, seed {seed}: {trial_status}"
         for seed in seeds
-        for name, outcome in zip((arm, baseline), status[seed], strict=True)
-        if outcome != "ok"
+        for name, trial_status in zip((arm, baseline), status[seed], strict=True)
+        if trial_status != "ok"
     ]
     scores = np.array([[metric_value(rows[seed], metric) for seed in whole] for rows in (rows_a, rows_b)], dtype=float)
     images = counted_images(metric, [rows[seed] for rows in (rows_a, rows_b) for seed in whole])
     floor = counting_floor(images)
     interval = contrast_interval(scores[0] - scores[1], level, floor, noise)
-    diverged = any("diverged" in outcome for outcome in status.values())
+    diverged = any("diverged" in pair for pair in status.values())
     p = None if interval.refused or diverged else _two_sided(interval, floor, noise)
     return Comparison(arm, baseline, interval, p, _saved(scores), noise, tuple(left_out))
 

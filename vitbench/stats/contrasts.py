@@ -104,9 +104,9 @@ class Resolver:
         fixed = {**(claim.at if at is None else at)}
         named: ArmRef = ref
         if isinstance(ref, dict):
-            no_factors = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
-            fixed.update(no_factors)
-            named = {path: value for path, value in ref.items() if path not in no_factors}
+            settings = {path: value for path, value in ref.items() if path in self.tuned or path == "metric"}
+            fixed.update(settings)
+            named = {path: value for path, value in ref.items() if path not in settings}
         metric = str(fixed.pop("metric", claim.metric or self.experiment.report.metric))
         shared = {path: self._value(path, fixed.pop(path)) for path in self.tuned if path in fixed}
         arms = find_arms(self.experiment, named, fixed)
@@ -114,15 +114,15 @@ class Resolver:
 
     def _cell(self, arm: str, metric: str, shared: Mapping[str, Any]) -> Cell:
         free = set(self.tuned) - set(shared)
-        choice = self._chosen(arm) if free else {}
-        return Cell(arm, canonical({**choice, **shared}), metric, bool(free))
+        tuned = self._choice(arm) if free else {}
+        return Cell(arm, canonical({**tuned, **shared}), metric, bool(free))
 
     def _value(self, path: str, value: Any) -> Any:
         """A tuned path's value, `best_of(ARM)` replaced by that arm's choice."""
         match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
-        return self._chosen(find_arms(self.experiment, match[1])[0].name)[path] if match else value
+        return self._choice(find_arms(self.experiment, match[1])[0].name)[path] if match else value
 
-    def _chosen(self, arm: str) -> Mapping[str, Any]:
+    def _choice(self, arm: str) -> Mapping[str, Any]:
         setting = self.table.own_setting(arm)
         if setting is None:
             lost = arm in self.table.tuning
@@ -136,17 +136,15 @@ def question(claim: Claim, resolver: Resolver) -> Question:
     """The claim (with its parts) as contrasts. Raises Untested, InputError."""
     questions = [(part, FORMS[part.form](part, resolver)) for part in claim.part_claims()]
     named = []
-    for sub, its_question in questions:
-        for part in its_question.parts:
+    for sub, question in questions:
+        for part in question.parts:
             label = f"{sub.id}: {part.label}" if claim.parts else part.label
             if not part.weights:
                 raise Untested(f"{label}: the same trials on both sides")
             named.append(
                 replace(part, label=label, unit=unit_of(sub, part, resolver), paper_effect=sub.paper.effect_points)
             )
-    return Question(
-        tuple(named), next((its_question.curve for _, its_question in questions if its_question.curve), None)
-    )
+    return Question(tuple(named), next((question.curve for _, question in questions if question.curve), None))
 
 
 def unit_of(claim: Claim, part: ClaimPart, resolver: Resolver) -> str:

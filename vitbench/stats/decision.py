@@ -85,24 +85,24 @@ def _errors(data: Floats, noise: Noise) -> Floats:
     return np.asarray(np.sqrt(sd**2 / data.shape[-2] + noise.extra_variance))
 
 
-def limits(at_look: Estimate, factors: Floats) -> tuple[Floats, Floats]:
+def limits(estimate: Estimate, factors: Floats) -> tuple[Floats, Floats]:
     """Lower and upper limits [..., P], `factors` [P] standard errors away."""
-    return at_look.mean_low - factors * at_look.se_low, at_look.mean_high + factors * at_look.se_high
+    return estimate.mean_low - factors * estimate.se_low, estimate.mean_high + factors * estimate.se_high
 
 
-def part_p_values(at_look: Estimate, regions: Sequence[Region]) -> tuple[Floats, Floats]:
+def part_p_values(estimate: Estimate, regions: Sequence[Region]) -> tuple[Floats, Floats]:
     """One-sided p per part [..., P]: against "the part is false", and against "the part is true"."""
     below = np.array([region.low for region in regions])
     above = np.array([region.high for region in regions])
-    df = at_look.n - 1
+    df = estimate.n - 1
     with np.errstate(divide="ignore"):
         inside = np.maximum(
-            t_upper((at_look.mean_low - below) / at_look.se_low, df),
-            t_upper((above - at_look.mean_high) / at_look.se_high, df),
+            t_upper((estimate.mean_low - below) / estimate.se_low, df),
+            t_upper((above - estimate.mean_high) / estimate.se_high, df),
         )
         outside = np.minimum(
-            t_upper((below - at_look.mean_high) / at_look.se_high, df),
-            t_upper((at_look.mean_low - above) / at_look.se_low, df),
+            t_upper((below - estimate.mean_high) / estimate.se_high, df),
+            t_upper((estimate.mean_low - above) / estimate.se_low, df),
         )
     return inside, outside
 
@@ -136,18 +136,18 @@ def settle(estimates: Sequence[Estimate | None], regions: Sequence[Region], plan
     settled_at = np.full(shape[:-1], -1)
     low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
     p_false, p_true = np.ones(shape), np.ones(shape)
-    for index, at_look in enumerate(estimates):
-        if at_look is None:
+    for index, estimate in enumerate(estimates):
+        if estimate is None:
             continue
-        factors = np.array([plan.factor(index, region.level, at_look.n - 1) for region in regions])
-        new_low, new_high = limits(at_look, factors)
+        factors = np.array([plan.factor(index, region.level, estimate.n - 1) for region in regions])
+        new_low, new_high = limits(estimate, factors)
         # Limits of two looks may leave nothing in common; the older interval then stands.
         narrower = np.maximum(low, new_low) <= np.minimum(high, new_high)
         low, high = (
             np.where(narrower, np.maximum(low, new_low), low),
             np.where(narrower, np.minimum(high, new_high), high),
         )
-        now_false, now_true = part_p_values(at_look, regions)
+        now_false, now_true = part_p_values(estimate, regions)
         p_false = np.minimum(p_false, now_false / plan.shares[index])
         p_true = np.minimum(p_true, now_true / plan.shares[index])
         fresh = (state == OPEN) & ((verdict := _verdict(low, high, p_true, regions)) != OPEN)

@@ -43,12 +43,12 @@ class Sample:
 
     def take(self, seeds: Sequence[int]) -> Sample:
         """The same cells at some seeds; an arm's best is the best of these, so that later seeds change nothing."""
-        kept_seeds = set(seeds)
-        keep = [index for index, seed in enumerate(self.seeds) if seed in kept_seeds]
+        selected = set(seeds)
+        keep = [index for index, seed in enumerate(self.seeds) if seed in selected]
         values, diverged = self.values[:, keep], self.diverged[:, keep]
         best = best_finished(values, diverged)
-        remaining = tuple(self.seeds[index] for index in keep)
-        return replace(self, seeds=remaining, values=values, diverged=diverged, fill_high=best)
+        chosen = tuple(self.seeds[index] for index in keep)
+        return replace(self, seeds=chosen, values=values, diverged=diverged, fill_high=best)
 
     def project(self, weights: Weights) -> tuple[Floats, Floats]:
         """The contrast per seed [n] with diverged trials filled so that it is least, and so that it is greatest.
@@ -79,8 +79,8 @@ class Sample:
 
 def observed(cells: Sequence[Cell], table: TrialTable) -> tuple[set[int], set[int]]:
     """The seeds at which every cell has a trial, and those at which some cell has one."""
-    each = [set(_trials(cell, table)) for cell in cells]
-    return set.intersection(*each), set.union(*each)
+    seeds = [set(_trials(cell, table)) for cell in cells]
+    return set.intersection(*seeds), set.union(*seeds)
 
 
 def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sample:
@@ -94,8 +94,8 @@ def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sa
     holes = [
         _name(cell, seed, table)
         for cell, row in zip(cells, status, strict=True)
-        for seed, outcome in zip(seeds, row, strict=True)
-        if outcome in ("failed", "missing")
+        for seed, trial_status in zip(seeds, row, strict=True)
+        if trial_status in ("failed", "missing")
     ]
     whole = [i for i in range(len(seeds)) if all(row[i] in ("ok", "diverged") for row in status)]
     diverged = np.array([[row[i] == "diverged" for i in whole] for row in status], dtype=bool).reshape(len(cells), -1)
@@ -107,8 +107,8 @@ def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sa
     best = best_finished(values, diverged)
     values = np.where(diverged, best[:, None], values)
     chance = np.array([_chance(cell, table) if diverged[c].any() else 0.0 for c, cell in enumerate(cells)])
-    whole_seeds = tuple(seeds[i] for i in whole)
-    return Sample(tuple(cells), whole_seeds, values, diverged, chance, best, tuple(holes), _num_images(cells, table))
+    chosen = tuple(seeds[i] for i in whole)
+    return Sample(tuple(cells), chosen, values, diverged, chance, best, tuple(holes), _num_images(cells, table))
 
 
 def best_finished(values: Floats, diverged: Bools) -> Floats:
@@ -150,8 +150,8 @@ def _chance(cell: Cell, table: TrialTable) -> float:
 def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
     """The least number of test images on which the cells' scores are counted; None where one's is unknown."""
     counts = [counted_images(cell.metric, _trials(cell, table).values()) for cell in cells]
-    numbers = [count for count in counts if count is not None]
-    return min(numbers) if numbers and len(numbers) == len(counts) else None
+    stated = [count for count in counts if count is not None]
+    return min(stated) if stated and len(stated) == len(counts) else None
 
 
 def counted_images(metric: str, rows: Iterable[Row]) -> int | None:

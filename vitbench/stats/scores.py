@@ -76,11 +76,11 @@ def score_matrix(
 
 
 def trials_at(table: TrialTable, arm: str, at: Mapping[str, Any] | None = None) -> Mapping[int, Row]:
-    """The arm's trials by seed at its own setting, with the values of `at` in its place; empty without a setting."""
-    setting = table.own_setting(arm)
-    if setting is None and not at:
+    """The arm's trials by seed at its own setting with `at` put over it; none where it has no setting."""
+    tuned = table.own_setting(arm)
+    if tuned is None and not at:
         return {}
-    return table.trials(arm, {**(setting or {}), **(at or {})})
+    return table.trials(arm, {**(tuned or {}), **(at or {})})
 
 
 def cell_status(row: Row | None, metric: str) -> CellStatus:

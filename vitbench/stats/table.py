@@ -51,8 +51,8 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     names: set[str] = set()
     for row in rows:
         result = row.get("result") or {}
-        names_of_row = [*result, *(result.get("metrics") or {})]
-        names.update(name for name in names_of_row if metric_value(row, name) is not None)
+        numbers = [*result, *(result.get("metrics") or {})]
+        names.update(name for name in numbers if metric_value(row, name) is not None)
     return sorted(names)
 
 
@@ -129,9 +129,9 @@ def tabulate(rows: Iterable[Row]) -> TrialTable:
             settings.setdefault(arm, {})[key] = row["setting"]
     return TrialTable(
         levels,
-        {arm: _tuning(found) for arm, found in tuning.items()} | {arm: _race(found) for arm, found in races.items()},
+        {arm: _tuning(rows) for arm, rows in tuning.items()} | {arm: _race(rows) for arm, rows in races.items()},
         {key: dict(sorted(trials.items())) for key, trials in reporting.items()},
-        {arm: tuple(found.values()) for arm, found in settings.items()},
+        {arm: tuple(by_key.values()) for arm, by_key in settings.items()},
     )
 
 

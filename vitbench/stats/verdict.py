@@ -191,9 +191,9 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
     n, region = case.sample.n, case.regions[hinge]
     if verdict.reason and n >= case.claim.seeds_min:
         return verdict
-    at_look = case.estimate(case.look)
-    assert at_look is not None
-    sd = float(max(at_look.se_low[hinge], at_look.se_high[hinge])) * float(np.sqrt(n))
+    estimate = case.estimate(case.look)
+    assert estimate is not None
+    sd = float(max(estimate.se_low[hinge], estimate.se_high[hinge])) * float(np.sqrt(n))
     smallest = smallest_difference if region.level == 0.95 else smallest_margin
     mde = smallest(n, case.factor(region.level)) * sd
     low, high = sd_range(n)
@@ -217,9 +217,10 @@ def _images(case: Case, part: ClaimPart, facts: Context) -> Interval | None:
     if not facts.correct or case.sample.diverged.any() or any(cell.metric != "test_top1_percent" for cell in cells):
         return None
     trials = [case.table.reporting[cell.arm, cell.setting] for cell in cells]
-    ids = [[str(found[seed]["trial_id"]) for seed in case.sample.seeds] for found in trials]
+    ids = [[str(by_seed[seed]["trial_id"]) for seed in case.sample.seeds] for by_seed in trials]
     answers = [facts.correct.get(trial) for row in ids for trial in row]
-    if any(found is None for found in answers) or len({len(found) for found in answers if found is not None}) > 1:
+    lengths = {None if right is None else len(right) for right in answers}
+    if None in lengths or len(lengths) > 1:
         return None
     right = np.array([[facts.correct[trial] for trial in row] for row in ids])
     points = contrast_points(np.array(list(part.weights.values())), right)

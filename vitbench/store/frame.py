@@ -28,9 +28,9 @@ def load_records(path: str | Path = "results", *, curve: bool = False) -> pd.Dat
     one) is missing in pandas' way, so look at `status` and count before you average.
     Raises InputError where there are no records, ResultsError where a file is torn.
     """
-    found = [(name, row) for name, file in _files(Path(path)) for row in read_records(file)]
-    lines = [line for name, row in found for line in (_readings(name, row) if curve else [_trial(name, row)])]
-    columns = dict.fromkeys(key for name, row in found for key in _identity(name, row))
+    rows = [(name, row) for name, file in _files(Path(path)) for row in read_records(file)]
+    lines = [line for name, row in rows for line in (_readings(name, row) if curve else [_trial(name, row)])]
+    columns = dict.fromkeys(key for name, row in rows for key in _identity(name, row))
     others = dict.fromkeys(key for line in lines for key in line)
     return pd.DataFrame(lines, columns=list(columns | others))
 
@@ -40,10 +40,10 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [(path.parent.name, path)]
     files = [path / "records.jsonl"] if (path / "records.jsonl").is_file() else sorted(path.glob("*/records.jsonl"))
-    found = [(file.parent.name, file) for file in files if file.stat().st_size]
-    if not found:
+    named_files = [(file.parent.name, file) for file in files if file.stat().st_size]
+    if not named_files:
         raise InputError(f"{path}: no records here; a results folder, a run in it or a records.jsonl is needed")
-    return found
+    return named_files
 
 
 def _identity(run: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Store:
 
     def read_all(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """Committed records by trial id; ids without one are left out."""
-        found = ((trial_id, self.read(trial_id)) for trial_id in trial_ids)
-        return {trial_id: record for trial_id, record in found if record is not None}
+        records = ((trial_id, self.read(trial_id)) for trial_id in trial_ids)
+        return {trial_id: record for trial_id, record in records if record is not None}
 
     def begin_attempt(self, trial_id: str) -> Path:
         """A fresh folder `attempts/<n>` for one try, n counting from 1."""

@@ -37,8 +37,8 @@ def cross_entropy(
         log_p = log_p * class_weights.unsqueeze(1)
 
     def loss(target: Tensor) -> Tensor:
-        own = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        return (1 - smoothing) * own - smoothing * log_p.mean(-1)
+        cross_entropy = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        return (1 - smoothing) * cross_entropy - smoothing * log_p.mean(-1)
 
     each = loss(labels) if mix is None else mix * loss(labels) + (1 - mix) * loss(labels.roll(1, dims=-1))
     return each.mean(-1)

@@ -1,4 +1,4 @@
-"""`vitbench doctor`, `clean` and `check-data`: is all well, what may go, and are the images sound?"""
+"""`vitbench doctor`, `clean` and `check-data`: check machine and results, remove leftovers, check images."""
 
 from __future__ import annotations
 
@@ -33,45 +33,48 @@ from vitbench.store.trials import Store
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 ORDER = (6, 5, 2)
-"""Of several exit codes, the first that applies."""
+"""Exit codes by priority: the first that applies."""
 
 
 def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_json: bool) -> int:
-    """Print one finding a line; with `fix`, first remove what is safe to lose. 0 where nothing is bad."""
+    """Print one finding per line; with `fix`, first remove what is safe to lose. Return 0 if nothing is bad."""
     store, facts_of = Store(root), facts_source(data)
     removed: list[Leftover] = []
-    found = [*machine(root, data)]
+    findings = [*machine(root, data)]
     if root.is_dir():
         use = use_of(root, facts_of)
         if fix:
-            removed, refused = cleaning.remove(store, [left for left in cleaning.leftovers(store, use) if left.safe])
-            found += [Finding("bad", "leftover", line, "", 5) for line in refused]
-        found += [*root_findings(store, use), *_run_findings(root, facts_of)]
+            safe = [leftover for leftover in cleaning.leftovers(store, use) if leftover.safe]
+            removed, refused = cleaning.remove(store, safe)
+            findings += [Finding("bad", "leftover", line, "", 5) for line in refused]
+        findings += [*root_findings(store, use), *_run_findings(root, facts_of)]
     else:
-        found.append(ok("results", f"no folder {root} yet"))
+        findings.append(ok("results", f"no folder {root} yet"))
     if as_json:
-        said = [str(leftover.path) for leftover in removed]
-        print(json.dumps({"findings": [dataclasses.asdict(one) for one in found], "removed": said}))
+        paths = [str(leftover.path) for leftover in removed]
+        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings], "removed": paths}))
     else:
         for leftover in removed:
             console.print(Text(printable(f"removed  {leftover.path} ({leftover.why})")), soft_wrap=True)
-        for one in found:
-            line = Text(f"{one.level:5}", STYLES[one.level]).append(printable(f"{one.what}: {one.text}"), "default")
-            console.print(line.append(printable(f" -> {one.advice}") if one.advice else "", "dim"), soft_wrap=True)
-    codes = {one.exit_code for one in found if one.level == "bad"}
+        for finding in findings:
+            line = Text(f"{finding.level:5}", STYLES[finding.level])
+            line.append(printable(f"{finding.what}: {finding.text}"), "default")
+            line.append(printable(f" -> {finding.advice}") if finding.advice else "", "dim")
+            console.print(line, soft_wrap=True)
+    codes = {finding.exit_code for finding in findings if finding.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
 
 
 def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
-    """List what nothing refers to, and with `yes` remove it."""
+    """List the leftovers that nothing refers to, and with `yes` remove them."""
     store, facts_of = Store(root), facts_source(data)
     if not root.is_dir():
         raise InputError(f"{root}: no results folder")
     use = use_of(root, facts_of)
-    found = cleaning.leftovers(store, use)
+    leftovers = cleaning.leftovers(store, use)
     for name, why in use.open_runs.items():
         console.print(Text(printable(f"kept: trials that no plan uses, as {name} {why}")), soft_wrap=True)
-    done, refused = cleaning.remove(store, found) if yes else (found, [])
+    done, refused = cleaning.remove(store, leftovers) if yes else (leftovers, [])
     for leftover in done:
         line = (
             f"{'removed' if yes else 'would remove'}  {leftover.path}: {leftover.why}, {size_words(leftover.num_bytes)}"
@@ -86,9 +89,9 @@ def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:
 
 
 def use_of(root: Path, facts_of: FactsOf) -> Use:
-    """What the plans and the records of a root's runs refer to.
+    """The trials to which the plans and records of a root's runs refer.
 
-    A run whose plan cannot be told, or which is not finished, may refer to more.
+    A run that cannot be planned or is not finished may refer to more.
     """
     roles: dict[str, set[str]] = defaultdict(set)
     still_open: dict[str, str] = {}
@@ -106,11 +109,11 @@ def use_of(root: Path, facts_of: FactsOf) -> Use:
             roles[trial.trial_id].add(trial.role)
         if plan.missing(records) or not plan.complete:
             still_open[folder.name] = "is not finished"
-    return Use({trial_id: frozenset(found) for trial_id, found in roles.items()}, still_open)
+    return Use({trial_id: frozenset(uses) for trial_id, uses in roles.items()}, still_open)
 
 
 def _run_findings(root: Path, facts_of: FactsOf) -> Iterator[Finding]:
-    """Whether every run can be read, is of the images that are here now, and has tables of its records."""
+    """Check that every run can be read, fits the current images, and has the tables of its records."""
     for folder in runs(root):
         try:
             yield from _run_finding(folder, Store(root), facts_of)
@@ -126,12 +129,12 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
     from vitbench.report.tables import result_frame
 
     experiment, path = read_run(folder), folder / "records.jsonl"
-    found = read_records(path) if exists(path) else []
-    for problem in contradictions(folder, found):
+    written = read_records(path) if exists(path) else []
+    for problem in contradictions(folder, written):
         yield Finding("bad", "contradiction", problem, "restore the file, or run the experiment again", 5)
-    for caution in cautions(found):
+    for caution in cautions(written):
         yield warn("caution", f"{folder.name}: {caution}")
-    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in found}
+    prints = {str(row.get("data")): str(row.get("data_fingerprint")) for row in written}
     for name, fingerprint in prints.items():
         finding = data_finding(folder.name, facts_of(name), fingerprint)
         if finding:
@@ -139,18 +142,18 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
             return
     for claim, lines in edits(read_seal(folder), experiment).items():
         for line in lines:
-            said = f"{folder.name}{f', {claim}' if claim else ''}: {line}"
-            yield warn("sealed", said, "its verdicts are exploratory; --as NAME starts a run of its own")
+            text = f"{folder.name}{f', {claim}' if claim else ''}: {line}"
+            yield warn("sealed", text, "its verdicts are exploratory; --as NAME starts a new run")
     plan, records = runner.look(Builder(experiment, facts_of), store, CHOOSER)
     fresh = rows(plan, records)
-    if len(fresh) > len(found):
-        said = f"{folder.name}: {len(fresh) - len(found)} finished trials are not in records.jsonl"
-        yield warn("run", said, "`vitbench run` with its command writes them")
+    if len(fresh) > len(written):
+        text = f"{folder.name}: {len(fresh) - len(written)} finished trials are not in records.jsonl"
+        yield warn("run", text, "run its command again to write them")
     table = folder / "table.csv"
-    if found and exists(table) and read_text(table) != to_csv(result_frame(experiment, found)):
-        yield warn("run", f"{folder.name}: tables are not what the records give", f"vitbench report {folder.name}")
+    if written and exists(table) and read_text(table) != to_csv(result_frame(experiment, written)):
+        yield warn("run", f"{folder.name}: the tables do not fit the records", f"vitbench report {folder.name}")
     else:
-        yield ok("run", f"{folder.name}: {len(found)} rows")
+        yield ok("run", f"{folder.name}: {len(written)} rows")
 
 
 def check_data(name: str, data: DataOptions, console: Console) -> int:

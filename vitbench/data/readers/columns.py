@@ -48,19 +48,19 @@ def parse_columns(argument: str, where: str) -> ColumnChoice:
     return ColumnChoice(path, **chosen)
 
 
-def choose_column(role: str, asked: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str:
-    """The column of a role: the one asked for, else the first of the `usual` names, in any case.
+def choose_column(role: str, requested: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str:
+    """The column of a role: the requested one, else the first of the `usual` names, in any case.
 
     Raises InputError with all columns if there is no such column, or two of that name.
     """
-    matches = [name for name in names if name == asked]
-    if asked is None:
+    matches = [name for name in names if name == requested]
+    if requested is None:
         matches = next((same for word in usual if (same := [n for n in names if n.lower() == word])), [])
     if len(matches) > 1:
         raise InputError(f"{where}: two columns named {' and '.join(matches)}")
     if not matches:
-        sought = f"named {asked!r}" if asked is not None else f"({' or '.join(usual[:2])})"
-        advice = "" if asked is not None else f"; name it with ?{role}=COLUMN"
+        sought = f"named {requested!r}" if requested is not None else f"({' or '.join(usual[:2])})"
+        advice = "" if requested is not None else f"; name it with ?{role}=COLUMN"
         kind = {"image": "image column", "label": "label column"}[role]
         raise InputError(f"{where}: no {kind} {sought} among {', '.join(names)}{advice}")
     return matches[0]

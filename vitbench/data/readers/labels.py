@@ -86,8 +86,8 @@ def from_values(values: Sequence[Any], where: str, names: Sequence[str] = ()) ->
     if kinds == {int}:
         fits = all(abs(value) < 2**63 for value in values)
         return from_numbers(np.array(values, dtype=np.int64 if fits else np.uint64), where, names)
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise InputError(f"{where}: labels of type {found}; whole numbers, text, or true and false are needed")
+    types = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise InputError(f"{where}: labels of type {types}; whole numbers, text, or true and false are needed")
 
 
 def join(parts: Sequence[Labels], where: str) -> Labels:

@@ -67,10 +67,10 @@ def _read(path: Path) -> tuple[dict[str, Array], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            wanted = {key: entry for key, entry in entries.items() if key in ARRAY_KEYS}
-            _check_memory(sum(entry.file_size for entry in wanted.values()), path)
-            arrays = {key: _array(archive.open(entry), entry.file_size) for key, entry in wanted.items()}
-            return arrays, sorted(set(entries) - set(wanted))
+            used = {key: entry for key, entry in entries.items() if key in ARRAY_KEYS}
+            _check_memory(sum(entry.file_size for entry in used.values()), path)
+            arrays = {key: _array(archive.open(entry), entry.file_size) for key, entry in used.items()}
+            return arrays, sorted(set(entries) - set(used))
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not an .npz file that can be read ({reason})") from error
@@ -150,7 +150,7 @@ def _labels(labels: Array, where: str) -> Labels:
         labels = labels[:, 0]
     if labels.ndim == 2:
         raise InputError(
-            f"{where}: a multi-label set with {labels.shape[1]} labels an image; vitbench needs one class an image"
+            f"{where}: a multi-label set with {labels.shape[1]} labels per image; vitbench needs one class per image"
         )
     if labels.ndim != 1:
         raise InputError(f"{where}: shape {labels.shape}; [n] or [n, 1] is needed")

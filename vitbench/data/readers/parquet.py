@@ -121,8 +121,8 @@ def _image_column(schema: Any, choice: ColumnChoice, where: str) -> str:
     names = list(schema.names)
     usual = any(name.lower() in IMAGE_COLUMNS for name in names)
     structs = [f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    asked = structs[0] if choice.image is None and not usual and len(structs) == 1 else choice.image
-    return choose_column("image", asked, IMAGE_COLUMNS, names, where)
+    requested = structs[0] if choice.image is None and not usual and len(structs) == 1 else choice.image
+    return choose_column("image", requested, IMAGE_COLUMNS, names, where)
 
 
 def _read(path: Path, choice: ColumnChoice) -> ImageTable:
