@@ -24,7 +24,7 @@ def expand(
     """Every trial that is knowable now, given the records so far (by trial id).
 
     A race asks for the settings still in it, stage by stage. A first-edition file asks first for arm x setting x tuning
-    seed; once those are committed, each arm's choice (and a grid extended where an optimum is at its end), then the
+    seed; once those are committed, each arm's choice (and a grid extended if an optimum is at its end), then the
     reporting trials at the choices. Both add the shared settings of `report.also_at`.
     """
     experiment = builder.experiment
@@ -155,7 +155,7 @@ def _choose(
     records: Mapping[str, Record],
     chooser: Chooser,
 ) -> int | None:
-    """Index in `grid` of the arm's choice; None where no setting is eligible."""
+    """Index in `grid` of the arm's choice; None if no setting is eligible."""
     scores = np.zeros((len(grid), num_seeds))
     eligible = np.zeros((len(grid), num_seeds), dtype=bool)
     for k, setting in enumerate(grid):
@@ -169,7 +169,7 @@ def _choose(
 
 
 def _at_edge(chosen: Any, grid: Sequence[Assignment], tuned: Mapping[str, Sequence[Any]]) -> bool:
-    """Is any arm's choice at an end of a tuned path that has more than one value?"""
+    """True if an arm's choice is at an end of a tuned path with several values."""
     for path in tuned:
         values = sorted({s[path] for s in grid}, key=lambda v: (isinstance(v, str), v))
         ends = (values[0], values[-1])
@@ -212,14 +212,13 @@ def _reporting_trials(
     grid: Sequence[Assignment],
 ) -> list[Trial]:
     """Reporting trials at each arm's own choice and at the shared settings, each arm x setting x seed once."""
-    wanted: dict[tuple[str, str], tuple[Arm, Assignment]] = {}
+    cells: dict[tuple[str, str], tuple[Arm, Assignment]] = {}
     for name, choice in choices.items():
-        own = [choice, *_shared_settings(experiment, choices, choice, grid)]
-        for setting in own:
-            wanted.setdefault((name, json.dumps(setting, sort_keys=True)), (builder.arms[name], setting))
+        for setting in [choice, *_shared_settings(experiment, choices, choice, grid)]:
+            cells.setdefault((name, json.dumps(setting, sort_keys=True)), (builder.arms[name], setting))
     return [
         trial
-        for arm, setting in wanted.values()
+        for arm, setting in cells.values()
         for seed in seeds
         for trial in builder.trials(arm, setting, seed, "reporting")
     ]
