@@ -33,7 +33,7 @@ def expand(
     """Every trial that is knowable now, given the records so far (by trial id).
 
     A race asks for the settings still in it, stage by stage. A first-edition file asks first for arm x setting x tuning
-    seed; once those are committed, each arm's choice (and a grid extended where an optimum is at its end), then the
+    seed; once those are committed, each arm's choice (and a grid extended if an optimum is at its end), then the
     reporting trials at the choices. Both add the shared settings (`plan/shared_settings.py`).
     """
     experiment = builder.experiment
@@ -192,7 +192,7 @@ def _choose(
     records: Mapping[str, Record],
     chooser: Chooser,
 ) -> int | None:
-    """Index in `grid` of the arm's choice; None where no setting is eligible."""
+    """Index in `grid` of the arm's choice; None if no setting is eligible."""
     scores = np.zeros((len(grid), num_seeds))
     eligible = np.zeros((len(grid), num_seeds), dtype=bool)
     for k, setting in enumerate(grid):
@@ -206,7 +206,7 @@ def _choose(
 
 
 def _at_edge(chosen: Any, grid: Sequence[Assignment], tuned: Mapping[str, Sequence[Any]]) -> bool:
-    """Is any arm's choice at an end of a tuned path that has more than one value?"""
+    """True if an arm's choice is at an end of a tuned path with several values."""
     for path in tuned:
         values = sorted({s[path] for s in grid}, key=lambda v: (isinstance(v, str), v))
         ends = (values[0], values[-1])
