@@ -13,9 +13,11 @@ from vitbench.base.errors import InputError
 from vitbench.base.seeding import derive_seed
 from vitbench.plan.race_trials import beyond
 from vitbench.plan.rounds import expand
+from vitbench.plan.run_table import rows
 from vitbench.plan.trials import Builder, Plan, Trial
 from vitbench.spec.experiment import Experiment
-from vitbench.stats.race import CHOOSER
+from vitbench.stats.race import CHOOSER, Race
+from vitbench.stats.table import tabulate
 from vitbench.store.record import Record
 
 RACE = """
@@ -85,6 +87,31 @@ def test_any_order_and_any_subset_first_give_one_plan(shuffle: int) -> None:
     whole, parts = finish(made, score, 9), finish(made, score, 9, some)
     assert {t.trial_id for t in whole.trials} == {t.trial_id for t in parts.trials}
     assert whole.choices == parts.choices
+
+
+@pytest.mark.parametrize("shuffle", range(2))
+def test_a_look_is_reached_exactly_when_its_race_is_complete(shuffle: int) -> None:
+    """Records arrive in random order up to 9 seeds; the rows never take an unfinished setting for a dropped one."""
+    rng = random.Random(shuffle)
+    made, score = experiment(RACE), curve(2e-3, rng.choice([0.3, 2.0]))
+    builder, records = Builder(made, facts_of), dict[str, Record]()
+    reached = set[int]()
+    while True:
+        plan = expand(builder, records, CHOOSER, range(9))
+        searches = tabulate(rows(plan, records)).tuning
+        for look in (6, 9):
+            then = expand(builder, records, CHOOSER, range(look))
+            for arm, search in searches.items():
+                assert isinstance(search, Race)
+                missing = [trial for trial in then.missing(records) if trial.arm == arm]
+                arm_is_complete = not missing and search.num_seeds >= look
+                assert search.complete_at(look, (3, 6, 9), 0.05) is arm_is_complete
+                reached |= {look} if arm_is_complete else set()
+        remaining = plan.missing(records)
+        if not remaining:
+            break
+        records |= {trial.trial_id: score(trial) for trial in rng.sample(remaining, min(len(remaining), 3))}
+    assert reached == {6, 9}
 
 
 def test_the_pooled_order_could_be_seen() -> None:

@@ -66,6 +66,19 @@ def test_nobody_is_dropped_without_degrees_of_freedom() -> None:
     assert survivors(np.array([[90.0, 91.0]]), np.ones((1, 2), dtype=bool), 0.05) == (0,)
 
 
+def test_an_unfinished_setting_is_not_a_dropped_one() -> None:
+    rng = np.random.default_rng(5)
+    close, far = 90 + rng.normal(0, 1, 6), 60 + rng.normal(0, 1, 6)
+    points = (3, 6)
+    assert race([close.tolist(), (close + rng.normal(0, 0.5, 6)).tolist(), far[:3].tolist()]).complete_at(
+        6, points, 0.05
+    )
+    for num in (3, 5):
+        unfinished = race([close.tolist(), (close[:num] + 0.1).tolist(), far[:3].tolist()])
+        assert not unfinished.complete_at(6, points, 0.05)
+    assert not race([close[:5].tolist(), far[:3].tolist()]).complete_at(6, points, 0.05)
+
+
 def test_v_is_the_regret_of_drawing_again() -> None:
     """Two settings: the share of draws that pick the worse one is known, and each costs the squared gap."""
     rng = np.random.default_rng(3)

@@ -17,6 +17,7 @@ from vitbench.stats.contrasts import Cell, Question, Resolver, Untested, questio
 from vitbench.stats.decision import Estimate, Noise, Region, Settlement, estimate, has_spread, settle
 from vitbench.stats.design import Design, design, races
 from vitbench.stats.distributions import Floats
+from vitbench.stats.looks import DEFAULT_LOOKS
 from vitbench.stats.paired_sample import Sample, gather, noise_of, observed
 from vitbench.stats.race import Race
 from vitbench.stats.table import TrialTable, metric_value
@@ -168,11 +169,18 @@ def open_case(claim: Claim, experiment: Experiment, table: TrialTable) -> Case:
 
 
 def _raced_upto(claim: Claim, experiment: Experiment, table: TrialTable, num_seeds: int) -> bool:
-    """Whether every arm of the claim has its leader's trials at this many seeds."""
+    """Whether every arm of the claim has run its race to this many seeds, and has its leader's trials at each."""
     then = table.upto(num_seeds)
     try:
         cells = question(claim, Resolver(experiment, then)).cells()
     except Untested:
+        return False
+    assert experiment.tune is not None
+    points = (experiment.tune.first, *(experiment.seeds.all_looks() or DEFAULT_LOOKS))
+    races_of_cells = [table.tuning.get(cell.arm) for cell in cells]
+    if not all(
+        race.complete_at(num_seeds, points, experiment.tune.alpha) for race in races_of_cells if isinstance(race, Race)
+    ):
         return False
     shared, _ = observed(cells, then)
     return set(range(num_seeds)) <= shared

@@ -102,6 +102,24 @@ class Race:
         cuts = self.scores[cut], self.ok[cut], self.present[cut]
         return Race(settings, self.seeds[:num_seeds], *cuts, metric=self.metric)
 
+    def complete_at(self, num_seeds: int, points: Sequence[int], alpha: float) -> bool:
+        """Whether the race has run its first seeds: every setting that survived the drop point before has its trials.
+
+        `points`: the drop points. A setting with a lost trial needs no more, unless all of them lost one: then one must
+        have trained on. Without this a setting that is not finished yet would pass for one that was dropped.
+        """
+        begin = max((point for point in points if point < num_seeds), default=0)
+        racing = list(range(len(self.settings)))
+        if begin:
+            before = self.upto(begin)
+            left = [before.settings[index] for index in survivors(before.scores, before.ok, alpha)]
+            racing = [row for row in racing if self.settings[row] in left]
+        present, ok = self.present[racing, :num_seeds], self.ok[racing, :num_seeds]
+        if present.shape[1] < num_seeds or not present.all(axis=1).any():
+            return False
+        lost = (present & ~ok).any(axis=1)
+        return bool((present.all(axis=1) | lost).all())
+
     @cached_property
     def num_seeds(self) -> int:
         """The number of seeds at which the leader has raced."""
