@@ -38,6 +38,8 @@ class Part(Mechanism):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of parts, beside its own, whose tensors its choice may change."""
 
     def reads(self, model: ModelSpec) -> frozenset[str]:
         """The fields of ModelSpec, among SHARED, that change this part; unread fields are left out of the id."""
@@ -130,6 +132,7 @@ class TokenMixer(Part):
     """
 
     kind: ClassVar[str] = "token_mixer"
+    changes: ClassVar[frozenset[str]] = frozenset({"position"})
     slot: ClassVar[str] = "mixer"
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
@@ -163,6 +166,7 @@ class Readout(Part):
     """How the tokens become one feature vector per image."""
 
     kind: ClassVar[str] = "readout"
+    changes: ClassVar[frozenset[str]] = frozenset({"class_token", "final_norm", "position"})
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name in the model."""
@@ -179,6 +183,10 @@ class Readout(Part):
     def pooled(self, tokens: torch.Tensor, num_prefix: int, module: Any) -> torch.Tensor:
         """One feature vector per image, `[B, D]`, of tokens `[B, T, D]` whose first `num_prefix` are no patches."""
         raise NotImplementedError
+
+
+KINDS: Mapping[str, type[Part]] = {cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout)}
+"""The base class of each kind."""
 
 
 def patch_embed_of(model: ModelSpec) -> PatchEmbed:

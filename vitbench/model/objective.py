@@ -96,6 +96,8 @@ class Objective(Mechanism):
     predicts_classes: ClassVar[bool] = False
     gives: ClassVar[frozenset[str]] = frozenset()
     """`reconstruction`: `vitbench inspect` can paint what it predicts."""
+    changes: ClassVar[frozenset[str]] = frozenset({"head", "mask_token", "readout", "final_norm"})
+    """Kinds of parts whose tensors its choice may change."""
     task_names: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
@@ -198,6 +200,6 @@ def spec_of(objective: Objective) -> ObjectiveSpec:
 
 
 def is_task_name(name: str) -> bool:
-    """True if a tensor of this name belongs to a task: it is the head of some objective."""
+    """True if a tensor of this name in a file belongs to a task: it is the head of some objective."""
     prefixes = tuple(prefix for cls in registered("objective").values() for prefix in cls.task_names)  # type: ignore[attr-defined]
     return name.startswith(prefixes)

@@ -9,6 +9,8 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.model.costs import forward_flops, num_params
+from vitbench.model.mechanisms import KINDS, MODEL_KINDS, SHARED
+from vitbench.model.objective import Objective
 from vitbench.model.parameters import parameters
 from vitbench.plan.stage_graph import ResolvedStage
 from vitbench.plan.trials import Builder, settings
@@ -17,29 +19,26 @@ from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 
 TENSORS: Mapping[str, frozenset[str]] = {
-    "model.global_pool": frozenset(("class_token", "readout", "final_norm", "position")),
-    "model.pos_embed": frozenset(("position",)),
+    **{f"model.{field}": KINDS[kind].changes | {kind} for kind, field in MODEL_KINDS.items()},
     "model.pos_placement": frozenset(("position",)),
     "model.relative_clip": frozenset(("position",)),
     "model.no_embed_class": frozenset(("position",)),
-    "model.token_mixer": frozenset(("token_mixer", "position")),
-    "model.channel_mixer": frozenset(("channel_mixer",)),
     "model.reg_tokens": frozenset(("registers",)),
     "model.final_norm": frozenset(("final_norm",)),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
-    "model.stem": frozenset(("patch_embed",)),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),
-    "train.objective.name": frozenset(("head", "mask_token", "readout", "final_norm")),
+    "train.objective.name": Objective.changes,
     "train.objective.target": frozenset(("head",)),
 }
 """The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may
 change them all, as may `data.name`."""
+_UNREAD = tuple(f"model.{field}" for field in sorted(SHARED))
+"""Fields that go back to their defaults where no part reads them."""
 DERIVED: Mapping[str, tuple[str, ...]] = {
-    "model.global_pool": ("model.class_token",),
-    "model.token_mixer": ("model.num_heads", "model.qkv_bias"),
-    "model.channel_mixer": ("model.mlp_ratio",),
+    **{f"model.{field}": _UNREAD for field in MODEL_KINDS.values()},
+    "model.global_pool": ("model.class_token", *_UNREAD),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
     "data.scale": ("data.name",),

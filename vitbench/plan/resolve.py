@@ -13,8 +13,9 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
-from vitbench.model.mechanisms import unread_fields
+from vitbench.model.mechanisms import Readout, unread_fields
 from vitbench.model.objective import Objective, objective_of, spec_of
+from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
     DURATIONS,
@@ -177,7 +178,8 @@ def _fill_vit(fields: dict[str, Any], img_size: int | tuple[int, int]) -> None:
         raise InputError(
             f"no patch size divides images of {size_words(img_size)} px into few enough patches; set model.patch_size"
         )
-    fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
+    readout: Readout = mechanism("readout", fields.get("global_pool", ModelSpec().global_pool))
+    fields.setdefault("class_token", "class_token" in readout.needs)
 
 
 def _without_idle_fields(model: ModelSpec) -> ModelSpec:

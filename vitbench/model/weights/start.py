@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitbench.base.errors import InputError
 from vitbench.model.objective import is_task_name
@@ -23,6 +23,7 @@ from vitbench.model.sizes import grid
 from vitbench.model.tensors import Resampling, Tensor
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
+T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
 """A model's tensors by name."""
@@ -45,7 +46,7 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     if earlier:
         if start not in (None, earlier[0].model.init_from):
             raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
-        given: Shapes = {name: tensor.shape for name, tensor in _tensors(earlier[-1]).items()}
+        given: Shapes = {name: tensor.shape for name, tensor in _tensors(earlier[-1]).items() if tensor.role != "task"}
         problem = _grid_problem(given, spec, earlier[-1]) or misfit(given, own)
         source = "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
@@ -162,6 +163,12 @@ def _end(entry: Mapping[str, Any]) -> int:
     if dtype in BYTES and math.prod(shape) * BYTES[dtype] != end - begin:
         raise ValueError("a tensor's shape is not that of its values")
     return int(end)
+
+
+def without_task(state: Mapping[str, T], spec: TrialSpec) -> dict[str, T]:
+    """The tensors of a trained stage that carry over to another task; `spec` is the stage's."""
+    task = {name for name, tensor in _tensors(spec).items() if tensor.role == "task"}
+    return {name: tensor for name, tensor in state.items() if name not in task}
 
 
 def carries(name: str, own: Tensors) -> bool:
