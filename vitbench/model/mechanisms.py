@@ -98,7 +98,7 @@ class Position(Part):
         return 0
 
     def class_row(self, model: ModelSpec) -> bool:
-        """True if the class token has a position of its own among the rows of what is added."""
+        """True if a row of what is added belongs to the class token."""
         return False
 
     def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor | None:
@@ -118,7 +118,7 @@ class Position(Part):
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:
         if not self.absolute:
-            return f"model.pos_embed {self.text()} acts inside the attention; its ViT adds one position a token"
+            return f"model.pos_embed {self.text()} acts inside the attention; its ViT adds one position to each token"
         if model.pos_placement != "stem":
             return f"model.pos_placement {model.pos_placement}; its ViT adds positions once, at the stem"
         return {"pos_embed": "learn", "no_embed_class": not self.class_row(model)}
@@ -233,7 +233,7 @@ def unread_fields(model: ModelSpec) -> frozenset[str]:
 
 
 def part_problems(model: ModelSpec) -> list[str]:
-    """What is wrong with the parts, then needs that no part gives; one line each."""
+    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
     parts = parts_of(model)
     problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
     problems = problems or _placement_problems(model) + position_of(model).problems(model)

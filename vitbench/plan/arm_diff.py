@@ -35,7 +35,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
 """The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may
 change them all, as may `data.name`."""
 _UNREAD = tuple(f"model.{field}" for field in sorted(SHARED))
-"""Fields that go back to their defaults where no part reads them."""
+"""Fields that go back to their defaults if no part reads them."""
 DERIVED: Mapping[str, tuple[str, ...]] = {
     **{f"model.{field}": _UNREAD for field in MODEL_KINDS.values()},
     "model.global_pool": ("model.class_token", *_UNREAD),
@@ -51,7 +51,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "train.augment": ("train.mixup",),
     "train.objective.name": ("train.objective.*", "train.mixup", "train.smoothing", "evaluate.*"),
 }
-"""Resolved fields that follow from a field; every field may move `train.steps` where the budget is in FLOPs."""
+"""Resolved fields that follow from a field; every field may change `train.steps` if the budget is in FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -125,28 +125,28 @@ def check_arms(experiment: Experiment, builder: Builder) -> None:
 
     Raises InputError naming the arms and the key, with what would allow it (`differs:`).
     """
-    known = list(builder.arms.values())
+    all_arms = list(builder.arms.values())
     problems = []
     setting = settings(experiment)[0]
-    seen: dict[str, str] = {}
-    for arm in known:
+    first_with: dict[str, str] = {}
+    for arm in all_arms:
         identity = repr(builder.stages(arm, setting))
-        if identity in seen:
+        if identity in first_with:
             problems.append(
-                f"{experiment.name}: arms {seen[identity]} and {arm.name} compute the same; drop one (exclude:)"
+                f"{experiment.name}: arms {first_with[identity]} and {arm.name} compute the same; drop one (exclude:)"
             )
-        seen.setdefault(identity, arm.name)
-    for arm in known[1:]:
-        other = _neighbour(known, arm)
+        first_with.setdefault(identity, arm.name)
+    for arm in all_arms[1:]:
+        other = _neighbour(all_arms, arm)
         if other is not None:
             problems.extend(_undeclared(experiment, builder, *other, arm))
     if problems:
         raise InputError("\n".join(problems))
 
 
-def _neighbour(known: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
+def _neighbour(all_arms: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
     """The first arm that differs from `arm` in one factor, and that factor."""
-    for other in known:
+    for other in all_arms:
         factors = [path for path in arm.levels if arm.levels[path] != other.levels[path]]
         if len(factors) == 1:
             return factors[0], other
@@ -156,12 +156,12 @@ def _neighbour(known: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
 def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b: Arm) -> Iterable[str]:
     """Differences of two neighbouring arms that their factor does not explain."""
     stages = {stage.name for stage in experiment.stages}
-    own = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
-    bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in own]
+    assigned = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
+    bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in assigned]
     keys = [*bare, *experiment.differs, *(d for path in bare for d in DERIVED.get(path, ()))]
     anything = "data.name" in bare or any(p.startswith("model.") and p not in TENSORS for p in bare)
     parts = frozenset[str]().union(*(TENSORS.get(path, frozenset()) for path in bare))
-    if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != own:
+    if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != assigned:
         keys.append("train.steps")
     if any(path.startswith("train.") and path.split(".")[1] in ("epochs", "steps", "images") for path in bare):
         keys.append("train.steps")
