@@ -260,7 +260,7 @@ def test_command_refuses_in_one_line(cli: Cli, smoke_root: Path, tmp_path: Path)
     assert answer.code == 2
     assert answer.err == (
         "error: timm cannot hold this model: model.pos_embed relative_2d acts inside the attention; "
-        "its ViT adds one position a token\n"
+        "its ViT adds one position to each token\n"
     )
     assert not (tmp_path / "out").exists()
 

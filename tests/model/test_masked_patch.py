@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from model_specs import OBJECTIVES, TINY, images, made, resolved
+from model_specs import OBJECTIVES, RESNET, TINY, images, made, resolved
+
+from vitbench.model.costs import check
+from vitbench.spec import mechanism as registry
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec
+from vitbench.train.objectives.masked_patch import MaskedPatch
 
 MODEL = resolved(TINY, in_chans=3)
 OBJECTIVE = OBJECTIVES["mean_colour"]
@@ -65,3 +70,21 @@ def test_outputs_per_patch(target: str, in_chans: int, patch_size: int, width: i
     num_patches = (16 // patch_size) ** 2
     nothing = torch.zeros(2, num_patches, dtype=torch.long)
     assert made(model, OBJECTIVES[target])(images(model, 2), nothing, nothing).shape == (2, num_patches, width)
+
+
+def test_a_resnet_has_no_place_for_an_objectives_heads() -> None:
+    """An objective that says nothing of ResNets is refused, as its heads would be left out in silence."""
+
+    class Colours(MaskedPatch):
+        name: ClassVar[str] = "colours_of_this_test"
+
+        def problems(self, model: ModelSpec) -> list[str]:
+            return []
+
+    try:
+        assert check(resolved(RESNET), ObjectiveSpec(name=Colours.name)) == [
+            "train.objective: colours_of_this_test has heads of its own, and a ResNet has only a classifier's"
+        ]
+    finally:
+        registry._REGISTRY.pop(("objective", Colours.name))
+        registry.mechanism.cache_clear()

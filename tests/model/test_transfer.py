@@ -11,6 +11,7 @@ from model_specs import CLASSIFY, MECHANISMS, OBJECTIVES, TINY, images, made, re
 
 from vitbench.base.errors import InputError
 from vitbench.model.build import load_weights
+from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import tensors_by_name
 from vitbench.model.weights.transfer import interpolate_grid
 
@@ -104,3 +105,16 @@ def test_raster_offsets_of_another_grid_are_refused() -> None:
     source, target = (made(resolved(TINY, pos_embed="relative_1d", img_size=side)) for side in (8, 12))
     with pytest.raises(InputError, match="rel_pos"):
         load_weights(target, source.state_dict(), tensors_by_name(target.model, CLASSIFY))
+
+
+def test_a_stages_task_tensors_are_told_by_their_role_not_by_their_name() -> None:
+    """A file of weights has names only; of a stage the listed tensors say what is of the task."""
+    from vitbench.model.weights.start import without_task
+    from vitbench.spec.trial import DataSpec, TrainSpec, TrialSpec
+
+    masked = TrialSpec(
+        model=resolved(TINY, patch_size=4), data=DataSpec(), train=TrainSpec(objective=OBJECTIVES["mean_colour"])
+    )
+    names = [tensor.name for tensor in parameters(masked.model, masked.train.objective)]
+    kept = without_task(dict.fromkeys(names, 0), masked)
+    assert set(names) - kept.keys() == {"mask_token", "mpp_head.weight", "mpp_head.bias"}

@@ -101,3 +101,16 @@ def test_every_arm_of_a_crossing_is_held_against_a_neighbour(monkeypatch: pytest
     monkeypatch.setitem(arm_diff.TENSORS, "model.global_pool", frozenset({"class_token"}))
     with pytest.raises(InputError, match="differ in pos_embed"):
         check(made)
+
+
+@pytest.mark.parametrize("field", ["model.pos_embed: [learned_1d, none]", "model.pos_embed: [learned_1d, sincos_2d]"])
+def test_a_field_that_the_other_arm_does_not_read_needs_no_reason(field: str) -> None:
+    """`none` has no row for the class token, so `no_embed_class` goes back to its default there."""
+    text = f"factors: {{{field}}}\nseeds: 1\n"
+    made = experiment(text).model_copy(
+        update={"base": {"data": {"name": "fake"}, "model": {"name": "Mu/2", "no_embed_class": True},
+                         "train": {"epochs": 2}}}
+    )  # fmt: skip
+    builder = Builder(made, facts_of)
+    check_arms(made, builder)
+    assert "model.no_embed_class" in {d.key for d in arm_difference(builder, *builder.arms.values())}

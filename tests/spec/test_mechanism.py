@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_a_name_and_a_mapping_have_one_text() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("depthwis", "'depthwis' is not allowed; allowed: attention, depthwise. Did you mean 'depthwise'"),
+        ("depthwis", "'depthwis' is not allowed; allowed: attention, depthwise"),
         ({"name": "depthwise", "kernal": 5}, "depthwise has no field 'kernal'; it has kernel_size"),
         ({"name": "depthwise", "kernel_size": 0}, "depthwise.kernel_size: "),
         ({"kernel_size": 5}, "needs a name"),
@@ -120,3 +121,53 @@ def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     clash = MIXER.replace('"mine"', '"attention"').replace("class Mine", "class Attention")
     with pytest.raises(InputError, match=r"token_mixer 'attention': .* both define it"):
         load.load(own(tmp_path, clash), run_code=True)
+
+
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: dict[str, str]) -> Path:
+    """A package as pip leaves it, with the entry point `mine` and these modules; the path of an experiment."""
+    site = folder / "site-packages"
+    for path, text in {
+        **{f"{name}/{module}": source for module, source in files.items()},
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{name}-1.0.dist-info/entry_points.txt": f"[vitbench.mechanisms]\nmine = {name}.mixers\n",
+    }.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+    monkeypatch.syspath_prepend(str(site))
+    path = folder / "own.yaml"
+    path.write_text(EXPERIMENT.replace("[my_mixer.py]", "[mine]"))
+    return path
+
+
+def test_an_installed_package_brings_a_mixer_with_the_hash_of_all_its_files(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = installed(tmp_path, monkeypatch, "their_mixers", {"__init__.py": "", "mixers.py": MIXER, "deep/part.py": ""})
+    answer = cli("plan", path, "--results", tmp_path / "results")
+    assert answer.code == 0, answer.err
+    first = registry.class_of("token_mixer", "mine").source_sha256
+    assert first is not None
+    (tmp_path / "site-packages/their_mixers/deep/part.py").write_text("changed = True")
+    assert registry._installed_sha256("mine", "their_mixers") != first
+
+
+def test_an_entry_point_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = installed(tmp_path, monkeypatch, "other_mixers", {"__init__.py": "", "mixers.py": "1 / 0"})
+    with pytest.raises(InputError, match=r"uses_code: mine cannot be imported \(ZeroDivisionError"):
+        load.load(path, run_code=True)
+    path.write_text(path.read_text().replace("[mine]", "[yours]"))
+    with pytest.raises(InputError, match=r"'yours' is neither a \.py file nor an entry point .*\(mine\)"):
+        load.load(path, run_code=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_users_own_mixer_is_trained_in_worker_processes_too(processes: str, tmp_path: Path, cli: Cli) -> None:
+    path = own(tmp_path, MIXER + f"# {processes} processes\n")  # A source of its own: it is imported once a process.
+    answer = cli("run", path, "--results", tmp_path / "results", "-j", processes)
+    assert answer.code == 0, answer.err
+    rows = [json.loads(line) for line in (tmp_path / "results/own/records.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    engines = {row["run"]["engine"] for row in rows}
+    assert engines == ({"workers"} if processes == "2" else {"local"})
+    assert cli("verdict", "--run", "own", "--results", tmp_path / "results").code == 0

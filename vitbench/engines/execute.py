@@ -20,7 +20,7 @@ from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, TrialOutcome, ou
 from vitbench.model import costs
 from vitbench.model.objective import objective_of
 from vitbench.model.sizes import known
-from vitbench.model.weights.start import find, start_sha256
+from vitbench.model.weights.start import find, start_sha256, without_task
 from vitbench.plan.trial_id import trial_id
 from vitbench.plan.trials import Trial
 from vitbench.spec.experiment import START
@@ -255,7 +255,7 @@ def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor
     Raises ResultsError if the stage has no weights, InputError if the file changed after planning.
     """
     if trial.parent is not None:
-        return _stage_weights(trial, trial.parent, options, emit)
+        return without_task(_stage_weights(trial, trial.parent, options, emit), _spec_of(trial.parent, options))
     start = trial.spec.model.init_from
     if start is None:
         return None
@@ -263,6 +263,13 @@ def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor
     if identity != trial.trial_id:
         raise InputError(f"model.init_from: {start} changed after planning; run the same command again")
     return read_weights(find(start))
+
+
+def _spec_of(identity: str, options: Options) -> TrialSpec:
+    """The spec of a committed trial."""
+    record = Store(options.root).read(identity)
+    assert record is not None
+    return TrialSpec.model_validate(record.spec)
 
 
 def _networks(trial: Trial, options: Options, emit: Emit) -> dict[str, Network]:

@@ -32,7 +32,7 @@ from vitbench.inspection.specimen import (
 )
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, objective_of
+from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, is_task_name, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import known, pixel_grid, total_stride
 from vitbench.plan.arm_diff import spec_difference
@@ -43,12 +43,6 @@ from vitbench.train.checkpoint import Checkpoints
 from vitbench.train.loop import TrainingState
 from vitbench.train.resident import load_images
 
-OWN_PARTS = {
-    "position": {"position"},
-    "readout": {"readout", "class_token", "position"},
-    "objective": {"head", "mask_token", "readout"},
-}
-"""Parts whose tensors may differ from the baseline's, where these are not the kind itself."""
 STACKED_ATOL = 3e-4
 """A tenth of one step of the optimizer: sums in another order round otherwise, and AdamW divides by small gradients."""
 LOOKS = ("positions", "distance")
@@ -88,6 +82,9 @@ def _state(case: Specimen) -> Iterator[str]:
     for tensor in listed:
         if held.get(tensor.name) != tensor.shape:
             yield f"state: {tensor.name} is listed as {tensor.shape}; the module has {held.get(tensor.name, 'none')}"
+    for tensor in listed:
+        if tensor.role == "task" and not is_task_name(tensor.name):
+            yield f"state: {tensor.name} is a task's tensor, and no objective's `task_names` begin its name"
     yield from (f"state: {name} is in the module and not listed" for name in held.keys() - set(names))
     trained = {tensor.name for tensor in listed if tensor.trained}
     for name in trained ^ {name for name, _ in module.named_parameters()}:
@@ -113,7 +110,7 @@ def _id(spec: TrialSpec) -> str:
 
 def _difference(case: Specimen) -> Iterator[str]:
     """`plan --diff` names tensors of the mechanism and of no other part."""
-    allowed = OWN_PARTS.get(case.kind, {case.kind})
+    allowed = type(mechanism(case.kind, case.text)).changes | {case.kind}
     for line in spec_difference("single", case.baseline, case.spec):
         if line.kind == "tensor" and line.part not in allowed:
             yield f"difference: {line.key} differs from the baseline's, which is a tensor of the {line.part}"

@@ -23,6 +23,7 @@ from vitbench.inspection.transformers_export import (
     vit_state,
 )
 from vitbench.model.build import build
+from vitbench.model.objective import objective_of
 from vitbench.model.sizes import known, pixel_grid
 from vitbench.model.weights.start import WEIGHTS_FILE
 from vitbench.spec.trial import TrialSpec
@@ -54,7 +55,7 @@ def export_onnx(record: Record, store: Store, folder: Path, data: DataOptions) -
     that it was measured on. Raises InputError as above, ResultsError where onnxruntime's logits are others.
     """
     spec = TrialSpec.model_validate(record.spec)
-    if spec.train.objective.name != "classify":
+    if not objective_of(spec.train.objective).predicts_classes:
         raise InputError(f"--format onnx: train.objective.name {spec.train.objective.name} trains no classifier")
     weights = read_weights(kept_weights(record, store))
     require_new_folder(folder)

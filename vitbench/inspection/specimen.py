@@ -20,7 +20,7 @@ from vitbench.train.networks import Network
 from vitbench.train.resident import load_images
 from vitbench.train.trainer import Job, Trainer
 
-TINY: dict[str, Any] = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
+TINY: dict[str, Any] = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
 NUM_STEPS = 3
 
 

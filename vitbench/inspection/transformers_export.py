@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitbench.base.errors import InputError
 from vitbench.inspection.export import VIT, architecture
+from vitbench.model.objective import objective_of
 from vitbench.spec.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def timm_arguments(spec: TrialSpec) -> dict[str, Any]:
 
     Raises InputError with the reason: what timm cannot hold, and any argument that its ViT has no equal for.
     """
-    if spec.train.objective.name != "classify":
+    if not objective_of(spec.train.objective).predicts_classes:
         raise InputError(f"{REFUSED}: train.objective.name {spec.train.objective.name} trains no classifier")
     chosen = architecture(spec.model, spec.train.objective)
     if chosen.name != VIT:

@@ -87,7 +87,10 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
             problems.append(f"model.head: {model.head} is a transformer's; a ResNet's is linear")
     elif not problems:
         problems = part_problems(model)
-    return problems + trained.problems(model)
+    problems = problems + trained.problems(model)
+    if model.family == "resnet" and not problems and not trained.predicts_classes:
+        problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")
+    return problems
 
 
 def _backbone_problems(model: ModelSpec) -> list[str]:

@@ -38,6 +38,8 @@ class Part(Mechanism):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of parts, beside its own, whose tensors its choice may change."""
 
     def reads(self, model: ModelSpec) -> frozenset[str]:
         """The fields of ModelSpec, among SHARED, that change this part; unread fields are left out of the id."""
@@ -96,7 +98,7 @@ class Position(Part):
         return 0
 
     def class_row(self, model: ModelSpec) -> bool:
-        """True if the class token has a position of its own among the rows of what is added."""
+        """True if a row of what is added belongs to the class token."""
         return False
 
     def added(self, owner: Any, model: ModelSpec, device: torch.device) -> torch.Tensor | None:
@@ -116,7 +118,7 @@ class Position(Part):
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:
         if not self.absolute:
-            return f"model.pos_embed {self.text()} acts inside the attention; its ViT adds one position a token"
+            return f"model.pos_embed {self.text()} acts inside the attention; its ViT adds one position to each token"
         if model.pos_placement != "stem":
             return f"model.pos_placement {model.pos_placement}; its ViT adds positions once, at the stem"
         return {"pos_embed": "learn", "no_embed_class": not self.class_row(model)}
@@ -130,6 +132,7 @@ class TokenMixer(Part):
     """
 
     kind: ClassVar[str] = "token_mixer"
+    changes: ClassVar[frozenset[str]] = frozenset({"position"})
     slot: ClassVar[str] = "mixer"
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
@@ -163,6 +166,7 @@ class Readout(Part):
     """How the tokens become one feature vector per image."""
 
     kind: ClassVar[str] = "readout"
+    changes: ClassVar[frozenset[str]] = frozenset({"class_token", "final_norm", "position"})
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name in the model."""
@@ -179,6 +183,10 @@ class Readout(Part):
     def pooled(self, tokens: torch.Tensor, num_prefix: int, module: Any) -> torch.Tensor:
         """One feature vector per image, `[B, D]`, of tokens `[B, T, D]` whose first `num_prefix` are no patches."""
         raise NotImplementedError
+
+
+KINDS: Mapping[str, type[Part]] = {cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout)}
+"""The base class of each kind."""
 
 
 def patch_embed_of(model: ModelSpec) -> PatchEmbed:
@@ -225,7 +233,7 @@ def unread_fields(model: ModelSpec) -> frozenset[str]:
 
 
 def part_problems(model: ModelSpec) -> list[str]:
-    """What is wrong with the parts, then needs that no part gives; one line each."""
+    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
     parts = parts_of(model)
     problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
     problems = problems or _placement_problems(model) + position_of(model).problems(model)

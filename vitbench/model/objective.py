@@ -73,10 +73,10 @@ class Call(Protocol):
         """The weight of each class `[E, K]`; None: all alike."""
 
     def mixed(self, unit: torch.Tensor, given: Given) -> torch.Tensor:
-        """Images in [0, 1] mixed with their partners, where the spec says so."""
+        """Images in [0, 1], mixed with their partners if the spec says so."""
 
     def erased(self, pixels: torch.Tensor, given: Given) -> torch.Tensor:
-        """Standardised images with random erasing, where the spec says so."""
+        """Standardised images, with random erasing if the spec says so."""
 
     def labels(self, index: torch.Tensor) -> torch.Tensor:
         """Positions among the trained classes `[E, B]` of training images `index [E, B]`."""
@@ -96,6 +96,8 @@ class Objective(Mechanism):
     predicts_classes: ClassVar[bool] = False
     gives: ClassVar[frozenset[str]] = frozenset()
     """`reconstruction`: `vitbench inspect` can paint what it predicts."""
+    changes: ClassVar[frozenset[str]] = frozenset({"head", "mask_token", "readout", "final_norm"})
+    """Kinds of parts whose tensors its choice may change."""
     task_names: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
@@ -114,7 +116,7 @@ class Objective(Mechanism):
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
 
     def problems(self, model: ModelSpec) -> list[str]:
-        """Why `model` cannot be trained so, one line each."""
+        """Why this objective cannot train `model`, one line each."""
         return []
 
     def network_problems(self, spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> list[str]:
@@ -170,20 +172,20 @@ class Objective(Mechanism):
         raise NotImplementedError
 
     def validation(self, call: Call, unit: torch.Tensor, given: Given) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Loss `[E]` and percent of right answers `[E]` on validation images, where the objective has no classes.
+        """Loss `[E]` and percent of right answers `[E]` on validation images, of an objective without classes.
 
         The percentage is None if answers cannot be right or wrong.
         """
         raise NotImplementedError
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
-        """Arguments of timm's model for its heads, or why timm cannot hold the model; refused unless said otherwise."""
+        """Arguments of timm's model for its heads, or why timm cannot hold the model. The default is a refusal."""
         return f"train.objective {self.text()}; its models have no such heads"
 
 
 @functools.lru_cache(maxsize=1024)
 def objective_of(spec: ObjectiveSpec) -> Objective:
-    """The objective of a spec: the fields of ObjectiveSpec that it has are its own."""
+    """The objective of a spec; it takes its fields from ObjectiveSpec."""
     named: Objective = mechanism("objective", spec.name)
     flat = {key: getattr(spec, key) for key in type(named).model_fields if key in ObjectiveSpec.model_fields}
     return named.model_copy(update=flat)
@@ -198,6 +200,6 @@ def spec_of(objective: Objective) -> ObjectiveSpec:
 
 
 def is_task_name(name: str) -> bool:
-    """True if a tensor of this name belongs to a task: it is the head of some objective."""
+    """True if a tensor of this name in a file belongs to a task: it is the head of some objective."""
     prefixes = tuple(prefix for cls in registered("objective").values() for prefix in cls.task_names)  # type: ignore[attr-defined]
     return name.startswith(prefixes)

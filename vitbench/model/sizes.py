@@ -47,7 +47,7 @@ def pixel_grid(model: ModelSpec) -> Grid:
 
 
 def pixel_words(model: ModelSpec) -> str:
-    """`28`, or `16 x 32` where the sides differ."""
+    """`28`, or `16 x 32` if the sides differ."""
     cells = pixel_grid(model)
     return str(cells.rows) if cells.rows == cells.columns else size_words(cells)
 
@@ -208,7 +208,7 @@ def conv_stem_widths(model: ModelSpec) -> tuple[int, ...]:
 
 
 def norm_groups(width: int) -> int:
-    """Groups of a GroupNorm: 32, or fewer where that would leave less than 2 channels a group.
+    """Groups of a GroupNorm: 32, or fewer if a group would have less than 2 channels.
 
     Differs: BiT always has 32, which a narrow network cannot hold; from width 64 on the two are the same.
     """

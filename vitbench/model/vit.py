@@ -31,7 +31,7 @@ MASKED, REPLACED = 1, 2
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; a later block may have positions of its own (`every_layer`).
+    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; with `every_layer` a later block adds its own positions.
 
     The token mixer is `attn`, as in timm, or has the name of its slot.
     """
@@ -64,7 +64,7 @@ class ConvStemLayers(nn.Module):
     """Images `[B, C, H, W]` -> tokens `[B, N, D]` by 3x3 stride-2 convolutions, then a 1x1.
 
     Source: Xiao et al. 2021, section 3. Differs: GroupNorm in place of BatchNorm, so that no image depends on the
-    others of its batch; who uses it removes one block to pay for it.
+    others of its batch. Remove one block to keep the compute equal.
     """
 
     def __init__(self, model: ModelSpec) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.model.costs import forward_flops, num_params
+from vitbench.model.mechanisms import KINDS, MODEL_KINDS, SHARED
+from vitbench.model.objective import Objective
 from vitbench.model.parameters import parameters
 from vitbench.plan.stage_graph import ResolvedStage
 from vitbench.plan.trials import Builder, settings
@@ -17,29 +19,26 @@ from vitbench.spec.experiment import Experiment
 from vitbench.spec.trial import TrialSpec
 
 TENSORS: Mapping[str, frozenset[str]] = {
-    "model.global_pool": frozenset(("class_token", "readout", "final_norm", "position")),
-    "model.pos_embed": frozenset(("position",)),
+    **{f"model.{field}": KINDS[kind].changes | {kind} for kind, field in MODEL_KINDS.items()},
     "model.pos_placement": frozenset(("position",)),
     "model.relative_clip": frozenset(("position",)),
     "model.no_embed_class": frozenset(("position",)),
-    "model.token_mixer": frozenset(("token_mixer", "position")),
-    "model.channel_mixer": frozenset(("channel_mixer",)),
     "model.reg_tokens": frozenset(("registers",)),
     "model.final_norm": frozenset(("final_norm",)),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
-    "model.stem": frozenset(("patch_embed",)),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),
-    "train.objective.name": frozenset(("head", "mask_token", "readout", "final_norm")),
+    "train.objective.name": Objective.changes,
     "train.objective.target": frozenset(("head",)),
 }
 """The parts whose tensors may differ in shape or initialisation between arms of a field; any other field of `model` may
 change them all, as may `data.name`."""
+_UNREAD = tuple(f"model.{field}" for field in sorted(SHARED))
+"""Fields that go back to their defaults if no part reads them."""
 DERIVED: Mapping[str, tuple[str, ...]] = {
-    "model.global_pool": ("model.class_token",),
-    "model.token_mixer": ("model.num_heads", "model.qkv_bias"),
-    "model.channel_mixer": ("model.mlp_ratio",),
+    **{f"model.{field}": _UNREAD for field in MODEL_KINDS.values()},
+    "model.global_pool": ("model.class_token", *_UNREAD),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
     "data.scale": ("data.name",),
@@ -52,7 +51,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "train.augment": ("train.mixup",),
     "train.objective.name": ("train.objective.*", "train.mixup", "train.smoothing", "evaluate.*"),
 }
-"""Resolved fields that follow from a field; every field may move `train.steps` where the budget is in FLOPs."""
+"""Resolved fields that follow from a field; every field may change `train.steps` if the budget is in FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -126,28 +125,28 @@ def check_arms(experiment: Experiment, builder: Builder) -> None:
 
     Raises InputError naming the arms and the key, with what would allow it (`differs:`).
     """
-    known = list(builder.arms.values())
+    all_arms = list(builder.arms.values())
     problems = []
     setting = settings(experiment)[0]
-    seen: dict[str, str] = {}
-    for arm in known:
+    first_with: dict[str, str] = {}
+    for arm in all_arms:
         identity = repr(builder.stages(arm, setting))
-        if identity in seen:
+        if identity in first_with:
             problems.append(
-                f"{experiment.name}: arms {seen[identity]} and {arm.name} compute the same; drop one (exclude:)"
+                f"{experiment.name}: arms {first_with[identity]} and {arm.name} compute the same; drop one (exclude:)"
             )
-        seen.setdefault(identity, arm.name)
-    for arm in known[1:]:
-        other = _neighbour(known, arm)
+        first_with.setdefault(identity, arm.name)
+    for arm in all_arms[1:]:
+        other = _neighbour(all_arms, arm)
         if other is not None:
             problems.extend(_undeclared(experiment, builder, *other, arm))
     if problems:
         raise InputError("\n".join(problems))
 
 
-def _neighbour(known: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
+def _neighbour(all_arms: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
     """The first arm that differs from `arm` in one factor, and that factor."""
-    for other in known:
+    for other in all_arms:
         factors = [path for path in arm.levels if arm.levels[path] != other.levels[path]]
         if len(factors) == 1:
             return factors[0], other
@@ -157,12 +156,12 @@ def _neighbour(known: list[Arm], arm: Arm) -> tuple[str, Arm] | None:
 def _undeclared(experiment: Experiment, builder: Builder, factor: str, a: Arm, b: Arm) -> Iterable[str]:
     """Differences of two neighbouring arms that their factor does not explain."""
     stages = {stage.name for stage in experiment.stages}
-    own = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
-    bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in own]
+    assigned = [factor] if factor != "arm" else [*a.assignment, *b.assignment]
+    bare = [path.split(".", 1)[1] if path.split(".", 1)[0] in stages else path for path in assigned]
     keys = [*bare, *experiment.differs, *(d for path in bare for d in DERIVED.get(path, ()))]
     anything = "data.name" in bare or any(p.startswith("model.") and p not in TENSORS for p in bare)
     parts = frozenset[str]().union(*(TENSORS.get(path, frozenset()) for path in bare))
-    if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != own:
+    if any(path.endswith("train_flops") for path in [*bare, *flatten(experiment.base)]) or bare != assigned:
         keys.append("train.steps")
     if any(path.startswith("train.") and path.split(".")[1] in ("epochs", "steps", "images") for path in bare):
         keys.append("train.steps")

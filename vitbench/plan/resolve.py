@@ -13,8 +13,9 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
-from vitbench.model.mechanisms import unread_fields
+from vitbench.model.mechanisms import Readout, unread_fields
 from vitbench.model.objective import Objective, objective_of, spec_of
+from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
     DURATIONS,
@@ -47,11 +48,11 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 
     `networks` are the resolved specs of earlier stages whose networks the objective reads, by role.
 
-    Raises InputError, one line per problem, where data and model clash or no duration is given.
+    Raises InputError, one line per problem, if data and model clash or no duration is given.
     """
     grey = spec.model.in_chans == 1 and spec.data.in_chans is None
     data = _data(spec.data.model_copy(update={"in_chans": 1}) if grey else spec.data, facts)
-    partition_sizes(facts.counts, data)  # Raises where a class would have no image, whatever the duration.
+    partition_sizes(facts.counts, data)  # Raises InputError if a class would have no image.
     model = _model(spec.model, data, facts)
     problems = costs.check(model, spec.train.objective)
     if problems:
@@ -66,7 +67,7 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 
 
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
-    """How probes are made says nothing where there are none."""
+    """Fields of probes go back to their defaults without probes."""
     if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
         return EvaluateSpec()
     if evaluate.few_shot:
@@ -148,15 +149,15 @@ def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     fields: dict[str, Any] = {**named, **{key: value for key, value in written.items() if value is not None}}
     family = fields.setdefault("family", "vit")
     assert data.img_size is not None
-    own = {
+    of_data = {
         "img_size": data.img_size,
         "in_chans": data.in_chans or facts.in_chans,
         "num_classes": len(data.classes) if data.classes is not None else facts.num_classes,
     }
-    for key, value in own.items():
+    for key, value in of_data.items():
         if fields.get(key, value) != value:
             raise InputError(f"model.{key}: {fields[key]} does not fit the data {facts.name}, which have {value}")
-    fields.update(own)
+    fields.update(of_data)
     if family != "resnet":
         _fill_vit(fields, data.img_size)
     if family != "vit":
@@ -177,7 +178,8 @@ def _fill_vit(fields: dict[str, Any], img_size: int | tuple[int, int]) -> None:
         raise InputError(
             f"no patch size divides images of {size_words(img_size)} px into few enough patches; set model.patch_size"
         )
-    fields.setdefault("class_token", fields.get("global_pool", "token") == "token")
+    readout: Readout = mechanism("readout", fields.get("global_pool", ModelSpec().global_pool))
+    fields.setdefault("class_token", "class_token" in readout.needs)
 
 
 def _without_idle_fields(model: ModelSpec) -> ModelSpec:
@@ -198,8 +200,8 @@ def _train(
 ) -> TrainSpec:
     given = [key for key in DURATIONS if getattr(train, key) is not None]
     if len(given) != 1:
-        found = ", ".join(f"train.{key}" for key in given) or "none of them"
-        raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {found}")
+        written = ", ".join(f"train.{key}" for key in given) or "none of them"
+        raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {written}")
     objective = objective_of(train.objective).resolved(model)
     _check_objective(objective, model, facts, networks)
     steps = num_steps(train, model, data, facts, costs.network_flops(networks))
@@ -234,7 +236,7 @@ def _check_objective(objective: Objective, model: ModelSpec, facts: Facts, netwo
 
 
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
-    """Parts of the recipe that have no effect, back at their defaults. Raises InputError where one cannot be."""
+    """The defaults of recipe fields without effect. Raises InputError for a field that cannot be used."""
     weights, idle = train.class_weights, []
     if isinstance(weights, tuple) and len(weights) != model.num_classes:
         raise InputError(f"train.class_weights: {len(weights)} weights for {model.num_classes} classes")

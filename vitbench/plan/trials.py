@@ -46,7 +46,7 @@ class Chosen(Protocol):
 
 
 class Chooser(Protocol):
-    """How validation scores decide among the settings of one arm; `vitbench.stats.chooser` is the one in use."""
+    """How validation scores decide among the settings of one arm; `vitbench.stats.race.CHOOSER` is in use."""
 
     def choose(self, settings: Sequence[Assignment], scores: np.ndarray, eligible: np.ndarray) -> Chosen | None:
         """The setting with the best mean score [K, T] among those eligible at every seed [K, T]."""
@@ -137,12 +137,12 @@ class Plan:
         return len(self.unique()) + len(self.later)
 
     def bounds(self) -> tuple[int, int, int]:
-        """(least, likely, most) trials of the seeds that are planned; all the same where nothing races."""
+        """(least, likely, most) trials of the seeds that are planned; all equal if nothing races."""
         likely = self.num_expected
         least = sum(standing.least for standing in self.standings)
         most = sum(standing.most for standing in self.standings)
-        known = len(self.unique())
-        return (known + least, likely, max(known + most, likely)) if self.standings else (likely,) * 3
+        planned = len(self.unique())
+        return (planned + least, likely, max(planned + most, likely)) if self.standings else (likely,) * 3
 
 
 def settings(experiment: Experiment, extended: int = 0) -> tuple[Assignment, ...]:
@@ -266,7 +266,7 @@ def _located(where: str) -> Iterator[None]:
 
 
 def _of_stage(assigned: Assignment, stage: str, names: set[str]) -> dict[str, Any]:
-    """The assignments that reach one stage: its own (prefix dropped), and those that name no stage."""
+    """The assignments that reach one stage: those that name it, without its name, and those that name no stage."""
     out = {}
     for path, value in assigned.items():
         head, _, rest = path.partition(".")

@@ -216,10 +216,7 @@ def _load_entry_point(name: str) -> None:
         installed = ", ".join(points) or "none is installed"
         raise InputError(f"uses_code: {name!r} is neither a .py file nor an entry point {ENTRY_POINTS} ({installed})")
     module_name = points[name].module
-    module_spec = importlib.util.find_spec(module_name)
-    if module_spec is None or module_spec.origin is None:
-        raise InputError(f"uses_code: {name}: there is no module {module_name}")
-    _LOADING.append(hashlib.sha256(Path(module_spec.origin).read_bytes()).hexdigest())
+    _LOADING.append(_installed_sha256(name, module_name.partition(".")[0]))
     try:
         importlib.import_module(module_name)
     except Exception as error:
@@ -227,6 +224,21 @@ def _load_entry_point(name: str) -> None:
         raise InputError(f"uses_code: {name} cannot be imported ({reason})") from error
     finally:
         _LOADING.pop()
+
+
+def _installed_sha256(name: str, package: str) -> str:
+    """Hash of the source of an installed module, or of every Python file of an installed package; nothing is run."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"uses_code: {name}: there is no module {package}")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if not folders:
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def source_hashes(texts: Iterable[tuple[str, str]]) -> dict[str, str]:

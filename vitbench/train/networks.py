@@ -28,7 +28,7 @@ class Network:
 class Networks:
     """The other networks of a stack of trials, and the objective's own state, such as running means.
 
-    Frozen networks are each member's own, of equal specs. A moving average starts as the trained network.
+    Each member has frozen networks of its own; their specs are equal. A moving average starts as the trained network.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class Stack:
     """E models as `flat [E, P]`; `params` are leaves that view it, and `backward` adds to `grad [E, P]`.
 
     One flat tensor makes clipping and the optimizer a handful of operations, whatever the number of layers. A leaf has
-    a leading axis E where E > 1; the leaves of one model are its own, so that E = 1 costs no more than a plain loop.
+    a leading axis E if E > 1. Without it for E = 1, a single model costs no more than in a plain loop.
     Without `trained` there are no gradients.
     """
 
@@ -51,7 +51,7 @@ class Stack:
         return views
 
     def _leaves(self, flat: Tensor) -> dict[str, Tensor]:
-        """`_views`, without the leading axis where there is one model."""
+        """`_views`, without the leading axis if there is one model."""
         views = self._views(flat)
         return views if self.num_members > 1 else {name: view.squeeze(0) for name, view in views.items()}
 

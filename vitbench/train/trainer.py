@@ -97,13 +97,14 @@ class Trainer:
 
     @property
     def evaluated(self) -> Tensor:
-        """The weights `[E, P]` that are read and kept: the moving average where there is one, else the current ones."""
+        """The weights `[E, P]` that are read and kept: the moving average if there is one, else the current ones."""
         return self.stack.flat if self.average is None else self.average
 
     def step(self, step: int) -> None:
         """One optimizer step; nothing here waits for the device.
 
-        Dropout alone draws on the device, from one generator for the whole stack: with it a stack is not its members.
+        Only dropout draws on the device, from one generator for the whole stack; so a stack with dropout differs from
+        its members trained alone.
         """
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
@@ -166,7 +167,7 @@ class Trainer:
         )
 
     def validate(self) -> list[tuple[float | None, float | None, bool]]:
-        """Per member: validation top-1 in percent and loss (None where there is none), and whether all was finite."""
+        """Per member: validation top-1 in percent and loss (None without), and whether every logit was finite."""
         index = np.stack([used.val for used in self.used])  # stratified, so every seed holds out as many
         if index.shape[1] == 0:
             return [(None, None, True)] * len(self.jobs)
@@ -175,8 +176,8 @@ class Trainer:
         logits = logits_of(self.stack, self.images, "train", index, self.average)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
-            found = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
-            out.append((found.top1_percent, found.loss, True) if found.finite else (None, None, False))
+            answers = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
+            out.append((answers.top1_percent, answers.loss, True) if answers.finite else (None, None, False))
         return out
 
     def _validate_loss(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
@@ -201,8 +202,8 @@ class Trainer:
         index = np.stack([used.test for used in self.used])
         logits = logits_of(self.stack, self.images, "test", index, self.average if flat is None else flat)
         return [
-            evaluate(own, np.searchsorted(used.classes, self.images.test_labels[used.test]))
-            for own, used in zip(logits, self.used, strict=True)
+            evaluate(of_member, np.searchsorted(used.classes, self.images.test_labels[used.test]))
+            for of_member, used in zip(logits, self.used, strict=True)
         ]
 
 
@@ -242,7 +243,7 @@ class NetworkCalls:
 
 
 def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
-    """Fresh weights of a job, on the CPU, with its parent's loaded over them where it has one."""
+    """Fresh weights of a job, on the CPU; the weights of its parent, if any, replace them."""
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
     if job.parent is not None:
@@ -267,5 +268,5 @@ def _class_weights(
 
 def _class_positions(images: ImageSource, used: Members) -> np.ndarray:
     """Label of every training image as a position among the trained classes (0 for images never drawn)."""
-    known = np.isin(images.train_labels, used.classes)
-    return np.where(known, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)
+    trained = np.isin(images.train_labels, used.classes)
+    return np.where(trained, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)

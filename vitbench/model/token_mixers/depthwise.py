@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from vitbench.model.mechanisms import TokenMixer
+from vitbench.model.mechanisms import TokenMixer, readout_of
 from vitbench.model.sizes import transformer
 from vitbench.model.tensors import Tensor
 from vitbench.spec.trial import ModelSpec
@@ -30,7 +30,7 @@ class DepthwiseConvolution(TokenMixer):
         problems = []
         if self.kernel_size % 2 == 0:
             problems.append(f"model.token_mixer: depthwise needs an odd kernel_size; it is {self.kernel_size}")
-        if model.global_pool == "token":
+        if "class_token" in readout_of(model).needs:
             problems.append("model.token_mixer: depthwise never mixes the class token; set global_pool: avg or map")
         if model.reg_tokens:
             problems.append("model.reg_tokens: depthwise never mixes register tokens, so they change nothing; set 0")

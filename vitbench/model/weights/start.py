@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitbench.base.errors import InputError
 from vitbench.model.objective import is_task_name
@@ -23,6 +23,7 @@ from vitbench.model.sizes import grid
 from vitbench.model.tensors import Resampling, Tensor
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
+T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
 """A model's tensors by name."""
@@ -38,14 +39,14 @@ MAX_HEADER_BYTES = 100_000_000
 def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     """`spec` as it starts: from the last of the `earlier` stages, else from its `init_from`, else fresh.
 
-    A first stage alone starts from `init_from`, which a later one may share with it (by `base`) and then drops.
-    Raises InputError where there is another one, or where the weights are not there or do not fit the model.
+    Only a stage without a parent starts from `init_from`. A later stage may have it from `base`, and ignores it. Raises
+    InputError if a later stage has another `init_from`, or if the weights are missing or do not fit the model.
     """
     own, start = _tensors(spec), spec.model.init_from
     if earlier:
         if start not in (None, earlier[0].model.init_from):
             raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
-        given: Shapes = {name: tensor.shape for name, tensor in _tensors(earlier[-1]).items()}
+        given: Shapes = {name: tensor.shape for name, tensor in _tensors(earlier[-1]).items() if tensor.role != "task"}
         problem = _grid_problem(given, spec, earlier[-1]) or misfit(given, own)
         source = "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
@@ -86,7 +87,7 @@ def tensors_by_name(model: ModelSpec, objective: ObjectiveSpec) -> Tensors:
 
 
 def find(init_from: str) -> Path:
-    """The safetensors file that `timm:NAME`, a folder or a file means. Raises InputError where there is none."""
+    """The safetensors file that `timm:NAME`, a folder or a file means. Raises InputError if there is no such file."""
     if init_from.startswith(TIMM):
         path = fetched(init_from)
         if not path.is_file():
@@ -105,7 +106,7 @@ def find(init_from: str) -> Path:
 def fetched(init_from: str) -> Path:
     """Where the weights of `timm:NAME` are kept once they are fetched. Raises InputError on a name that is a path."""
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", init_from.removeprefix(TIMM)):
-        raise InputError(f"model.init_from: {init_from} is no name of timm's: letters, digits, '_' and '.' only")
+        raise InputError(f"model.init_from: {init_from} is not a name of timm: letters, digits, '_' and '.' only")
     cache = os.environ.get("VITBENCH_CACHE_DIR") or Path.home() / ".cache" / "vitbench"
     return Path(cache) / "weights" / f"{init_from.removeprefix(TIMM)}.safetensors"
 
@@ -137,7 +138,7 @@ def _digest(path: Path, size: int, time_ns: int) -> str:
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries by name, and where the values begin. Raises InputError where the file is no safetensors file."""
+    """The entries by name, and where the values begin. Raises InputError if it is not a safetensors file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -154,7 +155,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _end(entry: Mapping[str, Any]) -> int:
-    """Where a tensor's values end. Raises ValueError where type, shape and place do not go together."""
+    """Where a tensor's values end. Raises ValueError if type, shape and place do not agree."""
     (begin, end), dtype, shape = entry["data_offsets"], entry["dtype"], entry["shape"]
     whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
     if not whole or begin > end or not isinstance(dtype, str):
@@ -164,13 +165,19 @@ def _end(entry: Mapping[str, Any]) -> int:
     return int(end)
 
 
+def without_task(state: Mapping[str, T], spec: TrialSpec) -> dict[str, T]:
+    """The tensors of a trained stage that carry over to another task; `spec` is the stage's."""
+    task = {name for name, tensor in _tensors(spec).items() if tensor.role == "task"}
+    return {name: tensor for name, tensor in state.items() if name not in task}
+
+
 def carries(name: str, own: Tensors) -> bool:
-    """True if a tensor of given weights carries over to a model with the tensors `own`: it is of no task."""
+    """True if a tensor of given weights carries over to a model with the tensors `own`: it belongs to no task."""
     return own[name].role != "task" if name in own else not is_task_name(name)
 
 
 def misfit(given: Shapes, own: Tensors) -> str | None:
-    """Why weights cannot become a model's tensors `own`, heads left out and positions interpolated; None: they can.
+    """Why weights cannot become a model's tensors `own`, without heads and with interpolated positions; None: they can.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new head, interpolated positions).
     """

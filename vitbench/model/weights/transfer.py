@@ -21,7 +21,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensor
     `tensors` are the module's.
 
     Source: Dosovitskiy et al. 2021, section 3.2 (a new zero head, interpolated positions); vit_jax (bilinear, corners
-    on corners, the class token's row apart). Raises InputError where the rest does not fit tensor by tensor.
+    on corners, the class token's row apart). Raises InputError if the rest does not fit.
     """
     problem = misfit(_shapes(state), tensors)
     if problem:
