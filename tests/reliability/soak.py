@@ -4,8 +4,8 @@ byte, those of a run that nobody disturbed.
     python tests/reliability/soak.py --kills 200 [--race]
 
 The command itself is killed, its fork server, or a worker, also while they start; the same command is then given again.
-One round is 24 trials, 2 arms at 12 seeds, or a race of three rates per arm up to its first look. Rounds follow, each in
-a folder of its own, until the kills are spent. Nothing is ever repaired.
+One round is 24 trials, 2 arms at 12 seeds, or a race of three rates per arm up to its first look. Rounds follow, each
+in a folder of its own, until the kills are spent. Nothing is ever repaired.
 """
 
 from __future__ import annotations
