@@ -168,11 +168,41 @@ def test_shared_settings_are_kept_alive_beside_the_race() -> None:
     assert {t.seed for t in extra} == {3, 4, 5}, "the first seeds are the race's"
 
 
+def test_a_claim_at_a_fixed_rate_keeps_that_rate_alive_in_its_arms() -> None:
+    claim = "{id: A, form: difference, arms: [avg, token], at: {train.lr: 4e-3}, above_points: 0}"
+    made = experiment(THREE + f"claims: [{claim}]\n")
+    plan = finish(made, curve(1e-3))
+    kept = {(t.arm, t.spec.train.lr) for t in plan.trials if t.role == "reporting"}
+    assert kept == {("avg", 4e-3), ("token", 4e-3)}
+    assert {(4e-3, seed) for seed in range(6)} <= cells(plan, "avg")
+    before = experiment(THREE.replace("4e-3]}", "4e-3], seeds: 2}") + f"claims: [{claim}]\n")
+    assert {t.spec.train.lr for t in finish(before, curve(1e-3)).trials if t.role == "reporting"} == {1e-3}
+
+
 def test_the_plan_says_least_likely_and_most() -> None:
     builder = Builder(experiment(RACE), facts_of)
     assert expand(builder, {}, CHOOSER).bounds() == (2 * (9 + 3), 30, 2 * 5 * 6)
     done = finish(experiment(RACE), curve(2e-3))
     assert done.bounds() == (24, 24, 24)
+
+
+@pytest.mark.parametrize("shared", ["[best_of(token)]", "[grid]", "[3e-3, best_of(avg)]"])
+@pytest.mark.parametrize("best", [1e-3, 2e-3, 1.6e-2])
+def test_the_bounds_hold_at_every_round_with_shared_settings(shared: str, best: float) -> None:
+    made = experiment(RACE + f"report: {{also_at: {{train.lr: {shared}}}}}\n")
+    builder, records, bounds = Builder(made, facts_of), dict[str, Record](), list[tuple[int, int, int]]()
+    while True:
+        plan = expand(builder, records, CHOOSER, range(6))
+        bounds.append(plan.bounds())
+        if plan.complete and not plan.missing(records):
+            break
+        records |= {
+            trial.trial_id: curve(best if trial.arm == "avg" else 2e-3)(trial) for trial in plan.missing(records)
+        }
+    total = len(plan.unique())
+    assert bounds[-1] == (total, total, total)
+    assert all(least <= total <= most and least <= likely <= most for least, likely, most in bounds), (bounds, total)
+    assert bounds[0][1] > expand(Builder(experiment(RACE), facts_of), {}, CHOOSER).bounds()[1], "likely counts them"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,19 @@ from sample_rows import class_token_experiment, class_token_rows, position_exper
 from vitbench.report.live import pace
 from vitbench.report.live.progress import RunState, duration
 from vitbench.report.live.view import LiveView, summary
-from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned, Work
+from vitbench.store.events import (
+    ArmStanding,
+    Began,
+    Event,
+    Finished,
+    Planned,
+    Progress,
+    Started,
+    Warned,
+    Work,
+    from_line,
+    to_line,
+)
 
 FLOPS = 8.8e10
 
@@ -112,6 +124,60 @@ def test_a_terminal_shows_progress_arms_and_folded_warnings(monkeypatch: pytest.
     assert "15 done, best 92.17 at lr 0.004" in text
     assert "warning (and 1 more): another" in text
     assert not re.search(r"\x1b\[(3[0-8]|9\d|38;)", text)
+
+
+RATES = [{"train.lr": rate} for rate in (0.002, 0.004, 0.016)]
+
+
+def raced(rate: float, seed: int, score: float) -> Finished:
+    return Finished(
+        f"{rate}{seed}", "token", {"train.lr": rate}, seed, "trial", "ok", None, score, score, FLOPS, 400, 4.5
+    )
+
+
+def race_plan(num_trials: int, num_done: int, num_seeds: int, dropped: int) -> Planned:
+    standing = ArmStanding("token", num_seeds, tuple(RATES[: 3 - dropped]), tuple(RATES[3 - dropped :]))
+    return Planned("race", num_trials, num_done, 12, (), (work(12 - num_done),), (standing,))
+
+
+RACE: list[Event] = [
+    race_plan(3, 0, 0, 0),
+    *(raced(rate, 0, score) for rate, score in ((0.002, 91.0), (0.004, 92.0), (0.016, 80.0))),
+    race_plan(5, 3, 3, 1),
+    race_plan(5, 3, 3, 1),
+    race_plan(6, 5, 6, 2),
+]
+
+
+def test_dropped_rates_are_named_once_each() -> None:
+    lines = [line for line in lines_of([(0.0, event) for event in RACE]) if "dropped" in line]
+    assert lines == [
+        "token, 3 seeds: dropped lr 0.016; still racing lr 0.002 and lr 0.004",
+        "token, 6 seeds: dropped lr 0.004 and lr 0.016; still racing lr 0.002",
+    ]
+    assert not [line for line in lines_of([(0.0, event) for event in RACE], quiet=True) if "dropped" in line]
+
+
+def test_the_table_says_which_rates_lead_race_and_were_dropped() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120, height=30, force_terminal=True, no_color=True)
+    with LiveView(console, RunState(class_token_experiment()), clock=Clock()) as view:
+        for event in RACE[:-1]:
+            view(event)
+        console.print(view.render())
+    rows = {cells[1]: line for line in out.getvalue().splitlines() if (cells := line.split("lr ")) and len(cells) == 2}
+    text = "\n".join(rows.values())
+    assert re.search(r"0\.002 .*91\.00 on validation, racing", text)
+    assert re.search(r"0\.004 .*92\.00 on validation, leads", text)
+    assert re.search(r"0\.016 .*80\.00 on validation, dropped", text)
+
+
+def test_a_plan_of_a_race_goes_through_the_event_log_and_older_lines_are_read() -> None:
+    line = to_line(RACE[4], 1.0)
+    assert from_line(line) == (1.0, RACE[4])
+    older = re.sub(r', "standings": \[.*\]', "", line)
+    assert older != line
+    assert from_line(older)[1] == Planned("race", 5, 3, 12, (), (work(9),))
 
 
 SPEEDS = {"huge": 4e10, "large": 2e10, "plain": 1.2e10, "tiny": 0.5e10}

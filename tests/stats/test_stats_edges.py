@@ -268,7 +268,7 @@ def test_parts_that_stand_alone_get_a_verdict_each() -> None:
         ("MADE-01a", "supported"),
         ("MADE-01b", "contradicted"),
     ]
-    with pytest.raises(InputError, match="one verdict a part"):
+    with pytest.raises(InputError, match="is judged by its parts"):
         judge(the_claim(experiment), experiment, rows)
 
 

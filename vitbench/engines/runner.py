@@ -13,7 +13,7 @@ from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
-from vitbench.store.events import Event, Finished, Listener, Planned, Warned, Work
+from vitbench.store.events import ArmStanding, Event, Finished, Listener, Planned, Warned, Work
 from vitbench.store.record import REPORTS, Record, metric_of
 from vitbench.store.trials import Store
 
@@ -142,6 +142,7 @@ def planned(experiment: Experiment, plan: Plan, records: Mapping[str, Record]) -
         num_expected=plan.num_expected,
         done=work_of(done),
         left=work_of(remaining),
+        standings=tuple(ArmStanding(s.arm, s.num_seeds, s.racing, s.dropped) for s in plan.standings),
     )
 
 

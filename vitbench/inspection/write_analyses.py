@@ -86,9 +86,13 @@ def look_into(subject: Subject, request: InspectionRequest, folder: Path) -> lis
     return done
 
 
-def look_into_run(rows: Sequence[Mapping[str, Any]], folder: Path, request: InspectionRequest) -> list[str]:
+def look_into_run(
+    rows: Sequence[Mapping[str, Any]], folder: Path, request: InspectionRequest, *, every_setting: bool = False
+) -> list[str]:
     """Analyse every kept network of a run; write figures and tables over its seeds, and the numbers of each network.
 
+    With `every_setting`, also write the numbers of a race's other settings: a claim on such a number needs them to know
+    how much it depends on the choice. Figures and tables show the chosen setting only.
     Return the names of the analyses that apply. Raises InputError if none applies.
     """
     collected: dict[str, CollectedFindings] = {name: CollectedFindings() for name in request.analyses}
@@ -98,6 +102,10 @@ def look_into_run(rows: Sequence[Mapping[str, Any]], folder: Path, request: Insp
         for number, row in enumerate(networks, 1):
             request.tell(f"[{number}/{len(networks)}] {row['arm']}, seed {row['seed']}")
             _look_at(row, folder, request, part)
+    for row in _other_settings(rows) if every_setting else ():
+        setting = ", ".join(f"{path} {value}" for path, value in row["setting"].items())
+        request.tell(f"{row['arm']}, seed {row['seed']}, {setting}: numbers only")
+        _look_at(row, folder, request, {n: CollectedFindings() for n, a in request.analyses.items() if not a.of_stage})
     done = [name for name, findings in collected.items() if findings.by_arm]
     if not done:
         raise InputError(_nothing(folder, collected))
@@ -141,6 +149,12 @@ def _networks(rows: Sequence[Mapping[str, Any]], stage: bool) -> list[Mapping[st
         if row["role"] in roles and row["status"] == "ok" and row["seed"] < 1000 and (stage or row.get("chosen", True))
     ]
     return list({row["trial_id"]: row for row in reversed(found)}.values())[::-1]
+
+
+def _other_settings(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The finished trials of races at settings that were not chosen; each trial once."""
+    others = [r for r in rows if r["role"] == "trial" and r["status"] == "ok" and not r.get("chosen", True)]
+    return list({row["trial_id"]: row for row in others}.values())
 
 
 def _look(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vitbench.base.errors import InputError
+from vitbench.data import partition_sizes
 from vitbench.model.objective import objective_of
 from vitbench.plan.trials import Builder, settings
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import is_analysis, measured, refuse_unmeasured
+from vitbench.spec.trial import TrialSpec
 
 
 def check_metrics(experiment: Experiment, builder: Builder) -> None:
@@ -18,7 +20,7 @@ def check_metrics(experiment: Experiment, builder: Builder) -> None:
     """
     available = available_metrics(experiment, builder)
     problems = []
-    for where, metric in _named(experiment):
+    for where, metric in named_metrics(experiment):
         if where != "report.metric" and is_analysis(metric):
             continue
         try:
@@ -29,14 +31,30 @@ def check_metrics(experiment: Experiment, builder: Builder) -> None:
         raise InputError("\n".join(dict.fromkeys(problems)))
 
 
+def reads_analyses(experiment: Experiment) -> bool:
+    """Whether a claim reads a number that `vitbench inspect` adds after training."""
+    return any(where != "report.metric" and is_analysis(metric) for where, metric in named_metrics(experiment))
+
+
 def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
     specs = [builder.stages(arm, setting)[-1].spec for arm in builder.arms.values()]
-    return [name for spec in specs for name in measured(spec, objective_of(spec.train.objective).predicts_classes)]
+    return [
+        name
+        for spec in specs
+        for name in measured(
+            spec, objective_of(spec.train.objective).predicts_classes, has_validation=has_validation(builder, spec)
+        )
+    ]
 
 
-def _named(experiment: Experiment) -> list[tuple[str, str]]:
+def has_validation(builder: Builder, spec: TrialSpec) -> bool:
+    """Whether a trial of this resolved spec has validation images: a small class or a small fraction may give none."""
+    return partition_sizes(builder.facts_of(spec.data.name).counts, spec.data)[1] > 0
+
+
+def named_metrics(experiment: Experiment) -> list[tuple[str, str]]:
     """(place, metric) of every metric that the experiment names."""
     out = [("report.metric", experiment.report.metric)]
     for claim in experiment.claims:

@@ -1,4 +1,4 @@
-"""The race of one arm's settings as trials: which settings train which seeds, from the arm's own validation scores.
+"""The race of one arm's settings as trials: which settings train at which seeds, given the arm's validation scores.
 
 A stage is a run of seeds between two drop points. The plan of a stage depends on the scores of earlier stages, and, for
 lost trials, on earlier seeds of the stage: never on another arm, the order of arrival or a clock.
@@ -16,10 +16,10 @@ from vitbench.spec.arms import Assignment
 from vitbench.spec.experiment import Experiment
 
 USUAL_LOOKS = (6, 9, 13, 20)
-"""Drop points of a fixed design, and the looks of a design that declares none."""
+"""Drop points of a fixed design, which declares no looks."""
 LIKELY_AFTER_FIRST = 0.7
 LIKELY_AFTER_LOOK = 0.85
-"""Shares of the settings that go on at a drop point, in the worlds of the acceptance simulation."""
+"""Mean share of the settings that survive a drop point in the acceptance simulation."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class Lost:
 
 
 Score = Callable[[Assignment, int], float | Lost | None]
-"""score(setting, seed): the validation score of a trial; None where it has no record yet."""
+"""score(setting, seed): the validation score of a trial; None before it has a record."""
 
 
 @dataclass(frozen=True)
 class RaceRules:
-    """Seeds in order, the drop points (numbers of seeds, the last is all of them), and when a setting goes."""
+    """When settings are dropped: seeds in order, drop points (numbers of seeds, the last is all), error `alpha`.
+
+    `num_extensions`: how many times the grid may grow at an end.
+    """
 
     seeds: tuple[int, ...]
     points: tuple[int, ...]
@@ -52,7 +55,10 @@ def rules_of(experiment: Experiment, seeds: Sequence[int]) -> RaceRules:
 
 @dataclass(frozen=True)
 class ArmRacePlan:
-    """What one arm's race asks for: (setting, seed) in order, the leader at each drop point, and the standing."""
+    """The trials that one arm's race needs so far, as (setting, seed) in order.
+
+    `leaders`: the leading setting at each drop point that was reached. `complete`: the race has run all of its seeds.
+    """
 
     entries: tuple[tuple[Assignment, int], ...]
     leaders: dict[int, Assignment]
@@ -63,7 +69,10 @@ class ArmRacePlan:
 def run_race(
     arm: str, grid: Sequence[Assignment], rules: RaceRules, score: Score, chooser: Chooser, can_add: Callable[..., bool]
 ) -> ArmRacePlan:
-    """The arm's race as far as its scores tell. `can_add(setting)`: whether an extension of the grid can be trained."""
+    """Plan an arm's race as far as its scores allow.
+
+    `can_add(setting)`: whether a setting beyond the grid can be trained.
+    """
     track = _Track(list(grid), rules, score, chooser)
     for begin, end in zip((0, *rules.points), rules.points, strict=False):
         if not track.stage(track.racing, begin, end):
@@ -75,7 +84,7 @@ def run_race(
 
 
 class _Track:
-    """A race under way: the settings, those still racing (indices), and what was asked for."""
+    """A race in progress: all settings, the indices of those still racing, and the planned (setting, seed) entries."""
 
     def __init__(self, settings: list[Assignment], rules: RaceRules, score: Score, chooser: Chooser) -> None:
         self.settings, self.rules, self.score, self.chooser = settings, rules, score, chooser
@@ -93,9 +102,9 @@ class _Track:
         return self.score(setting, self.rules.seeds[position])
 
     def stage(self, indices: Sequence[int], begin: int, end: int) -> bool:
-        """Ask for the seeds of one stage; whether all of them have a record.
+        """Plan the seeds of one stage; return whether all of its trials have a record.
 
-        A lost trial ends its setting at once. Where each setting loses one, the last to do so trains on.
+        A lost trial drops its setting at once. If every setting loses a trial, the one that lost it last stays.
         """
         losses = {index: self._first_loss(index, begin, end) for index in indices}
         survivor = max(indices, key=lambda index: (losses[index] or 0, -index))
@@ -110,7 +119,7 @@ class _Track:
         return complete
 
     def extend(self, end: int, can_add: Callable[..., bool]) -> bool:
-        """Grow the grid while the leader stands at an end; whether all of the new trials have a record."""
+        """Extend the grid while the leader is at an end of it; return whether all new trials have a record."""
         for _ in range(self.rules.num_extensions):
             leader = self._leader(end)
             new = [] if leader is None else [s for s in beyond(self.settings, leader) if can_add(s)]
@@ -124,11 +133,11 @@ class _Track:
         return True
 
     def drop(self, end: int) -> None:
-        """Note the leader at a drop point, and keep the settings that are not significantly behind it."""
+        """Record the leader at a drop point and keep the settings that are not significantly behind it."""
         self.num_seeds = end
         leader = self._leader(end)
         if leader is None:
-            leader = max(self.racing, key=lambda index: (self._num_asked(index), -index))
+            leader = max(self.racing, key=lambda index: (self._num_planned(index), -index))
             self.racing = [leader]
         else:
             scores, ok = self._scores(end)
@@ -139,28 +148,28 @@ class _Track:
         choice = self.chooser.choose(self.settings, *self._scores(end))
         return None if choice is None else choice.index
 
-    def _num_asked(self, index: int) -> int:
-        """How many trials of a setting were asked for; a record beside them (order of arrival) does not count."""
+    def _num_planned(self, index: int) -> int:
+        """Number of planned trials of a setting; records beyond the plan do not count, whatever their order."""
         return sum(setting == self.settings[index] for setting, _ in self.entries)
 
     def _scores(self, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Validation scores [K, n] and where there is one [K, n]; a trial that was not asked for does not count."""
-        asked = {(repr(setting), seed) for setting, seed in self.entries}
+        """Validation scores [K, n] of planned trials, and a mask [K, n] of the trials that have one."""
+        planned = {(repr(setting), seed) for setting, seed in self.entries}
         scores, ok = np.zeros((len(self.settings), end)), np.zeros((len(self.settings), end), dtype=bool)
         for row, setting in enumerate(self.settings):
             for position, seed in enumerate(self.rules.seeds[:end]):
-                value = self.score(setting, seed) if (repr(setting), seed) in asked else None
+                value = self.score(setting, seed) if (repr(setting), seed) in planned else None
                 if isinstance(value, float):
                     scores[row, position], ok[row, position] = value, True
         return scores, ok
 
     def result(self, arm: str, complete: bool) -> ArmRacePlan:
-        """What the race asks for so far."""
+        """The plan so far, with bounds on the number of trials to come."""
         num_left = len(self.rules.seeds) - self.num_seeds
-        known = sum(self.rules.seeds.index(seed) >= self.num_seeds for _, seed in self.entries)
+        num_planned = sum(self.rules.seeds.index(seed) >= self.num_seeds for _, seed in self.entries)
         growth = 0 if self.num_seeds else self.rules.num_extensions
-        least = 0 if complete else max(0, num_left - known if self.num_seeds else num_left - self.rules.points[0])
-        most = 0 if complete else max(0, (len(self.racing) + growth) * num_left - known)
+        least = 0 if complete else max(0, num_left - num_planned if self.num_seeds else num_left - self.rules.points[0])
+        most = 0 if complete else max(0, (len(self.racing) + growth) * num_left - num_planned)
         racing = tuple(self.settings[index] for index in self.racing)
         dropped = tuple(s for index, s in enumerate(self.settings) if index not in self.racing)
         standing = RaceStanding(arm, self.num_seeds, racing, dropped, least, most)
@@ -168,7 +177,7 @@ class _Track:
 
 
 def likely_trials(rules: RaceRules, race: ArmRacePlan) -> int:
-    """How many trials beyond the known ones a race is likely to ask for, from how many settings usually go on."""
+    """Expected number of trials beyond the planned ones, if the usual share of settings survives each drop point."""
     if race.complete:
         return 0
     racing = float(len(race.standing.racing))
@@ -177,14 +186,14 @@ def likely_trials(rules: RaceRules, race: ArmRacePlan) -> int:
         total += max(1.0, racing) * (end - begin)
         racing *= LIKELY_AFTER_LOOK if begin else LIKELY_AFTER_FIRST
         begin = end
-    known = sum(rules.seeds.index(seed) >= race.standing.num_seeds for _, seed in race.entries)
-    return min(race.standing.most, max(race.standing.least, round(total) - known))
+    num_planned = sum(rules.seeds.index(seed) >= race.standing.num_seeds for _, seed in race.entries)
+    return min(race.standing.most, max(race.standing.least, round(total) - num_planned))
 
 
 def beyond(settings: Sequence[Assignment], index: int) -> list[Assignment]:
-    """New settings one step beyond each end of the grid at which a setting stands; the other paths stay as they are.
+    """Settings one step beyond each end of the grid that setting `index` occupies; its other paths keep their values.
 
-    The step has the ratio of the two nearest values: an octave where the grid's values double.
+    The step has the ratio of the two nearest values: an octave if the grid's values double.
     """
     leader = settings[index]
     out: list[Assignment] = []

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.plan.race_trials import ArmRacePlan, Lost, RaceRules, likely_trials, rules_of, run_race
-from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, Trial, settings
-from vitbench.spec.arms import Arm, Assignment, find_arms
+from vitbench.plan.race_trials import (
+    LIKELY_AFTER_FIRST,
+    ArmRacePlan,
+    Lost,
+    RaceRules,
+    likely_trials,
+    rules_of,
+    run_race,
+)
+from vitbench.plan.shared_settings import num_shared, shared_counts, shared_settings
+from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, RaceStanding, Trial, settings
+from vitbench.spec.arms import Arm, Assignment
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
 from vitbench.store.record import Record
@@ -25,7 +34,7 @@ def expand(
 
     A race asks for the settings still in it, stage by stage. A first-edition file asks first for arm x setting x tuning
     seed; once those are committed, each arm's choice (and a grid extended if an optimum is at its end), then the
-    reporting trials at the choices. Both add the shared settings of `report.also_at`.
+    reporting trials at the choices. Both add the shared settings (`plan/shared_settings.py`).
     """
     experiment = builder.experiment
     reporting = tuple(seeds if seeds is not None else experiment.seeds.first())
@@ -73,6 +82,9 @@ def _race_plan(builder: Builder, records: Mapping[str, Record], chooser: Chooser
     )
     tried = tuple({json.dumps(s, sort_keys=True): s for race in races.values() for s, _ in race.entries}.values())
     standings = tuple(race.standing for race in races.values())
+    if not complete:
+        later += _likely_shared(builder, rules, grid)
+        standings = tuple(_with_shared(experiment, standing, len(rules.seeds), grid) for standing in standings)
     metric = experiment.tune.metric if experiment.tune else DEFAULT_TUNING
     return Plan(tuple(trials), tuple(builder.arms.values()), choices, tried, (), complete, later, standings, metric)
 
@@ -110,7 +122,7 @@ def _arm_race(
 def _shared_trials(
     builder: Builder, races: Mapping[str, ArmRacePlan], rules: RaceRules, grid: Sequence[Assignment]
 ) -> list[Trial]:
-    """Trials at the settings of `report.also_at` that the races did not ask for.
+    """Trials at shared settings that the races did not plan.
 
     A shared setting may be another arm's leader; each look has its own, so that its verdict never changes.
     """
@@ -123,8 +135,8 @@ def _shared_trials(
     extra: dict[tuple[str, str, int], tuple[Assignment, int]] = {}
     for look in dict.fromkeys((*looks, rules.points[-1])):
         choices = {name: race.leaders[look] for name, race in races.items()}
-        for name, choice in choices.items():
-            for setting in _shared_settings(builder.experiment, choices, choice, grid):
+        for name in choices:
+            for setting in shared_settings(builder.experiment, name, choices, grid):
                 for seed in rules.seeds[:look]:
                     extra.setdefault((name, json.dumps(setting, sort_keys=True), seed), (setting, seed))
     return [
@@ -133,6 +145,31 @@ def _shared_trials(
         if key not in raced
         for trial in builder.trials(builder.arms[key[0]], setting, seed, "reporting")
     ]
+
+
+def _likely_shared(builder: Builder, rules: RaceRules, grid: Sequence[Assignment]) -> tuple[Trial, ...]:
+    """Stand-ins for the trials at shared settings that the races are likely to drop before the end."""
+    num_seeds = len(rules.seeds)
+    after_first = round((num_seeds - rules.points[0]) * (1.0 - LIKELY_AFTER_FIRST))
+    out: list[Trial] = []
+    for name, arm in builder.arms.items():
+        outside, inside, choices = shared_counts(builder.experiment, name, grid)
+        trial = builder.trials(arm, grid[0], rules.seeds[0], "reporting")[-1]
+        out += [trial] * (outside * num_seeds + (inside + choices) * after_first)
+    return tuple(out)
+
+
+def _with_shared(
+    experiment: Experiment, standing: RaceStanding, num_seeds: int, grid: Sequence[Assignment]
+) -> RaceStanding:
+    """A standing whose bounds include the trials at shared settings.
+
+    Another arm's choice may lie beyond this arm's grid, since each arm extends its own.
+    """
+    assert experiment.tune is not None
+    outside, inside, choices = shared_counts(experiment, standing.arm, grid)
+    most = outside + inside + choices * (1 + experiment.tune.num_extensions)
+    return replace(standing, least=standing.least + outside * num_seeds, most=standing.most + most * num_seeds)
 
 
 def _tuning_trials(
@@ -186,22 +223,12 @@ def _later(
     stages: dict[str, Trial] = {}
     last: list[Trial] = []
     for arm in all_arms:
-        copies = 1 + _num_shared(builder.experiment, arm, len(grid))
+        copies = 1 + num_shared(builder.experiment, arm.name, len(grid))
         for seed in seeds:
             *before, trial = builder.trials(arm, grid[0], seed, "reporting")
             stages |= {stage.trial_id: stage for stage in before}
             last += [trial] * copies
     return (*stages.values(), *last)
-
-
-def _num_shared(experiment: Experiment, arm: Arm, num_settings: int) -> int:
-    """Settings of `report.also_at` at which the arm is reported beside its own choice, at most."""
-    counts = 0
-    for value in (value for values in experiment.report.also_at.values() for value in values):
-        match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
-        is_own = match is not None and find_arms(experiment, match[1])[0].name == arm.name
-        counts += num_settings - 1 if value == "grid" else 0 if is_own else 1
-    return counts
 
 
 def _reporting_trials(
@@ -214,7 +241,7 @@ def _reporting_trials(
     """Reporting trials at each arm's own choice and at the shared settings, each arm x setting x seed once."""
     cells: dict[tuple[str, str], tuple[Arm, Assignment]] = {}
     for name, choice in choices.items():
-        for setting in [choice, *_shared_settings(experiment, choices, choice, grid)]:
+        for setting in (choice, *shared_settings(experiment, name, choices, grid)):
             cells.setdefault((name, json.dumps(setting, sort_keys=True)), (builder.arms[name], setting))
     return [
         trial
@@ -222,21 +249,3 @@ def _reporting_trials(
         for seed in seeds
         for trial in builder.trials(arm, setting, seed, "reporting")
     ]
-
-
-def _shared_settings(
-    experiment: Experiment, choices: Mapping[str, Assignment], own: Assignment, grid: Sequence[Assignment]
-) -> list[Assignment]:
-    """`report.also_at` as settings of one arm: fixed values, another arm's choice, or the whole grid."""
-    out: list[Assignment] = []
-    for path, values in experiment.report.also_at.items():
-        for value in values:
-            match = re.fullmatch(r"best_of\((.+)\)", value) if isinstance(value, str) else None
-            if value == "grid":
-                out.extend(grid)
-            elif match is None:
-                out.append({**own, path: value})
-            else:
-                shared = choices.get(find_arms(experiment, match[1])[0].name)
-                out.extend([{**own, path: shared[path]}] if shared else [])
-    return out

@@ -146,13 +146,16 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
         return None
     settings = list(dict.fromkeys(point.setting for point in points))
     arms = list(dict.fromkeys(point.arm for point in points))
-    cells = {(point.arm, point.setting): _tuning_cell(point) for point in points}
+    num_seeds = max(len(point.scores) + point.num_lost for point in points)
+    races = experiment.tune is not None and experiment.tune.races
+    cells = {(point.arm, point.setting): _tuning_cell(point, num_seeds if races else 0) for point in points}
     columns = [
         Column(setting_label(s), [cells.get((arm, s), "-") for arm in arms], [(arm, "tuning", s) for arm in arms])
         for s in settings
     ]
-    num_seeds = max(len(point.scores) + point.num_lost for point in points)
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
+    if races:
+        over = f"over {num_seeds} seeds (fewer for dropped settings)"
     notes = [
         f"Mean {tuned_label(points[0].metric)} {over}, in brackets at the chosen setting. "
         "These means are optimistic; they are not results."
@@ -168,10 +171,13 @@ def tuned_label(metric: str) -> str:
     return label[0].lower() + label[1:]
 
 
-def _tuning_cell(point: TunedPoint) -> str:
+def _tuning_cell(point: TunedPoint, num_seeds: int) -> str:
+    """The mean, in brackets if chosen; in a race over `num_seeds` seeds also the seeds of a dropped setting."""
     if point.mean is None:
         return f"out ({point.num_lost} lost)" if point.num_lost else "-"
     text = f"{point.mean:.{metric_named(point.metric).decimals}f}"
+    if len(point.scores) < num_seeds:
+        return f"{text} (dropped, n = {len(point.scores)})"
     return f"[{text}]" + ("!" if point.at_edge else "") if point.chosen else text
 
 

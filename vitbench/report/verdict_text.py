@@ -170,7 +170,7 @@ def verdict_table(verdicts: Sequence[Verdict], runs: Sequence[str] = ()) -> Tabl
         (
             verdict.claim,
             verdict.statement or "-",
-            verdict.state,
+            verdict.state_words,
             effect_text(verdict) or "-",
             "-" if verdict.paper_effect is None else f"{verdict.paper_effect:+.2f}",
             str(verdict.n),

@@ -18,6 +18,9 @@ from vitbench.spec.paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, s
 MAX_SEED = 999
 """The last reporting seed; tuning seeds begin at 1000."""
 
+LEAST_LOOK = 3
+"""Fewer seeds give no interval."""
+
 _WORD_LEVELS = re.compile(r"best_of\(.+\)|grid")
 
 
@@ -163,4 +166,6 @@ def seed_problems(seeds: Any, where: Locate) -> list[str]:
         problems.append(f"{at}: a seed stands twice")
     if form == "looks" and numbers != sorted(numbers):
         problems.append(f"{at}: looks must ascend, not {show(numbers)}")
+    elif form == "looks" and numbers and 0 <= numbers[0] < LEAST_LOOK:
+        problems.append(f"{at}: the first look needs at least {LEAST_LOOK} seeds, not {numbers[0]}")
     return problems

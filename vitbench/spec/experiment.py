@@ -176,6 +176,11 @@ class Experiment(Frozen):
             raise ValueError(f"{min(both)} is both a factor and tuned; it can be one or the other")
         if self.tune and self.tune.races and math.prod(len(values) for values in self.tune.grid.values()) == 1:
             raise ValueError("tune: a race needs two settings or more; write the only one under base")
+        looks = self.seeds.looks
+        if self.tune and self.tune.races and looks and looks[0] < self.tune.first:
+            raise ValueError(
+                f"tune.first: {self.tune.first} seeds train every setting, the first look is at {looks[0]}"
+            )
         for stage in self.stages:
             if stage.name in TrialSpec.model_fields:
                 raise ValueError(f"a stage cannot be called {stage.name}, which is a section of its spec")

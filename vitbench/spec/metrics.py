@@ -108,18 +108,21 @@ def is_analysis(name: str) -> bool:
     return name.startswith(_ANALYSES)
 
 
-def measured(spec: TrialSpec, classifies: bool) -> tuple[str, ...]:
-    """The metrics that training this resolved spec records; without classes, its validation loss and its costs."""
+def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) -> tuple[str, ...]:
+    """The metrics that training this resolved spec records; without classes, its validation loss and its costs.
+
+    Without validation images there is no validation score, and no best weights by validation.
+    """
     costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
-    losses = ("val_loss",) if spec.data.val_fraction else ()
+    losses = ("val_loss",) if has_validation else ()
     if not classifies:
         return (*losses, *costs)
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []
     probes += ["knn_percent"] if evaluate.knn else []
-    validation = ("val_top1_percent", *losses) if spec.data.val_fraction else ()
-    return ("test_top1_percent", "test_top1_best_val_percent", "test_loss", *validation, *probes, *costs)
+    validation = ("val_top1_percent", "test_top1_best_val_percent", *losses) if has_validation else ()
+    return ("test_top1_percent", "test_loss", *validation, *probes, *costs)
 
 
 def refuse_unmeasured(where: str, metric: str, available: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ MOST_DIVERGED = 0.2
 
 @dataclass(frozen=True)
 class LookReading:
-    """What one look reads: the contrasts at the settings chosen by then, their sample, and the noise of the choices.
+    """What one look reads: the contrasts at the settings chosen by then, their scores, and the noise of the choices.
 
     `variances`: V of each tuned cell, None where it is unknown; `depends`: tuned cells whose quantity differs between
     settings that may be the best.
@@ -109,7 +109,7 @@ class Case:
         return self.sample.n >= LEAST_SEEDS and has_spread(*self.data(), self.noise)
 
     def refusal(self) -> tuple[State, str] | None:
-        """The state that the evidence forces whatever the interval says, with its reason, or None."""
+        """The state, with its reason, that the evidence forces regardless of the interval; None if it forces none."""
         n, sample = self.sample.n, self.sample
         if n == 0:
             absent = [cell for cell in sample.cells if not self.table.reporting.get((cell.arm, cell.setting))]
@@ -144,7 +144,7 @@ def _why_unknown(cell: Cell, raced: bool) -> str:
 
 
 def absence(cell: Cell) -> str:
-    """That a cell has no trials, in words."""
+    """A sentence that says a cell has no trials."""
     return f"{cell.arm}: no trials yet" + ("" if cell.setting == "{}" else f" at {cell.setting}")
 
 
@@ -199,8 +199,8 @@ def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
 def tuned_variance(table: TrialTable, arm: str, metric: str) -> tuple[float | None, bool]:
     """V of a tuned arm, and whether the metric depends on the setting.
 
-    Tuning seeds tell V in points of validation accuracy only. A race has every metric at every setting, so that V of
-    another quantity comes in its own unit.
+    Tuning seeds give V in points of validation accuracy only. A race has every metric at every setting, so it gives V
+    of another quantity in that quantity's unit.
     """
     search = table.tuning.get(arm)
     if isinstance(search, Race):

@@ -24,7 +24,7 @@ from vitbench.stats.table import TrialTable, canonical
 
 
 class Untested(Exception):
-    """Why nothing can be said of a claim yet; its text is the verdict's reason."""
+    """A claim cannot be judged yet; the message is the verdict's reason."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ClaimPart:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a crossing or a compute ratio is located on: one contrast for each x, rising.
+    """The curve on which a crossing or a compute ratio is located: one contrast per x, x ascending.
 
     For a crossover `contrasts` are A - B; for a frontier ratio they are B, and `anchor` is A at `anchor_x`.
     """
@@ -99,7 +99,7 @@ class Resolver:
         """The cells that `ref` means, with weights that sum to 1 (several where it averages `over` a factor).
 
         A dict may also fix a tuned path or the `metric`. `at` (default: the claim's) fixes factors and tuned paths.
-        Raises Untested where the setting is not known, InputError where the reference means nothing.
+        Raises Untested if the setting is not known yet, InputError if the reference names no arm.
         """
         fixed = {**(claim.at if at is None else at)}
         named: ArmRef = ref

@@ -58,7 +58,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Means and standard errors [..., P] seen from below and from above, with n seeds."""
+    """Means and standard errors [..., P] for the lower and for the upper limit, with n seeds."""
 
     mean_low: Floats
     se_low: Floats
@@ -109,7 +109,7 @@ def part_p_values(estimate: Estimate, regions: Sequence[Region]) -> tuple[Floats
 
 @dataclass(frozen=True)
 class Settlement:
-    """What the looks so far decide.
+    """The decision after the looks so far.
 
     `state` [...] is SUPPORTED, OPEN or CONTRADICTED; `settled_at` [...] the index of the look at which it came, -1
     where open; `low`, `high` [..., P] the intersected intervals; `p_false`, `p_true` [..., P] one-sided p over looks.

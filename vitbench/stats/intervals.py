@@ -73,7 +73,7 @@ def contrast_interval(
     extra_variance: float = 0.0,
     factor: float | None = None,
 ) -> Interval:
-    """The t interval of one contrast, one value a seed (float [S]).
+    """The t interval of one contrast, one value per seed (float [S]).
 
     `floor` is the least standard deviation credited; `extra_variance` is added to the squared standard error (the
     variance of a tuned choice, which more seeds do not shrink); `factor` replaces the t quantile (at a look).
@@ -110,7 +110,7 @@ def finite(values: npt.ArrayLike) -> Floats:
     """`values` as float [S]; an InputError names the first that is not a number."""
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1:
-        raise InputError(f"one value a seed is needed, not an array of shape {data.shape}")
+        raise InputError(f"one value per seed is needed, not an array of shape {data.shape}")
     bad = np.flatnonzero(~np.isfinite(data))
     if len(bad):
         raise InputError(f"the score at position {int(bad[0])} is {data[bad[0]]}, not a finite number")

@@ -155,7 +155,7 @@ def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
 
 
 def counted_images(metric: str, rows: Iterable[Row]) -> int | None:
-    """The least number of test images on which the ok rows' metric is counted; None where it is no such count."""
+    """The smallest number of test images on which the ok rows' metric is counted; None for other metrics."""
     if not metric_named(metric).counted:
         return None
     counts = [int(row["result"].get("num_test_images") or 0) for row in rows if row["status"] == "ok"]

@@ -1,4 +1,4 @@
-"""What a design could have seen: power of one interval, and the smallest effect or margin within reach.
+"""Power of one interval, and the smallest effect or margin that a design can detect.
 
 Effects, margins in units of the standard deviation over seeds; `c` is the interval's half-width in standard errors.
 Power integrates over the estimated standard deviation: the noncentral t of the library is NaN in far tails, and

@@ -1,4 +1,4 @@
-"""What qualifies a verdict, in words: lines beside it that change nothing of it."""
+"""Notes that qualify a verdict in words. They never change it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ RISING_POINTS = 1.0
 
 
 def late_gain(row: Row) -> float | None:
-    """Points of validation top-1 gained over the last 10% of the steps; None where the curve cannot tell."""
+    """Points of validation top-1 gained over the last 10% of the steps; None if the curve has too few points."""
     points = [
         (point["step"], point["val_top1_percent"])
         for point in (row["result"].get("curve") or ())
@@ -90,7 +90,7 @@ def late_gain(row: Row) -> float | None:
 
 
 def length_is_a_factor(experiment: Experiment) -> bool:
-    """Whether arms differ in how long they train, so that a rising curve is the question and no fault."""
+    """Whether arms differ in how long they train. A curve that still rises is then part of the question."""
     paths: list[Any] = [*experiment.factors, *(path for arm in experiment.arms.values() for path in arm)]
     return any(str(path).rsplit(".", 1)[-1] in DURATIONS for path in paths)
 

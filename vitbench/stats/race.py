@@ -29,7 +29,7 @@ def survivors(scores: npt.ArrayLike, ok: npt.ArrayLike, alpha: float) -> tuple[i
     """The settings that go on after n seeds: those racing that are not significantly behind the leader.
 
     `scores`, `ok` [K, n]. A setting goes if leader - setting > t_{1 - alpha / (k - 1)}(df) s sqrt(2 / n), k of them
-    racing. Without a degree of freedom for the residual nobody is dropped.
+    racing. Without a degree of freedom for the residual no setting is dropped.
     """
     table, finished = np.asarray(scores, dtype=np.float64), np.asarray(ok, dtype=bool)
     racing = np.flatnonzero(finished.all(axis=1))
@@ -66,7 +66,7 @@ def residual_spread(scores: Floats, ok: Bools) -> tuple[float, int]:
 
 
 def is_prefix(ok: Bools) -> Bools:
-    """Which settings [K] are ok at some first seeds and nowhere after."""
+    """Mask [K] of settings that are ok at their first seeds (at least one) and have nothing after."""
     return np.asarray(ok.any(axis=1) & (np.diff(ok.astype(int), axis=1) <= 0).all(axis=1))
 
 
@@ -82,8 +82,8 @@ class Picks:
 class Race:
     """One arm's race: K settings by n seeds, in the order of the seeds.
 
-    `chosen` is the setting that the plan reports, where the records say so; else the leader is worked out. `metric` is
-    what the scores are: higher is better, so a loss is negative.
+    `chosen` is the index of the setting that the records mark as chosen; None: the leader is computed. `metric` is what
+    the scores are: higher is better, so a loss is negative.
     """
 
     settings: tuple[Mapping[str, Any], ...]
@@ -114,7 +114,7 @@ class Race:
     def choice(self) -> Choice | None:
         """The leader: the best validation mean of those that raced at every seed; None before the first trial.
 
-        Where each of them lost a trial, the last one still trained: the one with the fewest losses, then the smallest.
+        If all of them lost a trial: the one still training, with the fewest losses; a tie goes to the smallest.
         """
         n = self.num_seeds
         if n == 0:
@@ -143,8 +143,8 @@ class Race:
         return tuple(s for s, row in zip(self.settings, self.present[:, :n], strict=True) if n and row.all())
 
     def dropped(self) -> tuple[tuple[Mapping[str, Any], int, float | None], ...]:
-        """(setting, seeds that it has, points behind the leader) of each setting that is out; None where it has no
-        score."""
+        """(setting, seeds that it has, points behind the leader, None without a score) of each
+        dropped setting."""
         picks = self.picks
         out = []
         for row, setting in enumerate(self.settings):
@@ -158,7 +158,7 @@ class Race:
     def picks(self) -> Picks | None:
         """The settings drawn again, each mean with the residual spread over its own seeds; None without a leader.
 
-        The generator is fixed and differs from no arm to another: the same records give the same V.
+        The generator is fixed and the same for every arm, so the same records give the same V.
         """
         if self.choice is None:
             return None
@@ -179,7 +179,7 @@ class Race:
     def variance(self) -> float | None:
         """V: the mean squared regret of the choice, points squared; None without a leader.
 
-        Only what a pick loses counts: a setting that lies ahead on its own seeds costs nothing.
+        Only losses count: a setting that is ahead of the leader on its own seeds costs nothing.
         """
         if self.picks is None:
             return None

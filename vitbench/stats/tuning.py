@@ -31,7 +31,7 @@ class Choice:
 def choose(settings: Sequence[Mapping[str, Any]], scores: npt.ArrayLike, eligible: npt.ArrayLike) -> Choice | None:
     """The setting with the highest mean validation score [K, T], or None where none is eligible in every seed [K, T].
 
-    A tie goes to the smaller value. `at_edge` says that the choice lies at an end of some path's grid.
+    A tie goes to the smaller value. `at_edge`: the choice is at an end of the grid of one of its paths.
     """
     candidates = [index for index, flags in enumerate(np.asarray(eligible, dtype=bool)) if flags.all()]
     if not candidates:
@@ -42,7 +42,7 @@ def choose(settings: Sequence[Mapping[str, Any]], scores: npt.ArrayLike, eligibl
 
 
 def size(setting: Mapping[str, Any]) -> tuple[float, ...]:
-    """A setting's numbers, for ties; words count alike and leave the order of the grid."""
+    """Sort key for ties: a setting's numbers; words compare as equal, which keeps the order of the grid."""
     return tuple(float(value) if _is_number(value) else 0.0 for value in setting.values())
 
 
@@ -61,7 +61,7 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class TuningNoise:
-    """What choosing among K settings by T seeds costs.
+    """The cost of choosing among K settings on T seeds.
 
     `variance`: mean squared regret, points squared, to be added to the arm's squared standard error. `optimism`: by how
     many points the winner's validation mean flatters it. `other_chosen`: how often another setting would be chosen.

@@ -37,10 +37,10 @@ def judge(
 ) -> Verdict:
     """The verdict on one claim (a conjunction, where it has parts).
 
-    Raises InputError where the claim names an arm, level or metric that does not exist, or is one verdict a part.
+    Raises InputError where the claim names an arm, level or metric that does not exist, or is judged by its parts.
     """
     if len(claim.parts) > 1 and not claim.all_parts:
-        raise InputError(f"claim {claim.id} is one verdict a part; judge its parts")
+        raise InputError(f"claim {claim.id} is judged by its parts; judge each of them")
     context = facts or Context()
     table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     claim = claim.on(str(experiment.base.get("data", {}).get("name", "digits")))
@@ -94,7 +94,7 @@ def _edit_notes(claim: Claim, context: Context) -> tuple[str, ...]:
 
 
 def _with_races(case: Case, blank: Verdict) -> Verdict:
-    """The verdict with what its arms' races have cost and whom they dropped."""
+    """The verdict with the trainings of its arms' races and the settings that they dropped."""
     if not races(case.experiment):
         return blank
     arms = dict.fromkeys(cell.arm for cell in case.sample.cells)
@@ -137,7 +137,7 @@ def setting_words(setting: Mapping[str, Any]) -> str:
 
 
 def _choice_share(case: Case, hinge: int) -> float | None:
-    """The share of the part's squared standard error that the choice of settings makes; None where nothing races."""
+    """The share of the part's squared standard error that the choice of settings makes; None without a race."""
     now = case.estimate(case.look)
     if now is None or case.noise.raced_seeds is None:
         return None
@@ -145,7 +145,7 @@ def _choice_share(case: Case, hinge: int) -> float | None:
 
 
 def _bare(case: Case, blank: Verdict) -> Verdict:
-    """A verdict with the effect alone, where there is one: no interval can be had."""
+    """A verdict with an effect but no interval; without trials, the blank verdict."""
     if case.sample.n == 0:
         return blank
     part = case.question.parts[0]
@@ -172,7 +172,7 @@ def _part(case: Case, settled: Settlement, index: int) -> PartVerdict:
 
 
 def _hinge(settled: Settlement) -> int:
-    """The part that the verdict hangs on: the worst one where contradicted, else the one furthest from support."""
+    """Index of the part that decides the verdict: the worst one if contradicted, else the one furthest from support."""
     return int(np.argmin(settled.p_true) if settled.state == CONTRADICTED else np.argmax(settled.p_false))
 
 
@@ -184,9 +184,9 @@ def _finished(case: Case, part: ClaimPart) -> Interval | None:
 
 
 def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
-    """An undecided verdict with what the design could have seen, and the chance that more seeds decide.
+    """An undecided verdict with the smallest detectable effect and the chance that more seeds decide.
 
-    Where something else than the seeds stands in the way, neither is of use.
+    If something other than the number of seeds prevents a verdict, neither is added.
     """
     n, region = case.sample.n, case.regions[hinge]
     if verdict.reason and n >= case.claim.seeds_min:
@@ -205,7 +205,7 @@ def _open(case: Case, verdict: Verdict, hinge: int) -> Verdict:
 
 
 def _trainings_until(case: Case, num_seeds: int) -> int | None:
-    """How many more trainings the claim's arms need at most for so many seeds; None where nothing races."""
+    """How many more trainings the claim's arms need at most for so many seeds; None without a race."""
     searches = [case.table.tuning.get(arm) for arm in dict.fromkeys(cell.arm for cell in case.sample.cells)]
     counts = [len(search.racing()) for search in searches if isinstance(search, Race)]
     return sum(counts) * (num_seeds - case.sample.n) if counts else None

@@ -15,9 +15,9 @@ from vitbench.stats.verdict_types import Context, Verdict
 
 
 def judge_all(experiment: Experiment, rows: Iterable[Row] | TrialTable, facts: Context | None = None) -> list[Verdict]:
-    """One verdict a claim in file order, or one a part where a claim's parts stand alone; with q over these.
+    """One verdict per claim in file order, or one per part if a claim's parts are judged alone. q is over all.
 
-    A claim that these rows cannot answer (a metric not measured, say) is untested and does not cost the others.
+    A claim that these rows cannot answer (say, its metric was not measured) is untested; the others are judged.
     """
     table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     verdicts = [_judged(claim, experiment, table, facts) for claim in single_claims(experiment.claims)]
@@ -33,7 +33,7 @@ def _judged(claim: Claim, experiment: Experiment, table: TrialTable, facts: Cont
 
 
 def single_claims(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims that get a verdict each: a claim whose parts stand alone gives way to its parts."""
+    """The claims that get one verdict each; a claim whose parts are judged alone is replaced by its parts."""
     return [part for claim in claims for part in ((claim,) if claim.all_parts else claim.part_claims())]
 
 

@@ -1,4 +1,4 @@
-"""What a judged claim is handed on as: plain frozen data."""
+"""The types of a verdict: plain frozen data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ State = Literal["supported", "contradicted", "inconclusive", "untested"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the caller knows beside the rows.
+    """Facts about a run that its rows do not hold.
 
-    `scale`: the scale in words; `baseline_floor_percent`: the least sane baseline; `correct`: right answers by trial;
+    `scale`: the scale in words; `baseline_floor_percent`: accuracy of a sane baseline; `correct`: answers by trial;
     `edits`: what was changed after the first trial, by claim (see `vitbench.spec.seal.edits`).
     """
 
@@ -45,7 +45,7 @@ class PartVerdict:
 
 @dataclass(frozen=True)
 class ArmRace:
-    """How an arm of the claim was tuned by a race: settings still racing and settings that are out, in words.
+    """How an arm of the claim was tuned by a race: settings still racing and dropped settings, in words.
 
     `dropped`: (setting, seeds that it has, points behind the leader or None where its trials were lost).
     """
@@ -58,9 +58,9 @@ class ArmRace:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's state and all that a reader needs to doubt it.
+    """A claim's state with everything a reader needs to check it.
 
-    `effect`, `interval`, `above`, `below` are those of the part `label` on which the verdict hangs; the rest is in
+    `effect`, `interval`, `above`, `below` are those of the part `label` that decides the verdict; the rest is in
     `parts`. `reason` says why a claim is untested or was not decided; `notes` qualify a verdict. `p` and `q` serve the
     scoreboard alone. `mde` is the smallest effect (for an equivalence: margin) this design could have seen. `rule` says
     how arms were tuned and looks spent; of a race, `trainings` counts the claim's trials, `maximum` is the declared
@@ -100,3 +100,13 @@ class Verdict:
     maximum: int | None = None
     choice_share: float | None = None
     arm_races: tuple[ArmRace, ...] = ()
+
+    @property
+    def exploratory(self) -> tuple[str, ...]:
+        """Why the verdict is exploratory: edits after the first trial, seeds picked by hand; empty if it is not."""
+        return tuple(note for note in self.notes if note.startswith("exploratory"))
+
+    @property
+    def state_words(self) -> str:
+        """The state as every table shows it: `supported`, `supported, exploratory`."""
+        return f"{self.state}, exploratory" if self.exploratory and self.state != "untested" else self.state

@@ -12,9 +12,9 @@ QUALIFIERS = ("under-trained", "exploratory", "extended", "settled", "on these t
 def one_line(verdict: Verdict) -> str:
     """The verdict as the terminal prints it: state, effect, interval with its level, n, cut, the paper's number.
 
-    Of the notes it has those that qualify the state.
+    Includes only the notes that qualify the state.
     """
-    head = f"{verdict.claim} {verdict.state}"
+    head = f"{verdict.claim} {verdict.state_words}"
     if verdict.provisional and verdict.n:
         head += f" (provisional: {count(len(verdict.provisional), 'trial')} missing or failed)"
     pieces = [verdict.reason, _effect(verdict), _races(verdict), _seen(verdict), _odds(verdict), _located(verdict)]
@@ -26,7 +26,7 @@ def one_line(verdict: Verdict) -> str:
 
 
 def qualifying(verdict: Verdict) -> list[str]:
-    """The notes without which the state would be misread."""
+    """The notes that a reader needs to read the state correctly."""
     return [note for note in verdict.notes if note.startswith(QUALIFIERS)]
 
 
@@ -50,7 +50,7 @@ def _effect(verdict: Verdict) -> str:
 def _races(verdict: Verdict) -> str:
     """`avg 0.002, 0.004 still racing (0.016 dropped after 3 seeds, -4.0); the choice is 31% of the error`.
 
-    Of more than three arms, the number of settings alone.
+    For more than three arms, only the number of settings.
     """
     races = verdict.arm_races
     if not races:
@@ -98,7 +98,7 @@ def _seen(verdict: Verdict) -> str:
 
 
 def _odds(verdict: Verdict) -> str:
-    """The first look with even odds of a verdict; of a race, what it takes to get there."""
+    """The first look with even odds of a verdict; for a race, also the trainings until then."""
     coming = verdict.forecast
     if not coming:
         return ""

@@ -35,8 +35,21 @@ class Began:
 
 
 @dataclass(frozen=True)
+class ArmStanding:
+    """Where one arm's race stands after `num_seeds` seeds: settings still racing, and settings that were dropped."""
+
+    arm: str
+    num_seeds: int
+    racing: tuple[Mapping[str, Any], ...]
+    dropped: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Planned:
-    """The trials that are known now, and the work that is done and left, including what later rounds may add."""
+    """The trials that are known now, and the work that is done and left, including what later rounds may add.
+
+    `standings`: one per arm of a race; empty where nothing races.
+    """
 
     experiment: str
     num_trials: int
@@ -44,6 +57,7 @@ class Planned:
     num_expected: int
     done: tuple[Work, ...]
     left: tuple[Work, ...]
+    standings: tuple[ArmStanding, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from typing import Any
 from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
-from vitbench.data import Facts, cropped_share, describe, partition_sizes
+from vitbench.data import Facts, cropped_share, describe
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
-from vitbench.plan.metric_check import check_metrics
+from vitbench.plan.metric_check import check_metrics, has_validation
+from vitbench.plan.shared_settings import claim_references, factors_only
 from vitbench.plan.stage_graph import ResolvedStage, check_roles
 from vitbench.plan.trials import Builder, FactsOf, settings
 from vitbench.spec.arms import find_arms
-from vitbench.spec.claims import ArmRef, Claim
+from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
 from vitbench.spec.trial import size_words
@@ -220,21 +221,22 @@ def _tuning_problems(builder: Builder) -> Iterator[str]:
     if (tune := experiment.tune) is None:
         return
     for arm in builder.arms.values():
-        spec = builder.stages(arm, settings(experiment)[0])[-1].spec
-        where = f"{experiment.name}, arm {arm.name}: tune chooses by {tune.metric};"
-        classifies = objective_of(spec.train.objective).predicts_classes
-        if metric_named(tune.metric).guess and not classifies:
-            yield f"{where} train.objective.name {spec.train.objective.name} has none (tune.metric: val_loss)"
-        elif partition_sizes(builder.facts_of(spec.data.name).counts, spec.data)[1] == 0:
-            yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
+        for setting in settings(experiment):
+            spec = builder.stages(arm, setting)[-1].spec
+            where = f"{experiment.name}, arm {arm.name}: tune chooses by {tune.metric};"
+            classifies = objective_of(spec.train.objective).predicts_classes
+            if metric_named(tune.metric).guess and not classifies:
+                yield f"{where} train.objective.name {spec.train.objective.name} has none (tune.metric: val_loss)"
+            elif not has_validation(builder, spec):
+                yield f"{where} data.val_fraction {spec.data.val_fraction:g} leaves no validation image"
 
 
 def _arm_problems(experiment: Experiment, claim: Claim) -> list[str]:
     """References of one claim that name no arm, at its fixed levels and at each level of its axis."""
     problems: dict[str, None] = {}
-    for refs, tuned, where in _references(experiment, claim):
+    for refs, where in claim_references(experiment, claim):
         for ref in refs:
-            problems |= _problems(partial(find_arms, experiment, _bare(ref, tuned), where))
+            problems |= _problems(partial(find_arms, experiment, factors_only(experiment, ref), where))
     return list(problems)
 
 
@@ -242,10 +244,10 @@ def _test_set_problems(builder: Builder, claim: Claim) -> list[str]:
     """Arms that the claim compares by seed and that are tested on different images."""
     experiment, problems = builder.experiment, dict[str, None]()
     setting = settings(experiment)[0]
-    for refs, tuned, where in _references(experiment, claim):
+    for refs, where in claim_references(experiment, claim):
         test_sets: dict[object, str] = {}
         for ref in refs:
-            for arm in find_arms(experiment, _bare(ref, tuned), where):
+            for arm in find_arms(experiment, factors_only(experiment, ref), where):
                 stage = builder.stages(arm, setting)[-1]
                 test_sets.setdefault((stage.fingerprint, stage.spec.data.classes), arm.name)
         if len(test_sets) > 1:
@@ -253,20 +255,3 @@ def _test_set_problems(builder: Builder, claim: Claim) -> list[str]:
             line = f"{first} and {second} are tested on different images, and a difference by seed needs the same ones"
             problems[line] = None
     return list(problems)
-
-
-def _references(experiment: Experiment, claim: Claim) -> Iterator[tuple[list[ArmRef], set[str], dict[str, Any]]]:
-    """Groups of arms that one claim compares, the tuned paths, and the levels at which they stand."""
-    tuned = set(experiment.tune.grid) if experiment.tune else set()
-    fixed = {path: value for path, value in claim.at.items() if path not in tuned and path != "metric"}
-    axis = [{path: level} for path, levels in claim.levels.items() if path != "metric" for level in levels] or [{}]
-    groups = [list(claim.arms), *map(list, claim.pairs), [ref for tier in claim.tiers for ref in tier]]
-    for refs in groups:
-        for level in axis if refs else ():
-            yield refs, tuned, fixed | level
-
-
-def _bare(ref: ArmRef, tuned: set[str]) -> ArmRef:
-    """A reference without tuned paths and without the metric."""
-    kept: dict[str, Any] = ref if isinstance(ref, dict) else {}
-    return ref if isinstance(ref, str) else {k: v for k, v in kept.items() if k not in tuned and k != "metric"}

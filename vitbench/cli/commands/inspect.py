@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from vitbench.base.errors import InputError
-from vitbench.cli.commands.prepare import runs_named
+from vitbench.cli.commands.prepare import read_run, runs_named
 from vitbench.data import DataOptions
 from vitbench.model.weights.start import TIMM
+from vitbench.plan.metric_check import reads_analyses
 from vitbench.store.rows import read_rows
 
 
@@ -34,7 +35,7 @@ def inspect(name: str, root: Path, selection: tuple[str | None, str | None, int]
     request = InspectionRequest(chosen(what), what is not None, images, limit, where, tell)
     folders = _runs(name, root)
     for folder in folders:
-        done = look_into_run(read_rows(folder), folder, request)
+        done = look_into_run(read_rows(folder), folder, request, every_setting=reads_analyses(read_run(folder)))
         tell(f"{folder.name}: {', '.join(done)}. Figures and tables: {folder / 'analysis'}")
     if folders:
         return 0

@@ -337,7 +337,7 @@ def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) 
         console.print(summary(item.experiment, run_rows, console.width, height))
         if item.experiment.claims and run_rows and not options.quiet:
             verdicts = verdicts_of(item.experiment, run_rows, options.root / item.run)
-            states = ", ".join(f"{verdict.claim} {verdict.state}" for verdict in verdicts)
+            states = ", ".join(f"{verdict.claim} {verdict.state_words}" for verdict in verdicts)
             console.print(f"Verdicts ([bold]vitbench verdict[/] says why): {states}", highlight=False)
         if outcome.plan.unfit:
             console.print(f"[red]no eligible setting:[/] {', '.join(outcome.plan.unfit)}")

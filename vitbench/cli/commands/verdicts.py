@@ -46,7 +46,10 @@ class Judged:
 
 
 def verdict(root: Path, options: VerdictOptions, console: Console) -> int:
-    """Print the verdicts; with `check`, return 4 if a claim is contradicted or differs from its `expect`."""
+    """Print the verdicts; with `check`, return 4 if a claim is contradicted or does not meet its `expect`.
+
+    An exploratory verdict meets no expectation.
+    """
     judged = _selected(_judge(root, options.runs), options.claim)
     if options.as_json:
         print(json.dumps([{"run": item.run, **_plain(item.verdict)} for item in judged], allow_nan=False))
@@ -94,7 +97,8 @@ def _selected(judged: list[Judged], claim: str | None) -> list[Judged]:
 
 
 def _fails_check(verdict: Verdict) -> bool:
-    return verdict.state == "contradicted" or bool(verdict.expect and verdict.state != verdict.expect)
+    unexpected = verdict.expect and (verdict.state != verdict.expect or verdict.exploratory)
+    return verdict.state == "contradicted" or bool(unexpected)
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
     from vitbench.report.verdict_text import effect_text, region_text
 
     source = "" if verdict.paper_effect is None else f"{verdict.paper_effect:+g}"
-    effect, state, n = effect_text(verdict, with_level=False), str(verdict.state), str(verdict.n or "")
+    effect, state, n = effect_text(verdict, with_level=False), verdict.state_words, str(verdict.n or "")
     return verdict.claim, state, effect, region_text(verdict), source, n, why(verdict)
 
 
@@ -166,7 +170,7 @@ def why(verdict: Verdict) -> str:
         case _:
             parts.append(verdict.reason or "interval crosses the edge of the claimed region")
     outlook = _outlook(verdict)
-    return "; ".join([": ".join(parts), *([outlook] if outlook else [])])
+    return "; ".join([*verdict.exploratory, ": ".join(parts), *([outlook] if outlook else [])])
 
 
 def _outlook(verdict: Verdict) -> str:

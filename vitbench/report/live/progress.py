@@ -11,7 +11,7 @@ from vitbench.report.row_values import Setting, arm_order, score, setting_key, s
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.stats.table import Row
-from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
+from vitbench.store.events import ArmStanding, Began, Event, Finished, Planned, Progress, Started, Warned
 from vitbench.store.record import REPORTS, TUNES
 
 Cell = tuple[str, Setting]
@@ -63,6 +63,7 @@ class RunState:
         self.running: dict[str, Running] = {}
         self.reporting: dict[Cell, Tally] = {}
         self.tuning: dict[str, dict[Setting, Tally]] = {arm: {} for arm in arm_order(experiment)}
+        self.standings: dict[str, ArmStanding] = {}
         self.warnings: dict[str, int] = {}
         self.pace = pace or Pace()
         self._known: set[str] = set()
@@ -98,6 +99,7 @@ class RunState:
                 self.place = event
             case Planned():
                 self.planned, self._num_since_plan = event, 0
+                self.standings = {standing.arm: standing for standing in event.standings}
                 self._done, self._left = counted(event.done), counted(event.left)
             case Started():
                 self.running[event.trial_id] = Running(event, now)
@@ -126,6 +128,11 @@ class RunState:
             self.reporting.setdefault(cell, Tally()).add(seed, metric)
         if role in TUNES:
             self.tuning.setdefault(cell[0], {}).setdefault(cell[1], Tally()).add(seed, validation)
+
+    def newly_dropped(self, event: Planned) -> list[ArmStanding]:
+        """The standings of a plan in which a setting is dropped that still raced before; call it before `apply`."""
+        before = {arm: len(standing.dropped) for arm, standing in self.standings.items()}
+        return [standing for standing in event.standings if len(standing.dropped) > before.get(standing.arm, 0)]
 
     @property
     def num_done(self) -> int:

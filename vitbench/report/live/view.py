@@ -18,13 +18,13 @@ from rich.text import Text
 from vitbench.base.errors import printable
 from vitbench.report.formats import to_rich
 from vitbench.report.live.progress import RunState, Tally, duration
-from vitbench.report.row_values import metric_label, setting_key, setting_label
+from vitbench.report.row_values import Setting, metric_label, setting_key, setting_label
 from vitbench.report.tables import interval_cell, result_table, shared_table
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import metric_named
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
-from vitbench.store.events import Began, Event, Finished, Planned, Progress, Started, Warned
+from vitbench.store.events import ArmStanding, Began, Event, Finished, Planned, Progress, Started, Warned
 
 HEARTBEAT_SECONDS = 30.0
 """Without a terminal: longest time without a line while trials run."""
@@ -71,10 +71,14 @@ class LiveView:
         """Show an event of now, or of the given time on the view's clock; print its line if nothing is drawn."""
         with self._lock:
             now, num_planned = self._clock() if at is None else at, self.state.planned.num_trials
+            dropped = self.state.newly_dropped(event) if isinstance(event, Planned) else []
             self.state.apply(event, now)
-            line = None if self._live is not None else self._line(event, now, num_planned)
-            if line is not None:
-                self._console.print(Text(printable(line)), soft_wrap=True)
+            if self._live is not None:
+                return
+            line = self._line(event, now, num_planned)
+            race_lines = [] if self._quiet else [_race_line(standing) for standing in dropped]
+            for text in (*race_lines, *([] if line is None else [line])):
+                self._console.print(Text(printable(text)), soft_wrap=True)
                 self._last_line = now
 
     def recall(self, rows: Sequence[Row]) -> None:
@@ -121,6 +125,15 @@ def _plan_line(event: Planned, place: Began | None) -> str:
     return f"{event.experiment}{_place_text(place)}: {event.num_trials} trials{more}, {event.num_done} done"
 
 
+def _race_line(standing: ArmStanding) -> str:
+    """`token, 3 seeds: dropped lr 0.016; still racing lr 0.002 and lr 0.004`."""
+    dropped, racing = (
+        " and ".join(setting_label(setting_key(setting)) for setting in settings)
+        for settings in (standing.dropped, standing.racing)
+    )
+    return f"{standing.arm}, {standing.num_seeds} seeds: dropped {dropped}; still racing {racing}"
+
+
 def _place_text(place: Began | None) -> str:
     return f" ({place.number} of {place.num_runs})" if place and place.num_runs > 1 else ""
 
@@ -147,8 +160,8 @@ def _outcome(event: Finished) -> str:
     if event.status != "ok":
         return f"{_trial(event)}: {event.status}: {event.reason or 'no reason given'}"
     value = event.validation if event.role == "tuning" else event.metric
-    shown = "done" if value is None else f"{value:.2f}" + (" on validation" if event.role == "tuning" else "")
-    return f"{_trial(event)}: {shown}, {event.train_seconds:.1f} s"
+    reading = "done" if value is None else f"{value:.2f}" + (" on validation" if event.role == "tuning" else "")
+    return f"{_trial(event)}: {reading}, {event.train_seconds:.1f} s"
 
 
 def _reading(event: Progress) -> str:
@@ -171,16 +184,16 @@ def _overall(state: RunState, now: float) -> RenderableType:
 
 def _running_table(state: RunState) -> RenderableType:
     table = _plain_table(("Running", "left"), ("Step", "right"), ("Images/s", "right"), ("Loss", "right"))
-    shown = list(state.running.values())[:MOST_RUNNING]
-    for running in shown:
+    drawn = list(state.running.values())[:MOST_RUNNING]
+    for running in drawn:
         started, progress = running.started, running.progress
         step = f"{progress.step if progress else 0}/{started.num_steps}"
         speed = f"{progress.images_per_second:.0f}" if progress else "-"
         loss = progress.loss if progress else None
         table.add_row(Text(printable(_trial(started))), step, speed, "-" if loss is None else f"{loss:.3f}")
-    if len(state.running) > len(shown):
-        table.add_row(f"and {len(state.running) - len(shown)} more", "", "", "")
-    if shown:
+    if len(state.running) > len(drawn):
+        table.add_row(f"and {len(state.running) - len(drawn)} more", "", "", "")
+    if drawn:
         return table
     idle = "waiting for a trial to start" if state.num_done < state.num_expected else "every trial is done"
     return Text(idle, style="dim")
@@ -203,18 +216,36 @@ def _arms_table(state: RunState, room: int) -> RenderableType:
 
 def _arm_lines(state: RunState, arm: str) -> list[tuple[str, str, str, str, str]]:
     """One line per reported setting of the arm; one in all before its first reporting trial."""
+    standing = state.standings.get(arm)
     tuned = _tuning_text(state.tuning[arm], state.tuned_by)
     reported = [(setting, tally) for (name, setting), tally in state.reporting.items() if name == arm]
     if not reported:
         return [(arm, "-", "0", "-", tuned)]
     return [
-        (arm, setting_label(setting), str(len(tally.scores)), _score_text(tally), tuned) for setting, tally in reported
+        (
+            arm,
+            setting_label(setting),
+            str(len(tally.scores)),
+            _score_text(tally),
+            tuned if standing is None else _race_text(standing, setting, state.tuning[arm], state.tuned_by),
+        )
+        for setting, tally in reported
     ]
 
 
+def _race_text(standing: ArmStanding, setting: Setting, tallies: dict[Setting, Tally], metric: str) -> str:
+    """`84.43 on validation, leads`: a setting of a race, and whether it leads, races or was dropped."""
+    dropped = {setting_key(other) for other in standing.dropped}
+    means = {s: sum(t.scores.values()) / len(t.scores) for s, t in tallies.items() if t.scores and not t.lost}
+    named = metric_named(metric)
+    leader = max((s for s in means if s not in dropped), key=lambda s: named.sign * means[s], default=None)
+    place = "dropped" if setting in dropped else "leads" if setting == leader else "racing"
+    return f"{means[setting]:.{named.decimals}f} on validation, {place}" if setting in means else place
+
+
 def _score_text(tally: Tally) -> str:
-    shown = interval_cell(mean_interval(list(tally.scores.values())))
-    return shown + (f", {len(tally.lost)} lost" if tally.lost else "")
+    text = interval_cell(mean_interval(list(tally.scores.values())))
+    return text + (f", {len(tally.lost)} lost" if tally.lost else "")
 
 
 def _tuning_text(settings: dict[tuple[tuple[str, object], ...], Tally], metric: str) -> str:

@@ -153,7 +153,7 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
         title="vitbench: the scoreboard",
         sections=sections,
         anchored=list(first.values()),
-        statements={claim: line.verdict.statement or claim for claim, line in first.items()},
+        statements={claim: _statement(line.verdict) for claim, line in first.items()},
         tally=tally,
         num_verdicts=len(lines),
         num_declared=len(declared),
@@ -163,6 +163,11 @@ def _page(lines: Sequence[Line], listed: Sequence[dict[str, str]], cost: Table) 
         runs=listed,
         cost=cost,
     )
+
+
+def _statement(verdict: Verdict) -> str:
+    """What a claim says, with a mark where its verdict is exploratory."""
+    return (verdict.statement or verdict.claim) + (" (exploratory)" if verdict.exploratory else "")
 
 
 def scoreboard_csv(lines: Sequence[Line]) -> str:

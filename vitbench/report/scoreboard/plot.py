@@ -55,7 +55,8 @@ def _row(axes: Axes, y: float, verdict: Verdict) -> None:
     statement = folded(printable(verdict.statement or verdict.claim), 52)
     axes.text(CLAIM + 0.75, y, statement, fontsize=8.5, va="center", linespacing=1.15)
     chip = {"boxstyle": "round,pad=0.3,rounding_size=0.7", "facecolor": ground, "edgecolor": "none"}
-    axes.text(STATE + 0.05, y, verdict.state, fontsize=8.5, fontweight="bold", color=ink, va="center", bbox=chip)
+    state = verdict.state_words.replace(", ", ",\n")
+    axes.text(STATE + 0.05, y, state, fontsize=8.5, fontweight="bold", color=ink, va="center", bbox=chip)
     _drawing(axes, y, verdict)
     effect, _, interval = effect_text(verdict).replace("-", "−").partition(" (")
     axes.text(EFFECT, y - 0.17, effect, fontsize=9, va="center")
