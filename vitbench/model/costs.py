@@ -39,7 +39,7 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
         return macs
     mixer = token_mixer_of(model)
     for layer in range(transformer(model).depth):
-        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model).items()}
+        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
     return macs | objective_of(objective).macs(model)
 
 
