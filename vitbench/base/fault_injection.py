@@ -1,4 +1,4 @@
-"""Faults that tests place where they want them; nothing outside a test.
+"""Faults at places that a test chooses; without a test there are none.
 
 `VITBENCH_FAULT=<point>[:n[:kind]]`, under `VITBENCH_TESTING=1`, meets the n-th passing (default 1) of a point in each
 process. `kind` is a signal that the process sends itself (default KILL), or one of ERRORS, which is raised.
