@@ -10,11 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from vitbench.inspection import contract
 from vitbench.inspection.contract import check_mechanism
-from vitbench.inspection.specimen import NUM_STEPS, networks_of, noisy_module, spec_with, trained, trainer_of
+from vitbench.inspection.specimen import (
+    NUM_STEPS,
+    Specimen,
+    inputs,
+    networks_of,
+    noisy_module,
+    spec_with,
+    trained,
+    trainer_of,
+)
+from vitbench.model.costs import check, parameters
 from vitbench.model.objective import AVERAGE, Call, Given
 from vitbench.spec import mechanism as registry
-from vitbench.spec.trial import ModelSpec, TrialSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 from vitbench.train.networks import Networks
 from vitbench.train.objectives.classify import Classify
 
@@ -137,6 +148,53 @@ def test_the_loss_is_the_papers(text: str, distance: Any) -> None:
             for s, t, label in zip(ours, theirs, labels[member].tolist(), strict=True)
         ]
         assert float(losses[member]) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def with_token(spec: TrialSpec) -> TrialSpec:
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"dist_token": True, "reg_tokens": 1})})
+
+
+def test_a_distillation_token_keeps_the_contract() -> None:
+    """A field of the model, so it has no line of its own in the list of mechanisms."""
+    spec = with_token(spec_with("objective", "distill"))
+    case = Specimen("objective", "distill", spec, spec_with("objective", None))
+    checks = [check for check in (contract._state, contract._decay, *contract.CHECKS) if check != contract._difference]
+    assert [line for check in checks for line in check(case)] == []
+    names = {tensor.name for tensor in parameters(spec.model, spec.train.objective)}
+    assert {"dist_token", "reg_token", "head_dist.weight", "head_dist.bias"} < names
+
+
+def test_labels_train_the_class_token_and_the_teacher_the_distillation_token() -> None:
+    spec = with_token(spec_with("objective", "distill(alpha=1.0)"))
+    trainer = trainer_of(spec, (0,))
+    (batches, pixels, draws), *_ = trainer.feed.raw(0)
+    trainer._accumulate({"pixels": pixels, "draws": draws, **trainer._drawn(batches)})
+    trainer.feed.close()
+    grads = {name: view[0].abs().max().item() for name, view in trainer.stack._views(trainer.stack.grad).items()}
+    assert (grads["head.weight"], grads["head.bias"]) == (0.0, 0.0)
+    assert grads["head_dist.weight"] > 0
+    module = noisy_module(spec)
+    images = inputs(spec, 2)[0]
+    with torch.no_grad():
+        tokens = module.forward_features(images)
+        class_head, dist_head = module.head(tokens[:, 0]), module.head_dist(tokens[:, 1])
+        torch.testing.assert_close(module(images), (class_head + dist_head) / 2)
+        torch.testing.assert_close(module.train()(images), torch.stack([class_head, dist_head], 1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields", "message"),
+    [
+        ("classify", {}, "model.dist_token: train.objective classify trains no distillation token; distill does"),
+        ("distill", {"global_pool": "avg"}, "model.dist_token: stands beside a class token that is read"),
+    ],
+)
+def test_a_distillation_token_that_nothing_trains_or_reads_is_refused(
+    objective: str, fields: dict[str, Any], message: str
+) -> None:
+    model = with_token(spec_with("objective", None)).model.model_copy(update=fields)
+    (problem,) = check(model, ObjectiveSpec(name=objective))
+    assert problem.startswith(message)
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

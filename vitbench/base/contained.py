@@ -28,7 +28,7 @@ def check_folders(root: Path, folder: Path) -> None:
     for part in folder.relative_to(root).parts:
         path = path / part
         try:
-            mode = path.lstat().st_mode
+            mode = status_of(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return
         if not stat.S_ISDIR(mode):
@@ -38,7 +38,7 @@ def check_folders(root: Path, folder: Path) -> None:
 def check_target(path: Path) -> None:
     """Raise ResultsError if `path` exists and may not be replaced: no regular file, or one with several names."""
     try:
-        _check(path, path.lstat(), to_write=True)
+        _check(path, status_of(path), to_write=True)
     except FileNotFoundError:
         return
 
@@ -46,7 +46,7 @@ def check_target(path: Path) -> None:
 def exists(path: Path) -> bool:
     """True for a regular file. Raises ResultsError for anything else of this name, a broken link included."""
     try:
-        _check(path, path.lstat())
+        _check(path, status_of(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -69,7 +69,7 @@ def open_lock(path: Path) -> FileIO:
 
 def open_to_read(path: Path) -> FileIO:
     """A regular file, open for reading. Raises FileNotFoundError, ResultsError for anything that is no regular file."""
-    _check(path, path.lstat())  # Before it is opened: to open a device may already have an effect.
+    _check(path, status_of(path))  # Before it is opened: to open a device may already have an effect.
     try:
         file = FileIO(os.open(path, _READ), "r")
     except OSError as error:
@@ -95,6 +95,14 @@ def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
         return read(path, max_bytes).decode()
     except UnicodeDecodeError as error:
         raise ResultsError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def status_of(path: Path) -> os.stat_result:
+    """The status of a link itself, not of its target. Raises OSError; ResultsError without permission."""
+    try:
+        return path.lstat()
+    except PermissionError as error:
+        raise ResultsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _check(path: Path, status: os.stat_result, *, to_write: bool = False) -> None:

@@ -88,6 +88,10 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.dist_token and "dist_token" not in trained.gives:
+        problems.append(
+            f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"
+        )
     if model.family == "resnet" and not problems and not trained.predicts_classes:
         problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")
     return problems

@@ -35,6 +35,8 @@ def _encoder(model: ModelSpec) -> Iterator[Tensor]:
     shape, scheme = transformer(model), SCHEMES[model.weight_init]
     if shape.class_token:
         yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
+    if shape.dist_token:
+        yield Tensor("dist_token", (1, 1, shape.embed_dim), scheme.register, decay=False, part="dist_token")
     if shape.num_registers:
         registers = (1, shape.num_registers, shape.embed_dim)
         yield Tensor("reg_token", registers, scheme.register, decay=False, part="registers")

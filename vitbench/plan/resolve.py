@@ -32,9 +32,9 @@ MIN_STEPS = 50
 """A FLOPs budget that gives fewer optimizer steps than this is refused."""
 
 VIT_FIELDS = (
-    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "reg_tokens",
-    "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
-    "token_mixer", "channel_mixer",
+    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
+    "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
+    "global_pool", "token_mixer", "channel_mixer",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""

@@ -86,6 +86,9 @@ class ModelSpec(Frozen):
     reg_tokens: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="Register tokens after the class token: learned, without a position, read by nothing"
     )
+    dist_token: bool = Field(
+        False, description="A distillation token after the class token, with a head of its own that follows the teacher"
+    )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )

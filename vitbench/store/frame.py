@@ -47,9 +47,9 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _identity(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Run, arm, and what was varied, by spec path; levels that are lists as words."""
+    """Run, arm, and what was varied, by spec path; levels that are lists or mappings as words."""
     varied = {**{path: value for path, value in row["levels"].items() if path != "arm"}, **row["setting"]}
-    words = {path: level_name(value) if isinstance(value, list) else value for path, value in varied.items()}
+    words = {path: level_name(value) if isinstance(value, list | dict) else value for path, value in varied.items()}
     return {"run": run, "arm": row["arm"], **words}
 
 

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
-from vitbench.base.contained import check_folders, exists, open_lock
+from vitbench.base.contained import check_folders, exists, open_lock, status_of
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
@@ -55,7 +55,7 @@ class Store:
         """The committed record, or None. Raises ResultsError if the file is not a valid record."""
         path = self.folder(trial_id) / "record.json"
         try:
-            status = path.lstat()
+            status = status_of(path)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if self._read.get(path, (None,))[0] == stamp:
                 return self._read[path][1]
