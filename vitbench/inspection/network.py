@@ -79,6 +79,11 @@ class Subject:
         """The training objective, or None if it is unknown."""
         return None if self.spec is None else objective_of(self.spec.train.objective)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that attend to each other."""
+        return self.num_prefix + self.side**2
+
     def blocks(self) -> list[nn.Module]:
         """The blocks that have attention. Raises InputError if the network has none."""
         attending = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
