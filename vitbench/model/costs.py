@@ -43,6 +43,14 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
     return macs | objective_of(objective).macs(model)
 
 
+def hidden_flops(model: ModelSpec) -> int:
+    """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
+    if model.family == "resnet":
+        return 0
+    mixer = token_mixer_of(model)
+    return FLOPS_PER_MAC * sum(mixer.hidden_macs(model, layer) for layer in range(transformer(model).depth))
+
+
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     """FLOPs of one image's forward pass: 2 per multiply-add."""
     return _forward_flops(model, objective)

@@ -143,6 +143,10 @@ class TokenMixer(Part):
         """Multiply-adds of block `layer`'s products that use no weight, per image, by name."""
         return {}
 
+    def hidden_macs(self, model: ModelSpec, layer: int) -> int:
+        """Multiply-adds of block `layer` that the module computes and hides; they are not needed and not counted."""
+        return 0
+
     def module(self, model: ModelSpec, layer: int) -> nn.Module:
         """The module of block `layer`, its state named as `tensors` says."""
         raise NotImplementedError

@@ -5,8 +5,6 @@ Cells are numbered row by row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from vitbench.model.sizes import Grid
 
 Groups = list[list[int]]
@@ -83,11 +81,3 @@ def fixed(num_cells: int, block: int, summary: int) -> Groups:
         [key for key in range(num_cells) if key // block == query // block or key % block >= block - summary]
         for query in range(num_cells)
     ]
-
-
-def padded(groups: Iterable[list[int]]) -> tuple[Groups, list[list[bool]]]:
-    """Groups filled up to one length with the first of each, and which entries are real."""
-    groups = list(groups)
-    length = max(map(len, groups))
-    filled = [group + [group[0]] * (length - len(group)) for group in groups]
-    return filled, [[place < len(group) for place in range(length)] for group in groups]

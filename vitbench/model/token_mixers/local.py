@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Pattern(SelfAttention):
-    """Each patch attends to its own list of patches. Every query costs as many pairs as the longest list."""
+    """Each patch attends to its own list of patches; the pairs of these lists are counted as FLOPs."""
 
     def patterns(self, model: ModelSpec) -> token_places.Groups:
         """The patches that each patch attends to, itself included."""
@@ -30,8 +30,11 @@ class Pattern(SelfAttention):
         return super().problems(model) + self.prefix_problems(model)
 
     def macs(self, model: ModelSpec, layer: int) -> dict[str, int]:
-        patterns = self.patterns(model)
-        return self.pair_macs(model, len(patterns) * max(map(len, patterns)))
+        return self.pair_macs(model, sum(map(len, self.patterns(model))))
+
+    def hidden_macs(self, model: ModelSpec, layer: int) -> int:
+        shape, pairs = transformer(model), sum(map(len, self.patterns(model)))
+        return 2 * (shape.num_patches**2 - pairs) * shape.embed_dim
 
     def module(self, model: ModelSpec, layer: int) -> nn.Module:
         from vitbench.model.sparse_attention import PatternAttention
