@@ -23,7 +23,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def check_folders(root: Path, folder: Path) -> None:
-    """Raises ResultsError where a part of `folder` below `root` exists and is no folder of its own."""
+    """Raise ResultsError if a part of `folder` below `root` exists and is no folder of its own."""
     path = root
     for part in folder.relative_to(root).parts:
         path = path / part
@@ -36,7 +36,7 @@ def check_folders(root: Path, folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raises ResultsError where `path` exists and may not be replaced: no regular file, or one with several names."""
+    """Raise ResultsError if `path` exists and may not be replaced: no regular file, or one with several names."""
     try:
         _check(path, status_of(path), to_write=True)
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def create(path: Path) -> FileIO:
 
 
 def open_lock(path: Path) -> FileIO:
-    """A file to lock, created where it is missing; its content is not touched. Raises ResultsError for a link."""
+    """A file to lock, created if it is missing; its content is not touched. Raises ResultsError for a link."""
     check_target(path)
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "r+")
     _check(path, os.fstat(file.fileno()), to_write=True)
@@ -81,7 +81,7 @@ def open_to_read(path: Path) -> FileIO:
 
 
 def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """The content of a regular file. Raises FileNotFoundError; ResultsError where it is larger, or no regular file."""
+    """The content of a regular file. Raises FileNotFoundError; ResultsError if it is larger, or no regular file."""
     with open_to_read(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:

@@ -40,7 +40,7 @@ def partition(split: Split, seed: int, spec: DataSpec) -> Partition:
 
     The same for every arm of a seed; neither filter nor subset moves an image between training and validation. Equal
     images are on one side. A validation split that the user made is the validation split of every seed.
-    Raises InputError where a class would have no image to train on.
+    Raises InputError if a class would have no image to train on.
     """
     labels = split.labels
     sizes = class_sizes(counts_of(split), spec)

@@ -35,7 +35,7 @@ from vitbench.train.resident import load_images
 def export_transformers(record: Record, store: Store, folder: Path, data: DataOptions) -> None:
     """Write a trial into a new folder that transformers' `ViTForImageClassification.from_pretrained` loads.
 
-    Raises InputError where its ViT cannot hold the model, the weights were not kept, or the folder is in use.
+    Raises InputError if its ViT cannot hold the model, the weights were not kept, or the folder is in use.
     """
     spec = record.trial_spec
     args = timm_arguments(spec)
@@ -51,7 +51,7 @@ def export_onnx(record: Record, store: Store, folder: Path, data: DataOptions) -
     """Write a trial as an ONNX graph, any model that classifies, into a new folder.
 
     Returns the largest difference from torch's logits, as a share of the largest logit, and the number of test images
-    that it was measured on. Raises InputError as above, ResultsError where onnxruntime's logits are others.
+    that it was measured on. Raises InputError as above, ResultsError if onnxruntime's logits are others.
     """
     spec = record.trial_spec
     if not objective_of(spec.train.objective).predicts_classes:

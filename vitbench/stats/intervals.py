@@ -21,7 +21,7 @@ NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and its interval; `low` and `high` are None where `reason` says why there is none."""
+    """A mean over seeds and its interval; `low` and `high` are None if `reason` says why there is none."""
 
     mean: float | None
     low: float | None
@@ -101,7 +101,7 @@ def standard_error(sd: float, n: int, floor: float = 0.0, extra_variance: float 
 
 
 def spread(data: Floats) -> float:
-    """The standard deviation (n - 1) of `data` [S], 0.0 where it is float noise."""
+    """The standard deviation (n - 1) of `data` [S], 0.0 if it is float noise."""
     sd = float(np.std(data, ddof=1))
     return sd if sd >= NO_SPREAD else 0.0
 

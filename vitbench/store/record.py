@@ -173,7 +173,7 @@ def parents_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in a file. Raises FileNotFoundError; ResultsError where it is damaged or out of range."""
+    """The record in a file. Raises FileNotFoundError; ResultsError if it is damaged or out of range."""
     content = read(path, MAX_LINE_BYTES)
     try:
         return Record.model_validate(parse(content))

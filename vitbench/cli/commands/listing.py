@@ -144,7 +144,7 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]
 
 
 def _race_numbers(plan_now: Plan) -> dict[str, Any]:
-    """Least, likely and most trials of a race, and where each arm stands; empty where nothing races."""
+    """Least, likely and most trials of a race, and where each arm stands; empty if nothing races."""
     if not plan_now.standings:
         return {}
     least, likely, most = plan_now.bounds()
