@@ -91,7 +91,7 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
 
     Raises InputError if timm has no such model, the weights were not kept, or the folder is in use.
     """
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     chosen = architecture(spec.model, spec.train.objective)
     weights = kept_weights(record, store)
     require_new_folder(folder)

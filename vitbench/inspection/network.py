@@ -127,7 +127,7 @@ def load_subject(text: str, root: Path, options: DataOptions) -> Subject:
 def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     """The network of a finished trial. Raises InputError without kept weights, ResultsError if the images changed."""
     path = kept_weights(record, Store(root))
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     img_size = spec.model.img_size
     assert img_size is not None
     if not isinstance(img_size, int):
