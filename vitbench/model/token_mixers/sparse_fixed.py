@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vitbench.model import token_places
 from vitbench.model.sizes import transformer
-from vitbench.model.token_mixers.local import Pattern
+from vitbench.model.token_mixers.neighbourhood import Pattern
 from vitbench.spec.trial import ModelSpec
 
 
