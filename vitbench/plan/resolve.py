@@ -226,7 +226,7 @@ def _check_objective(objective: Objective, model: ModelSpec, facts: Facts, netwo
     if missing := [role for role in objective.frozen_roles if role not in networks]:
         raise InputError(
             f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
-            f"name it in the stage, e.g. uses: {{{missing[0]}: STAGE}}"
+            f"name it in the stage, as in uses: {{{missing[0]}: STAGE}}"
         )
     if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
         raise InputError(
@@ -277,6 +277,6 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, 
     if steps < MIN_STEPS:
         raise InputError(
             f"train.train_flops: {train.train_flops:.3g} gives {steps} steps of {step_flops:.3g} FLOPs; "
-            f"needs at least {MIN_STEPS}, i.e. {MIN_STEPS * step_flops:.3g}"
+            f"needs at least {MIN_STEPS}, which is {MIN_STEPS * step_flops:.3g}"
         )
     return steps
