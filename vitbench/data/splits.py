@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -69,6 +70,7 @@ def counts_of(split: Split) -> Counts:
     return Counts(tuple(images.tolist()), group_sizes(split.labels, split.groups), tuple(val))
 
 
+@functools.lru_cache(maxsize=1024)  # A plan asks for each of its trials, and most have the same data.
 def partition_sizes(counts: Counts, spec: DataSpec) -> tuple[int, int]:
     """How many images `partition` trains on and holds out, whatever the seed; raises what it raises."""
     sizes = class_sizes(counts, spec)

@@ -5,6 +5,7 @@ This is the one source of initialisation: `vitbench.model.build.initialise` draw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from vitbench.model.tensors import SCHEMES, Tensor, norm
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 
+@functools.lru_cache(maxsize=1024)
 def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]:
     """Every tensor of the model's `state_dict`, for a resolved spec; the objective adds its heads."""
     if model.family == "resnet":
