@@ -43,7 +43,7 @@ class EncoderBlock(nn.Module):
         mixer = token_mixer_of(model)
         self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
         self.norm1 = LayerNorm(shape.embed_dim)
-        self.add_module(self.slot, mixer.module(model))
+        self.add_module(self.slot, mixer.module(model, layer))
         self.norm2 = LayerNorm(shape.embed_dim)
         self.mlp = channel_mixer_of(model).module(model)
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
