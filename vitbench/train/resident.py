@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Images(ImageSource):
 class _ResidentFeed(Feed):
     """Crops of images on the device; images are padded once, not per batch."""
 
+    crops: ClassVar[bool] = True
     padded: Tensor
     orders: Sequence[Order]
     augment: Augment
