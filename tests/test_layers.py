@@ -48,9 +48,9 @@ ROOMS = (
 ROOM = {room.name: room for room in ROOMS}
 
 TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"} | {
-    "model.sizes", "model.tensors", "model.costs", "model.weights.start", "model.mechanisms", "model.objective",
-    "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers", "model.channel_mixers",
-    "model.readouts", "model.patch_embeds", "train.objectives",
+    "model.sizes", "model.token_places", "model.tensors", "model.costs", "model.weights.start", "model.mechanisms",
+    "model.objective", "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers",
+    "model.channel_mixers", "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
     "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
 }  # fmt: skip

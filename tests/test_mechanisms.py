@@ -27,6 +27,16 @@ MECHANISMS = [
     ("position", "alibi_2d"),
     ("token_mixer", "attention"),
     ("token_mixer", "depthwise"),
+    ("token_mixer", "window"),
+    ("token_mixer", "shifted_window"),
+    ("token_mixer", "axial_alternate"),
+    ("token_mixer", "local"),
+    ("token_mixer", "sparse_strided"),
+    ("token_mixer", "sparse_fixed"),
+    ("token_mixer", "mlp"),
+    ("token_mixer", "pool"),
+    ("token_mixer", "identity"),
+    ("token_mixer", "random"),
     ("channel_mixer", "mlp"),
     ("readout", "token"),
     ("readout", "avg"),
@@ -88,8 +98,8 @@ class LyingExport(DepthwiseConvolution):
 class HiddenState(DepthwiseConvolution):
     name: ClassVar[str] = "hidden_state"
 
-    def module(self, model: ModelSpec) -> Any:
-        module = super().module(model)
+    def module(self, model: ModelSpec, layer: int) -> Any:
+        module = super().module(model, layer)
         forward, calls = module.forward, [0]
 
         def counting(x: Any) -> Any:

@@ -13,10 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PER = "step|image|second|seed|trial|arm|row|line|claim|verdict|class|cell|file|repeat|training|side|run|shape|epoch"
-THINGS = "row|line|dot|training|record|column|panel|process|thread|step|picture|trial|file"
-OF = "second|step|side|class|image|arm|repeat|epoch|row|cell"
-AMOUNTS = "images|seconds|bytes|pixels|FLOPs|cells|minutes|trials|threads|pictures|steps|epochs|seeds|MiB"
+PER = (
+    "step|image|second|seed|trial|arm|row|line|claim|verdict|class|cell|file|repeat|training|side|run|shape|epoch|"
+    "channel|member|process|core"
+)
+THINGS = "row|line|dot|training|record|column|panel|process|thread|step|picture|trial|file|value|number"
+OF = "second|step|side|class|image|arm|repeat|epoch|row|cell|doubling|channel|seed"
+AMOUNTS = (
+    "images|seconds|bytes|pixels|FLOPs|cells|minutes|trials|threads|pictures|steps|epochs|seeds|MiB|"
+    "points|shots|levels|micro-batches|fewer"
+)
 PATTERNS = {
     r"\b(?<!there )(?:is|are|was|were) (?-i:none)\b": "write 'there is no', or name what is missing",
     r"\bis no (haste|news)\b": "write 'ignore'",

@@ -6,14 +6,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Cli
 
+from vitbench.base import contained
 from vitbench.base.contained import read
 from vitbench.base.durable import replace_all, replace_durably
 from vitbench.base.errors import ResultsError
+from vitbench.cli.commands import completion
 from vitbench.store.event_log import EventLog, dead_logs, folder_of, live_logs
 from vitbench.store.events import Warned
 from vitbench.store.record import Record, Result, Run
@@ -200,7 +203,7 @@ def test_the_root_and_a_runs_folder_may_be_links(root: Path, tmp_path: Path, cli
     assert "symbolic link" not in answer.out
 
 
-READ = ["records.jsonl", "predictions.npz", "experiment.yaml", "analysis.jsonl"]
+READ = ["records.jsonl", "predictions.npz", "experiment.yaml", "analysis.jsonl", "sealed.json"]
 
 
 @pytest.mark.parametrize("plant", [symbolic, pipe, folder])
@@ -213,6 +216,15 @@ def test_what_is_read_is_a_file_of_the_folder(name: str, plant: Plant, outside: 
     assert f"patch_size/{name}: " in answer.err
     assert len(answer.err.splitlines()) == 1
     assert cli("doctor", "--results", root).code == 5 or plant is folder
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "records.jsonl"])
+def test_completion_waits_for_no_pipe(name: str, outside: Path, root: Path) -> None:
+    pipe(outside, root / "patch_size" / name)
+    context = SimpleNamespace(params={"results": str(root)})
+    assert completion.claims(context, "none") == []  # type: ignore[arg-type]
+    assert completion.metrics(context, "none") == []  # type: ignore[arg-type]
+    assert completion.sides(context, "patch_size:none") == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("plant", [symbolic, pipe, folder])
@@ -252,3 +264,34 @@ def test_too_large_a_file_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 11)
     assert read(path, 11) == b"x" * 11
     refused(lambda: read(path, 10), "big: 11 bytes, at most 10")
+
+
+def test_the_check_of_tables_reads_through_no_link_and_needs_no_permission_to_write(
+    cli: Cli, root: Path, outside: Path, tmp_path: Path
+) -> None:
+    """A link in a run's folder may lead to a device without an end; the copy of a read-only folder is writable."""
+    (root / "patch_size" / "notes.txt").symlink_to("/dev/zero")
+    (root / "patch_size" / "more").symlink_to(outside.parent, target_is_directory=True)
+    pipe(outside, root / "patch_size" / "pipe")
+    (root / "patch_size").chmod(0o555)
+    try:
+        assert cli("report", "--check", "--results", root).code == 0
+    finally:
+        (root / "patch_size").chmod(0o755)
+    assert outside.read_bytes() == PRECIOUS
+
+
+@pytest.mark.parametrize("read_it", ["exists", "read", "open_lock", "check_target", "check_folders"])
+def test_a_folder_without_permission_is_a_results_error(
+    read_it: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Placed by hand: a superuser may read everything."""
+
+    def refused(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refused)
+    path = tmp_path / "trial" / "record.json"
+    arguments = (tmp_path, path) if read_it == "check_folders" else (path,)
+    with pytest.raises(ResultsError, match=r"trial.*: cannot be read \(Permission denied\)"):
+        getattr(contained, read_it)(*arguments)

@@ -80,14 +80,14 @@ def test_rollout_is_the_direct_loops(residual: bool) -> None:
             expected = after
         assert rolled[b].numpy() == pytest.approx(expected, rel=1e-12)
         row = expected[0, 1:] / expected[0, 1:].sum()
-        assert rollout.readout_map(rolled, 1, True)[b].flatten().numpy() == pytest.approx(row)
+        assert rollout.readout_map(rolled, SIDE, True)[b].flatten().numpy() == pytest.approx(row)
     assert rolled.sum(-1).numpy() == pytest.approx(1.0)
 
 
 def test_without_a_class_token_the_patches_mean_row_is_read() -> None:
     maps = random_attention(4, 0)
     rolled = rollout.step(rollout.start(IMAGES, 9, torch.device("cpu")), maps, residual=False)
-    assert rollout.readout_map(rolled, 0, False).flatten(1).numpy() == pytest.approx(maps.mean(1).mean(1).numpy())
+    assert rollout.readout_map(rolled, 3, False).flatten(1).numpy() == pytest.approx(maps.mean(1).mean(1).numpy())
 
 
 def test_mass_in_a_box_counts_partial_cells() -> None:

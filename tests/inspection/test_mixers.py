@@ -1,12 +1,16 @@
-"""Looking for attention in a network whose mixer has none is refused in one line."""
+"""What analyses ask a network for: attention that its mixer may lack, tokens that are no patches."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from model_specs import TINY, made, resolved
 
 from vitbench.base.errors import InputError
+from vitbench.inspection.attention import readouts
+from vitbench.inspection.layerwise import hold
 from vitbench.inspection.network import Subject
 from vitbench.spec.trial import TrialSpec
 
@@ -24,3 +28,28 @@ def test_attention_is_read_from_mixers_that_have_it() -> None:
     with pytest.raises(InputError, match="trial x: its token mixer, depthwise, has no attention to look at") as raised:
         subject(token_mixer="depthwise", global_pool="avg").blocks()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("pool", "class_token"), [("token", True), ("avg", False)])
+def test_registers_are_neither_patches_nor_a_class_token(pool: str, class_token: bool) -> None:
+    """Rollouts have one cell per patch, and no layer reports a class token where there is none."""
+    network = subject(global_pool=pool, reg_tokens=3)
+    assert (network.num_prefix, network.class_token) == (3 + class_token, class_token)
+    images = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        for maps in readouts(network, images).values():
+            assert maps.shape == (2, 4, 4)
+            torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2, dtype=torch.float64))
+        held = hold(network, Images(images))  # type: ignore[arg-type]
+    assert (held.prefix is not None) == class_token
+    assert held.tokens[0].shape[1] <= 16
+
+
+class Images:
+    """Pictures without a data set."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def batches(self, size: int) -> Iterator[tuple[None, torch.Tensor]]:
+        yield None, self.images

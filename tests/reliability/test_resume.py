@@ -85,9 +85,20 @@ def test_streamed_images(num_workers: int, unbroken: Path, tmp_path: Path) -> No
     assert record(tmp_path, trials[0]).run.resumed_at_step == 6
 
 
-@pytest.mark.parametrize(("broken", "step"), [(0, 5), (1, 4)])
-def test_two_stages(broken: int, step: int, tmp_path: Path) -> None:
-    trials = planned(STAGED)
+TAUGHT = (
+    TINY
+    + """
+stages:
+  - {name: teach, train: {steps: 4}}
+  - {name: learn, uses: {teacher: teach}, train: {objective: {name: distill}}}
+"""
+)
+
+
+@pytest.mark.parametrize(("text", "broken", "step"), [(STAGED, 0, 5), (STAGED, 1, 4), (TAUGHT, 1, 4)])
+def test_two_stages(text: str, broken: int, step: int, tmp_path: Path) -> None:
+    """The second starts from the first, or has it as its teacher."""
+    trials = planned(text)
     here(trials, options(tmp_path / "unbroken", every=float("inf")))
     here(trials[:broken], options(tmp_path / "broken"))
     with pytest.raises(MemoryError):

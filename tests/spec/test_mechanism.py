@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,3 +172,28 @@ def test_a_users_own_mixer_is_trained_in_worker_processes_too(processes: str, tm
     engines = {row["run"]["engine"] for row in rows}
     assert engines == ({"workers"} if processes == "2" else {"local"})
     assert cli("verdict", "--run", "own", "--results", tmp_path / "results").code == 0
+
+
+@pytest.mark.slow
+def test_results_of_a_users_own_mixer_are_read_without_its_code(tmp_path: Path, cli: Cli) -> None:
+    """What needs the network itself says that it needs the code, in one line, and takes it by `--code`."""
+    path, results = own(tmp_path, MIXER + "# read without it\n"), tmp_path / "results"
+    assert cli("run", path, "--results", results, "-j", "1").code == 0
+    rows = [json.loads(line) for line in (results / "own/records.jsonl").read_text().splitlines()]
+    trial = next(row["trial_id"] for row in rows if row["arm"] == "mine")
+    registry._REGISTRY.pop(("token_mixer", "mine"))
+    registry._LOADED.clear()
+    registry.mechanism.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("vitbench_user_")]:
+        del sys.modules[name]
+    for words in (("verdict", "--run", "own"), ("report", "own"), ("clean",), ("doctor",)):
+        answer = cli(*words, "--results", results)
+        assert answer.code == 0, answer.out + answer.err
+    assert "uses your code" in cli("status", "own", "--results", results).err
+    answer = cli("export", trial, "--to", tmp_path / "x", "--results", results)
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert "'mine' is not allowed" in answer.err
+    assert "--code FILE loads a mechanism of yours" in answer.err
+    answer = cli("export", trial, "--to", tmp_path / "x", "--results", results, "--code", tmp_path / "my_mixer.py")
+    assert "model.token_mixer mine; its ViT has no such part" in answer.err

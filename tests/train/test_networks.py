@@ -10,13 +10,29 @@ import numpy as np
 import pytest
 import torch
 
+from vitbench.base.errors import InputError
+from vitbench.data import DataOptions, facts
+from vitbench.inspection import contract
 from vitbench.inspection.contract import check_mechanism
-from vitbench.inspection.specimen import NUM_STEPS, networks_of, noisy_module, spec_with, trained, trainer_of
+from vitbench.inspection.specimen import (
+    NUM_STEPS,
+    Specimen,
+    inputs,
+    networks_of,
+    noisy_module,
+    spec_with,
+    trained,
+    trainer_of,
+)
+from vitbench.model.costs import check, parameters
 from vitbench.model.objective import AVERAGE, Call, Given
+from vitbench.plan.resolve import resolve
 from vitbench.spec import mechanism as registry
-from vitbench.spec.trial import ModelSpec, TrialSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 from vitbench.train.networks import Networks
 from vitbench.train.objectives.classify import Classify
+from vitbench.train.resident import load_images
+from vitbench.train.trainer import Job, Trainer
 
 
 class MeanTeacher(Classify):
@@ -42,7 +58,22 @@ class MeanTeacher(Classify):
         call.state["centre"].lerp_(call.state["latest"], 0.3)
 
 
-registry._REGISTRY.pop(("objective", MeanTeacher.name))
+class TwoViews(Classify):
+    """Labels, and equal answers to two views of an image."""
+
+    name: ClassVar[str] = "two_views_of_this_test"
+    num_views: ClassVar[int] = 2
+
+    def step_flops(self, forward: Mapping[str, int]) -> int:
+        return 2 * super().step_flops(forward)
+
+    def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        one, other = (call.forward(call.standardise(images), train=True) for images in (unit, call.view(1)))
+        return self.labelled(call, one, given) + (one - other).square().mean((1, 2))
+
+
+for _planted in (MeanTeacher, TwoViews):  # Registered only while a test asks for it.
+    registry._REGISTRY.pop(("objective", _planted.name))
 
 
 @pytest.fixture
@@ -139,6 +170,53 @@ def test_the_loss_is_the_papers(text: str, distance: Any) -> None:
         assert float(losses[member]) == pytest.approx(np.mean(each), rel=1e-5)
 
 
+def with_token(spec: TrialSpec) -> TrialSpec:
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"dist_token": True, "reg_tokens": 1})})
+
+
+def test_a_distillation_token_keeps_the_contract() -> None:
+    """A field of the model, so it has no line of its own in the list of mechanisms."""
+    spec = with_token(spec_with("objective", "distill"))
+    case = Specimen("objective", "distill", spec, spec_with("objective", None))
+    checks = [check for check in (contract._state, contract._decay, *contract.CHECKS) if check != contract._difference]
+    assert [line for check in checks for line in check(case)] == []
+    names = {tensor.name for tensor in parameters(spec.model, spec.train.objective)}
+    assert {"dist_token", "reg_token", "head_dist.weight", "head_dist.bias"} < names
+
+
+def test_labels_train_the_class_token_and_the_teacher_the_distillation_token() -> None:
+    spec = with_token(spec_with("objective", "distill(alpha=1.0)"))
+    trainer = trainer_of(spec, (0,))
+    (batches, pixels, draws), *_ = trainer.feed.raw(0)
+    trainer._accumulate({"pixels": pixels, "draws": draws, **trainer._drawn(batches)})
+    trainer.feed.close()
+    grads = {name: view[0].abs().max().item() for name, view in trainer.stack._views(trainer.stack.grad).items()}
+    assert (grads["head.weight"], grads["head.bias"]) == (0.0, 0.0)
+    assert grads["head_dist.weight"] > 0
+    module = noisy_module(spec)
+    images = inputs(spec, 2)[0]
+    with torch.no_grad():
+        tokens = module.forward_features(images)
+        class_head, dist_head = module.head(tokens[:, 0]), module.head_dist(tokens[:, 1])
+        torch.testing.assert_close(module(images), (class_head + dist_head) / 2)
+        torch.testing.assert_close(module.train()(images), torch.stack([class_head, dist_head], 1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields", "message"),
+    [
+        ("classify", {}, "model.dist_token: train.objective classify trains no distillation token; distill does"),
+        ("distill", {"global_pool": "avg"}, "model.dist_token: stands beside a class token that is read"),
+    ],
+)
+def test_a_distillation_token_that_nothing_trains_or_reads_is_refused(
+    objective: str, fields: dict[str, Any], message: str
+) -> None:
+    model = with_token(spec_with("objective", None)).model.model_copy(update=fields)
+    (problem,) = check(model, ObjectiveSpec(name=objective))
+    assert problem.startswith(message)
+
+
 def test_no_gradient_reaches_the_teacher() -> None:
     before = trainer_of(spec_with("objective", "distill"), (0,))
     teacher = before.networks.frozen["teacher"]
@@ -146,3 +224,45 @@ def test_no_gradient_reaches_the_teacher() -> None:
     assert torch.equal(teacher.flat, after.flat)
     assert after.grad.numel() == 0
     assert not any(parameter.requires_grad for parameter in after.params.values())
+
+
+@pytest.fixture
+def two_views() -> Iterator[TrialSpec]:
+    registry._REGISTRY["objective", TwoViews.name] = TwoViews
+    yield spec_with("objective", TwoViews.name)
+    registry._REGISTRY.pop(("objective", TwoViews.name))
+    registry.mechanism.cache_clear()
+
+
+def test_views_of_an_image_have_draws_of_their_own_and_the_first_is_every_objectives(two_views: TrialSpec) -> None:
+    """Pairing: an arm with views sees, as view 0, what an arm without them sees."""
+    (batches, pixels, draws), *_ = (trainer := trainer_of(two_views, (0, 1))).feed.raw(0)
+    given = {"pixels": pixels, "draws": draws}
+    first, second = (trainer._view(given, number) for number in (0, 1))
+    (_, plain_pixels, plain_draws), *_ = (plain := trainer_of(spec_with("objective", None), (0, 1))).feed.raw(0)
+    assert torch.equal(first, plain._view({"pixels": plain_pixels, "draws": plain_draws}, 0))
+    assert first.shape == second.shape
+    differing = (first != second).flatten(2).any(-1).double().mean()
+    assert differing > 0.5
+    again = trainer_of(two_views, (1,))
+    (_, pixels, draws), *_ = again.feed.raw(0)
+    assert torch.equal(again._view({"pixels": pixels, "draws": draws}, 1)[0], second[1])
+    assert len(batches) == 2
+
+
+def test_an_objective_with_views_keeps_the_contract(two_views: TrialSpec) -> None:
+    assert check_mechanism("objective", TwoViews.name) == []
+
+
+def test_views_without_an_augmentation_are_refused_by_the_plan(two_views: TrialSpec) -> None:
+    written = two_views.model_copy(update={"train": two_views.train.model_copy(update={"augment": "none"})})
+    with pytest.raises(InputError, match=r"compares views of an image; set train\.augment: light"):
+        resolve(written, facts("fake", DataOptions()))
+
+
+def test_views_of_streamed_images_are_refused(two_views: TrialSpec) -> None:
+    """Their crops are cut where they are read, one per image."""
+    cpu = torch.device("cpu")
+    images = load_images(two_views.data, DataOptions(stream=True, num_workers=0), cpu)
+    with pytest.raises(InputError, match="several views need images that fit in memory"):
+        Trainer([Job(two_views, 0)], images, cpu)

@@ -106,7 +106,7 @@ def test_a_step_that_no_graph_can_hold_runs_as_it_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(graph, "_capture", refuse)
     for _ in range(WARM_UP):
         graph({"x": torch.ones(())})
-    with pytest.warns(UserWarning, match="no CUDA graph"):
+    with pytest.warns(UserWarning, match="cannot be a CUDA graph"):
         graph({"x": torch.ones(())})
     graph({"x": torch.ones(())})
     assert sums == WARM_UP + 2

@@ -23,12 +23,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def check_folders(root: Path, folder: Path) -> None:
-    """Raises ResultsError where a part of `folder` below `root` exists and is no folder of its own."""
+    """Raise ResultsError if a part of `folder` below `root` exists and is no folder of its own."""
     path = root
     for part in folder.relative_to(root).parts:
         path = path / part
         try:
-            mode = path.lstat().st_mode
+            mode = status_of(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return
         if not stat.S_ISDIR(mode):
@@ -36,9 +36,9 @@ def check_folders(root: Path, folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raises ResultsError where `path` exists and may not be replaced: no regular file, or one with several names."""
+    """Raise ResultsError if `path` exists and may not be replaced: no regular file, or one with several names."""
     try:
-        _check(path, path.lstat(), to_write=True)
+        _check(path, status_of(path), to_write=True)
     except FileNotFoundError:
         return
 
@@ -46,7 +46,7 @@ def check_target(path: Path) -> None:
 def exists(path: Path) -> bool:
     """True for a regular file. Raises ResultsError for anything else of this name, a broken link included."""
     try:
-        _check(path, path.lstat())
+        _check(path, status_of(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -60,7 +60,7 @@ def create(path: Path) -> FileIO:
 
 
 def open_lock(path: Path) -> FileIO:
-    """A file to lock, created where it is missing; its content is not touched. Raises ResultsError for a link."""
+    """A file to lock, created if it is missing; its content is not touched. Raises ResultsError for a link."""
     check_target(path)
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "r+")
     _check(path, os.fstat(file.fileno()), to_write=True)
@@ -69,7 +69,7 @@ def open_lock(path: Path) -> FileIO:
 
 def open_to_read(path: Path) -> FileIO:
     """A regular file, open for reading. Raises FileNotFoundError, ResultsError for anything that is no regular file."""
-    _check(path, path.lstat())  # Before it is opened: to open a device may already have an effect.
+    _check(path, status_of(path))  # Before it is opened: to open a device may already have an effect.
     try:
         file = FileIO(os.open(path, _READ), "r")
     except OSError as error:
@@ -81,7 +81,7 @@ def open_to_read(path: Path) -> FileIO:
 
 
 def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """The content of a regular file. Raises FileNotFoundError; ResultsError where it is larger, or no regular file."""
+    """The content of a regular file. Raises FileNotFoundError; ResultsError if it is larger, or no regular file."""
     with open_to_read(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
@@ -95,6 +95,14 @@ def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
         return read(path, max_bytes).decode()
     except UnicodeDecodeError as error:
         raise ResultsError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def status_of(path: Path) -> os.stat_result:
+    """The status of a link itself, not of its target. Raises OSError; ResultsError without permission."""
+    try:
+        return path.lstat()
+    except PermissionError as error:
+        raise ResultsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _check(path: Path, status: os.stat_result, *, to_write: bool = False) -> None:

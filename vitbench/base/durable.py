@@ -53,7 +53,7 @@ def replace_durably(path: Path, content: bytes, what: str = "file", aside: Path 
     """Replace a file in one step: the old file or the new file is there, never a part of one.
 
     The content is written to `aside` first, on the same file system; by default a file beside `path` whose name holds
-    the number of this process. Raises ResultsError where `path` is a link or no regular file.
+    the number of this process. Raises ResultsError if `path` is a link or no regular file.
     """
     make_folder(path.parent)
     check_target(path)
@@ -68,7 +68,7 @@ def replace_durably(path: Path, content: bytes, what: str = "file", aside: Path 
 def replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace several files of a folder (relative name -> content): no file changes before all are on the disk.
 
-    A full disk therefore leaves every old file as it was. Raises NoSpaceError, or ResultsError where a target or a
+    A full disk therefore leaves every old file as it was. Raises NoSpaceError, or ResultsError if a target or a
     folder on its way is a link.
     """
     targets = {folder / name: content for name, content in files.items()}
@@ -114,7 +114,7 @@ def _discard(paths: list[Path]) -> None:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Raises NoSpaceError where the disk has less free space than the `num_bytes` that are about to be written."""
+    """Raise NoSpaceError if the disk has less free space than the `num_bytes` that are about to be written."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise NoSpaceError(
@@ -152,7 +152,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def disk_error(path: Path, error: OSError) -> NoSpaceError | ResultsError:
-    """The error to raise where writing failed: no space, or anything else (no permission, read-only)."""
+    """The error to raise after a failed write: no space, or anything else (no permission, read-only)."""
     if error.errno in NO_SPACE:
         return NoSpaceError(f"{path}: no space left on the disk or in the quota; finished trials are kept")
     return ResultsError(f"{path}: cannot write ({error.strerror or error})")

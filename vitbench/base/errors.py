@@ -61,6 +61,6 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, allowed: Iterable[str], limit: int = 3) -> str:
-    """`" Did you mean 'x' or 'y'?"`, or an empty string where no allowed word is similar."""
+    """`" Did you mean 'x' or 'y'?"`, or an empty string if no allowed word is similar."""
     matches = difflib.get_close_matches(word[:MAX_WORD], list(allowed), n=limit, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(name) for name in matches)}?" if matches else ""

@@ -1,4 +1,4 @@
-"""Faults that tests place where they want them; nothing outside a test.
+"""Faults at places that a test chooses; without a test there are none.
 
 `VITBENCH_FAULT=<point>[:n[:kind]]`, under `VITBENCH_TESTING=1`, meets the n-th passing (default 1) of a point in each
 process. `kind` is a signal that the process sends itself (default KILL), or one of ERRORS, which is raised.
@@ -24,13 +24,13 @@ _passed: Counter[str] = Counter()
 
 
 def fault(point: str) -> None:
-    """Nothing, but where a test asked for a fault at this passing of `point`."""
+    """Do nothing, unless a test requests a fault at this passing of `point`."""
     if "VITBENCH_FAULT" not in os.environ or os.environ.get("VITBENCH_TESTING") != "1":
         return
     given = os.environ["VITBENCH_FAULT"].split(":")
-    wanted, number, kind = (*given, *("1", "KILL")[len(given) - 1 :])
+    target, number, kind = (*given, *("1", "KILL")[len(given) - 1 :])
     _passed[point] += 1
-    if point != wanted or _passed[point] != int(number):
+    if point != target or _passed[point] != int(number):
         return
     if kind in ERRORS:
         raise ERRORS[kind]()

@@ -1,7 +1,7 @@
 """Randomness as pure functions of (seed, stream, epoch, image index); the arm never enters.
 
 Two arms with one seed therefore see the same split, order, crops, flips and masks, on every device and for
-every number of loader workers, and differences can be taken seed by seed.
+every number of image-loading processes, and differences can be taken seed by seed.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def over_looks(
 def settled_equal(
     pairs: Mapping[int, tuple[ArmLook, ArmLook]], plan: Schedule, margin: float, shift: float
 ) -> npt.NDArray[np.int64]:
-    """The seeds [R] at which equality within the margin is supported, 0 where it never is."""
+    """The seeds [R] at which equality within the margin is supported, 0 if it never is."""
     at = np.zeros(len(next(iter(pairs.values()))[0].scores), dtype=np.int64)
     for n, (low, high) in zip(plan.looks, over_looks(pairs, plan, 0.90, shift), strict=True):
         at = np.where((at == 0) & (low > -margin) & (high < margin), n, at)

@@ -150,7 +150,7 @@ def read_commands(work: Path) -> list[Command]:
 
 
 def settled_at(commands: Iterable[Command], claim: str) -> int | None:
-    """The seeds at which a claim was first settled for good, None where it is open at the last look reached."""
+    """The seeds at which a claim was first settled for good, None if it is open at the last look reached."""
     looks = dict(look for command in commands for look in command.looks)
     still_open = [n for n, claims in looks.items() if claim in claims]
     later = [n for n in looks if n > max(still_open, default=0)]

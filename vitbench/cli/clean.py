@@ -109,7 +109,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:
-    """True where an attempt has another result than the committed record: it is evidence, and kept."""
+    """True if an attempt has another result than the committed record: it is evidence, and kept."""
     path = attempt / "record.json"
     try:
         if not exists(path):
@@ -121,7 +121,7 @@ def is_conflict(store: Store, trial_id: str, attempt: Path) -> bool:
 
 
 def differ(first: Record, second: Record) -> bool:
-    """True where two records of one trial do not have the same outcome."""
+    """True if two records of one trial do not have the same outcome."""
     return (first.status, first.result) != (second.status, second.result)
 
 

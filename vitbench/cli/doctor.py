@@ -155,7 +155,7 @@ def _file_system(folder: Path) -> Iterator[Finding]:
 
 
 def _exclude(first: int, second: int) -> None:
-    """Raises OSError where a lock on one handle does not exclude the other."""
+    """Raise OSError if a lock on one handle does not exclude the other."""
     fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)

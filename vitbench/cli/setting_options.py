@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 
 def advice(option: str) -> str | None:
-    """`Use --set train.lr=VALUE.` for `--lr`; None where no spec field has this name."""
+    """`Use --set train.lr=VALUE.` for `--lr`; None if no spec field has this name."""
     from vitbench.spec.paths import SPEC_PATHS  # Late: only a refused option needs it.
 
     field = option.lstrip("-").partition("=")[0].replace("-", "_")

@@ -40,7 +40,7 @@ TEST_FRACTION = 0.2
 class Look:
     """What the images show beside their content's digests; cached with the facts.
 
-    `img_size` is None where sizes differ or are not square; `in_chans` holds all images.
+    `img_size` is None if sizes differ or are not square; `in_chans` holds all images.
     """
 
     img_size: int | None
@@ -155,7 +155,7 @@ class _Ordered:
 
 
 def _in_order(opened: OpenedSource, scans: dict[str, Scan], look: Look) -> ImageData:
-    """The splits in the order of their digests, drawn where the source has none, with their facts."""
+    """The splits in the order of their digests, drawn if the source has none, with their facts."""
     ordered = _ordered(opened, scans, look.same_pixels)
     train, test = ordered.train, ordered.test
     by_class = np.bincount(train.labels, minlength=opened.num_classes)

@@ -1,4 +1,4 @@
-"""The table of data sets, and the two ways in: `facts` (from a cache where possible) and `open_images`."""
+"""The table of data sets, and the two ways in: `facts` (from a cache if possible) and `open_images`."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class FileTree:
 def files_below(folder: Path, suffixes: Iterable[str]) -> FileTree:
     """All files with one of these suffixes (lower case, with the dot) below `folder`; links are followed.
 
-    Raises InputError where a link leads to a folder above itself, a link is broken, or a folder cannot be read.
+    Raises InputError if a link leads to a folder above itself, a link is broken, or a folder cannot be read.
     """
     allowed = frozenset(suffixes)
     files: list[Path] = []

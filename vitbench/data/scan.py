@@ -20,7 +20,7 @@ class Scan:
     """What the files of a split show.
 
     `headers` has one entry per image, but one for all images of an array, and the first few of a set that is told
-    apart by names and sizes. `jpeg_keys`: per image, None where it is not a JPEG file. `pixels`: a digest of every
+    apart by names and sizes. `jpeg_keys`: per image, None if it is not a JPEG file. `pixels`: a digest of every
     image's pixels, empty if they were not decoded.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -40,7 +41,7 @@ def partition(split: Split, seed: int, spec: DataSpec) -> Partition:
 
     The same for every arm of a seed; neither filter nor subset moves an image between training and validation. Equal
     images are on one side. A validation split that the user made is the validation split of every seed.
-    Raises InputError where a class would have no image to train on.
+    Raises InputError if a class would have no image to train on.
     """
     labels = split.labels
     sizes = class_sizes(counts_of(split), spec)
@@ -69,6 +70,7 @@ def counts_of(split: Split) -> Counts:
     return Counts(tuple(images.tolist()), group_sizes(split.labels, split.groups), tuple(val))
 
 
+@functools.lru_cache(maxsize=1024)  # A plan asks for each of its trials, and most have the same data.
 def partition_sizes(counts: Counts, spec: DataSpec) -> tuple[int, int]:
     """How many images `partition` trains on and holds out, whatever the seed; raises what it raises."""
     sizes = class_sizes(counts, spec)

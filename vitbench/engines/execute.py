@@ -269,7 +269,7 @@ def _spec_of(identity: str, options: Options) -> TrialSpec:
     """The spec of a committed trial."""
     record = Store(options.root).read(identity)
     assert record is not None
-    return TrialSpec.model_validate(record.spec)
+    return record.trial_spec
 
 
 def _networks(trial: Trial, options: Options, emit: Emit) -> dict[str, Network]:
@@ -315,7 +315,7 @@ def _recorded(store: Store, identity: str) -> tuple[Trial, Record]:
     networks = {role: _recorded(store, parent)[0].spec for role, parent in (record.networks or {}).items()}
     trial = Trial(
         trial_id=identity, arm="", levels={}, setting={}, seed=record.seed, role="stage",
-        spec=TrialSpec.model_validate(record.spec), data_fingerprint=record.data_fingerprint,
+        spec=record.trial_spec, data_fingerprint=record.data_fingerprint,
         parents=record.parents, networks=networks,
     )  # fmt: skip
     return trial, record

@@ -28,8 +28,7 @@ def batch_size(subject: Subject) -> int:
     """The number of images per forward pass while attention is read."""
     attn: Any = subject.blocks()[0].attn
     heads = attn.num_heads if hasattr(attn, "num_heads") else attn.shape.num_heads
-    tokens = subject.side**2 + subject.num_prefix
-    return int(max(1, min(MOST_IMAGES, MAP_BYTES // (8 * int(heads) * tokens**2))))
+    return int(max(1, min(MOST_IMAGES, MAP_BYTES // (8 * int(heads) * subject.num_tokens**2))))
 
 
 def distances_px(subject: Subject, pictures: Pictures) -> np.ndarray:
@@ -101,8 +100,7 @@ def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
     The kinds are rollout, rollout with the identity mixed in, and the last layer alone (the class token's row, or the
     patches' mean row).
     """
-    num_tokens = subject.side**2 + subject.num_prefix
-    plain = rollout.start(len(images), num_tokens, images.device)
+    plain = rollout.start(len(images), subject.num_tokens, images.device)
     state = {"rollout": plain, "rollout_residual": plain, "last_layer": plain}
 
     def see(_layer: int, maps: Tensor) -> None:
@@ -111,9 +109,7 @@ def readouts(subject: Subject, images: Tensor) -> dict[str, Tensor]:
         state["last_layer"] = rollout.step(plain, maps, residual=False)
 
     watch_attention(subject, images, see)
-    return {
-        kind: rollout.readout_map(rolled, subject.num_prefix, subject.class_token) for kind, rolled in state.items()
-    }
+    return {kind: rollout.readout_map(rolled, subject.side, subject.class_token) for kind, rolled in state.items()}
 
 
 def rolled_out(subject: Subject, shown: Shown) -> Findings:

@@ -127,7 +127,8 @@ def _costs(case: Specimen) -> Iterator[str]:
         yield f"costs: {said} parameters are listed; torch counts {counted}"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs(case.spec, 1))
-    if counter.get_total_flops() != (flops := costs.forward_flops(model, objective)):
+    flops = costs.forward_flops(model, objective) + costs.hidden_flops(model)
+    if counter.get_total_flops() != flops:
         yield f"costs: {flops} FLOPs are listed for one image; torch counts {counter.get_total_flops()}"
 
 
@@ -138,7 +139,7 @@ def _step_costs(case: Specimen) -> Iterator[str]:
     spec = case.spec.model_copy(update={"train": case.spec.train.model_copy(update={"batch_size": 1})})
     trainer = trainer_of(spec, (0,))
     objective, networks = objective_of(spec.train.objective), costs.network_flops(networks_of(spec))
-    student = costs.forward_flops(spec.model, spec.train.objective)
+    student = costs.forward_flops(spec.model, spec.train.objective) + costs.hidden_flops(spec.model)
     others = dict.fromkeys(objective.averaged_roles, student) | networks
     frozen = objective.step_flops({STUDENT: 0, **others})
     forward = frozen + (objective.step_flops({STUDENT: student, **others}) - frozen) // TRAIN_PER_FORWARD

@@ -74,7 +74,7 @@ def find_trial(store: Store, text: str) -> Record:
 
 
 def kept_weights(record: Record, store: Store) -> Path:
-    """The file of a finished trial's weights. Raises InputError where it left none, or they were not kept."""
+    """The file of a finished trial's weights. Raises InputError if it left none, or they were not kept."""
     path = store.weights(record.trial_id)
     if record.status != "ok":
         raise InputError(f"trial {record.trial_id} {record.status}: {record.reason}; it left no weights")
@@ -89,9 +89,9 @@ def kept_weights(record: Record, store: Store) -> Path:
 def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Architecture:
     """Write a trial's weights and configuration into a new folder; what timm calls the model.
 
-    Raises InputError where timm has no such model, the weights were not kept, or the folder is in use.
+    Raises InputError if timm has no such model, the weights were not kept, or the folder is in use.
     """
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     chosen = architecture(spec.model, spec.train.objective)
     weights = kept_weights(record, store)
     require_new_folder(folder)
@@ -104,7 +104,7 @@ def export(record: Record, store: Store, folder: Path, data: DataOptions) -> Arc
 
 
 def require_new_folder(folder: Path) -> None:
-    """Raise InputError where the folder is in use."""
+    """Raise InputError if the folder is in use."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: is there already and not empty; name a new folder")
 

@@ -79,6 +79,11 @@ class Subject:
         """The training objective, or None if it is unknown."""
         return None if self.spec is None else objective_of(self.spec.train.objective)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that attend to each other."""
+        return self.num_prefix + self.side**2
+
     def blocks(self) -> list[nn.Module]:
         """The blocks that have attention. Raises InputError if the network has none."""
         attending = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
@@ -122,7 +127,7 @@ def load_subject(text: str, root: Path, options: DataOptions) -> Subject:
 def of_trial(record: Record, root: Path, options: DataOptions) -> Subject:
     """The network of a finished trial. Raises InputError without kept weights, ResultsError if the images changed."""
     path = kept_weights(record, Store(root))
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     img_size = spec.model.img_size
     assert img_size is not None
     if not isinstance(img_size, int):

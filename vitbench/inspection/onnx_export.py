@@ -47,7 +47,7 @@ def onnx_bytes(network: nn.Module, mean: Tensor, std: Tensor, images: Tensor) ->
     """The graph of a network in eval mode, and its largest difference from torch on `images` `[n, C, H, W]` in [0, 1],
     as a share of the largest logit.
 
-    Raises InputError where onnx, onnxscript or onnxruntime is missing or the model is too large, ResultsError where
+    Raises InputError if onnx, onnxscript or onnxruntime is missing or the model is too large, ResultsError if
     the graph computes something else.
     """
     for name in ("onnx", "onnxscript"):

@@ -26,7 +26,6 @@ from vitbench.model.build import build
 from vitbench.model.objective import objective_of
 from vitbench.model.sizes import known, pixel_grid
 from vitbench.model.weights.start import WEIGHTS_FILE
-from vitbench.spec.trial import TrialSpec
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
 from vitbench.train.checkpoint import pack, read_weights
@@ -36,9 +35,9 @@ from vitbench.train.resident import load_images
 def export_transformers(record: Record, store: Store, folder: Path, data: DataOptions) -> None:
     """Write a trial into a new folder that transformers' `ViTForImageClassification.from_pretrained` loads.
 
-    Raises InputError where its ViT cannot hold the model, the weights were not kept, or the folder is in use.
+    Raises InputError if its ViT cannot hold the model, the weights were not kept, or the folder is in use.
     """
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     args = timm_arguments(spec)
     state = read_weights(kept_weights(record, store))
     require_new_folder(folder)
@@ -52,9 +51,9 @@ def export_onnx(record: Record, store: Store, folder: Path, data: DataOptions) -
     """Write a trial as an ONNX graph, any model that classifies, into a new folder.
 
     Returns the largest difference from torch's logits, as a share of the largest logit, and the number of test images
-    that it was measured on. Raises InputError as above, ResultsError where onnxruntime's logits are others.
+    that it was measured on. Raises InputError as above, ResultsError if onnxruntime's logits are others.
     """
-    spec = TrialSpec.model_validate(record.spec)
+    spec = record.trial_spec
     if not objective_of(spec.train.objective).predicts_classes:
         raise InputError(f"--format onnx: train.objective.name {spec.train.objective.name} trains no classifier")
     weights = read_weights(kept_weights(record, store))

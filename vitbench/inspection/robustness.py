@@ -33,7 +33,7 @@ Damage = Callable[[Tensor, int], Tensor]
 
 
 def robustness(subject: Subject, shown: Shown) -> Findings:
-    """Accuracy in percent, clean and under each kind of damage; where the images' classes are not the network's,
+    """Accuracy in percent, clean and under each kind of damage; if the images' classes are not the network's,
     agreement with its predictions on clean images replaces accuracy."""
     pictures = shown.test
     clean = answers(subject, pictures, lambda images, _: images)

@@ -60,7 +60,7 @@ def choose_pictures(
 ) -> Pictures:
     """At most `limit` test images (with `fit` training images, to fit probes on), the same for every network and seed.
 
-    `images` is a data set's name or folder:PATH; without one the network's own. Raises InputError where these are
+    `images` is a data set's name or folder:PATH; without one the network's own. Raises InputError if these are
     missing, or are not of the size that the network takes.
     """
     name = images or subject.data
@@ -100,6 +100,6 @@ def _check_size(subject: Subject, name: str, options: DataOptions) -> None:
 
 
 def _boxes(split: Split, subject: Subject) -> Tensor | None:
-    """The objects' boxes; None where images were resized or boxes are unknown."""
+    """The objects' boxes; None if images were resized or boxes are unknown."""
     same = split.images is not None and split.images.shape[1] == subject.img_size
     return torch.from_numpy(split.boxes) if split.boxes is not None and same else None

@@ -29,14 +29,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
         q, k, v = self._queries_keys_values(x, turn)
-        mixed = attend(q, k, v, self.position.bias(self, self.model, q))
+        mixed = attend(q, k, v, self.bias(q))
         out: Tensor = self.drop(self.proj(rearrange(mixed, "b h t k -> b t (h k)")))
         return out
 
     def probabilities(self, x: Tensor, turn: Rotation | None) -> Tensor:
         """How much each query attends to each key, `[B, H, T, T]`."""
         q, k, _ = self._queries_keys_values(x, turn)
-        return probabilities(q, k, self.position.bias(self, self.model, q))
+        return probabilities(q, k, self.bias(q))
+
+    def bias(self, q: Tensor) -> Tensor | None:
+        """What is added to the logits `[B, H, T, T]` of scaled queries."""
+        return self.position.bias(self, self.model, q)
 
     def _queries_keys_values(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Each `[B, H, T, K]`; queries are scaled by K^-0.5, so relative logits are too (Shaw et al. 2018, eq. 5)."""

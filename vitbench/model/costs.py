@@ -39,8 +39,16 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
         return macs
     mixer = token_mixer_of(model)
     for layer in range(transformer(model).depth):
-        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model).items()}
+        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
     return macs | objective_of(objective).macs(model)
+
+
+def hidden_flops(model: ModelSpec) -> int:
+    """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
+    if model.family == "resnet":
+        return 0
+    mixer = token_mixer_of(model)
+    return FLOPS_PER_MAC * sum(mixer.hidden_macs(model, layer) for layer in range(transformer(model).depth))
 
 
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
@@ -88,6 +96,10 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.dist_token and "dist_token" not in trained.gives:
+        problems.append(
+            f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"
+        )
     if model.family == "resnet" and not problems and not trained.predicts_classes:
         problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")
     return problems

@@ -54,4 +54,5 @@ FILL: dict[str, Callable[[Tensor, float, Generator], object]] = {
     "kaiming_normal": _kaiming_normal,
     "xavier_uniform": lambda tensor, _, generator: nn.init.xavier_uniform_(tensor, generator=generator),
     "xavier_uniform_qkv": _xavier_qkv,
+    "softmax_rows": lambda tensor, _, generator: tensor.copy_(tensor.uniform_(generator=generator).softmax(-1)),
 }

@@ -139,13 +139,26 @@ class TokenMixer(Part):
         """One block's tensors by their name inside `blocks.N.<slot>`, with `macs` for each use of a weight."""
         raise NotImplementedError
 
-    def macs(self, model: ModelSpec) -> dict[str, int]:
-        """Multiply-adds of one block's products that use no weight, per image, by name."""
+    def macs(self, model: ModelSpec, layer: int) -> dict[str, int]:
+        """Multiply-adds of block `layer`'s products that use no weight, per image, by name."""
         return {}
 
-    def module(self, model: ModelSpec) -> nn.Module:
-        """The module of one block, its state named as `tensors` says."""
+    def hidden_macs(self, model: ModelSpec, layer: int) -> int:
+        """Multiply-adds of block `layer` that the module computes and hides; they are not needed and not counted."""
+        return 0
+
+    def module(self, model: ModelSpec, layer: int) -> nn.Module:
+        """The module of block `layer`, its state named as `tensors` says."""
         raise NotImplementedError
+
+    def prefix_problems(self, model: ModelSpec) -> list[str]:
+        """For `problems` of a mixer that has no place for tokens which are no patches."""
+        problems, text = [], self.text()
+        if "class_token" in readout_of(model).needs or model.class_token:
+            problems.append(f"model.token_mixer: {text} has no place for a class token; set global_pool: avg or map")
+        if model.reg_tokens:
+            problems.append(f"model.reg_tokens: {text} has no place for register tokens; set 0")
+        return problems
 
 
 class ChannelMixer(Part):

@@ -61,6 +61,9 @@ class Call(Protocol):
     def outputs_of(self, role: str, *inputs: torch.Tensor) -> torch.Tensor:
         """Outputs `[E, B, ...]` of another network of the objective, in evaluation mode and without gradient."""
 
+    def view(self, number: int) -> torch.Tensor:
+        """View 1, 2, ... of the batch in training: images in [0, 1] `[E, B, C, H, W]`; view 0 is what a loss gets."""
+
     @property
     def state(self) -> Mapping[str, torch.Tensor]:
         """The tensors that the objective keeps between steps, `[E, ...]` each."""
@@ -95,10 +98,12 @@ class Objective(Mechanism):
     columns: ClassVar[frozenset[str]] = frozenset({"image"})
     predicts_classes: ClassVar[bool] = False
     gives: ClassVar[frozenset[str]] = frozenset()
-    """`reconstruction`: `vitbench inspect` can paint what it predicts."""
+    """`reconstruction`: `vitbench inspect` can paint what it predicts. `dist_token`: it trains a distillation token."""
     changes: ClassVar[frozenset[str]] = frozenset({"head", "mask_token", "readout", "final_norm"})
     """Kinds of parts whose tensors its choice may change."""
     task_names: ClassVar[tuple[str, ...]] = ()
+    num_views: ClassVar[int] = 1
+    """Views of each image per step, each with draws of its own; `call.view(n)` gives the later ones."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
     reads: ClassVar[frozenset[str]] = frozenset()

@@ -5,6 +5,7 @@ This is the one source of initialisation: `vitbench.model.build.initialise` draw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from vitbench.model.tensors import SCHEMES, Tensor, norm
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
 
+@functools.lru_cache(maxsize=1024)
 def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]:
     """Every tensor of the model's `state_dict`, for a resolved spec; the objective adds its heads."""
     if model.family == "resnet":
@@ -35,6 +37,8 @@ def _encoder(model: ModelSpec) -> Iterator[Tensor]:
     shape, scheme = transformer(model), SCHEMES[model.weight_init]
     if shape.class_token:
         yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
+    if shape.dist_token:
+        yield Tensor("dist_token", (1, 1, shape.embed_dim), scheme.register, decay=False, part="dist_token")
     if shape.num_registers:
         registers = (1, shape.num_registers, shape.embed_dim)
         yield Tensor("reg_token", registers, scheme.register, decay=False, part="registers")

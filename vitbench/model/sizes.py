@@ -59,9 +59,10 @@ def divisors(number: int, least: int = 1) -> str:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The encoder's sizes. Tokens are the class token, the registers, then the patches.
+    """The encoder's sizes. Tokens are the class token, the distillation token, the registers, then the patches.
 
-    `class_position` says whether the class token has a place among the patches' positions; registers have none.
+    `class_position` says whether the class token has a place among the patches' positions; the other prefix tokens have
+    none.
     `num_heads` and `mlp_dim` are 0 if no part of the model reads them.
     """
 
@@ -72,6 +73,7 @@ class Transformer:
     grid: Grid
     class_token: bool
     class_position: bool
+    dist_token: bool = False
     num_registers: int = 0
 
     @property
@@ -86,7 +88,7 @@ class Transformer:
     @property
     def num_prefix(self) -> int:
         """Tokens before the patches."""
-        return self.class_token + self.num_registers
+        return self.class_token + self.dist_token + self.num_registers
 
     @property
     def num_tokens(self) -> int:
@@ -194,6 +196,7 @@ def transformer(model: ModelSpec) -> Transformer:
         grid=grid(model),
         class_token=known(model.class_token),
         class_position=known(model.class_token) and not model.no_embed_class,
+        dist_token=model.dist_token,
         num_registers=model.reg_tokens,
     )
 

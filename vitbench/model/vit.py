@@ -4,7 +4,7 @@ Source: Dosovitskiy et al. 2021, section 3.1; App. B.1.2 for masked patch predic
 Differs: dropout follows the positions, attention's projection and both MLP layers, as in vit_jax, and is not at the
 head (timm's `drop_rate` is the head's alone).
 
-Shapes: B batch, C channels, N patches, T tokens (the class token, registers, then the patches), D embed_dim,
+Shapes: B batch, C channels, N patches, T tokens (class token, distillation token, registers, patches), D embed_dim,
 H heads, K head_dim, P patch size, L layers.
 """
 
@@ -43,7 +43,7 @@ class EncoderBlock(nn.Module):
         mixer = token_mixer_of(model)
         self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
         self.norm1 = LayerNorm(shape.embed_dim)
-        self.add_module(self.slot, mixer.module(model))
+        self.add_module(self.slot, mixer.module(model, layer))
         self.norm2 = LayerNorm(shape.embed_dim)
         self.mlp = channel_mixer_of(model).module(model)
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
@@ -94,6 +94,7 @@ class Encoder(nn.Module):
         self.model, self.position, self.shape = model, position_of(model), (shape := transformer(model))
         self.num_prefix_tokens = shape.num_prefix
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.class_token else None
+        self.dist_token = nn.Parameter(torch.empty(1, 1, shape.embed_dim)) if shape.dist_token else None
         registers = (1, shape.num_registers, shape.embed_dim)
         self.reg_token = nn.Parameter(torch.empty(registers)) if shape.num_registers else None
         register(self, position_tables(model, 0))
@@ -141,7 +142,7 @@ class Encoder(nn.Module):
         return None if positions is None else spread(positions, self.shape)
 
     def _with_prefix(self, patches: Tensor) -> Tensor:
-        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
         if not prefix:
             return patches
         tokens = [token.to(patches.dtype).expand(patches.shape[0], -1, -1) for token in prefix]
@@ -195,6 +196,23 @@ class ViT(Encoder):
     def _pooled(self, tokens: Tensor) -> Tensor:
         """`[B, D]`: what the readout makes of tokens `[B, T, D]`."""
         return self.readout.pooled(tokens, self.num_prefix_tokens, self.attn_pool)
+
+
+class DistilledViT(ViT):
+    """A ViT whose distillation token has a head of its own.
+
+    Training gives the logits of both heads, `[B, 2, num_classes]`; evaluation their mean, `[B, num_classes]`.
+    Source: Touvron et al. 2021 (DeiT), section 4. Differs: the mean is of logits, as in timm; the paper adds softmaxes.
+    """
+
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
+        super().__init__(model, patch_embed)
+        self.head_dist = nn.Linear(known(model.embed_dim), known(model.num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.forward_features(images)
+        logits = torch.stack([self.forward_head(tokens), self.head_dist(self.fc_norm(tokens[:, 1]))], dim=1)
+        return logits if self.training else logits.mean(dim=1)
 
 
 class MaskedPatchViT(Encoder):

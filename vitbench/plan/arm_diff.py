@@ -24,6 +24,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.relative_clip": frozenset(("position",)),
     "model.no_embed_class": frozenset(("position",)),
     "model.reg_tokens": frozenset(("registers",)),
+    "model.dist_token": frozenset(("dist_token", "head")),
     "model.final_norm": frozenset(("final_norm",)),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),

@@ -32,9 +32,9 @@ MIN_STEPS = 50
 """A FLOPs budget that gives fewer optimizer steps than this is refused."""
 
 VIT_FIELDS = (
-    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "reg_tokens",
-    "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem", "global_pool",
-    "token_mixer", "channel_mixer",
+    "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
+    "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
+    "global_pool", "token_mixer", "channel_mixer",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -203,7 +203,7 @@ def _train(
         written = ", ".join(f"train.{key}" for key in given) or "none of them"
         raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {written}")
     objective = objective_of(train.objective).resolved(model)
-    _check_objective(objective, model, facts, networks)
+    _check_objective(objective, model, train, facts, networks)
     steps = num_steps(train, model, data, facts, costs.network_flops(networks))
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
@@ -217,8 +217,10 @@ def _train(
     return train.model_copy(update=update)
 
 
-def _check_objective(objective: Objective, model: ModelSpec, facts: Facts, networks: Mapping[str, TrialSpec]) -> None:
-    """Raise InputError if the data lack a column that the objective reads, or if a network is missing."""
+def _check_objective(
+    objective: Objective, model: ModelSpec, train: TrainSpec, facts: Facts, networks: Mapping[str, TrialSpec]
+) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if a network or a crop is missing."""
     if missing := sorted(objective.columns - COLUMNS):
         raise InputError(
             f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
@@ -226,8 +228,10 @@ def _check_objective(objective: Objective, model: ModelSpec, facts: Facts, netwo
     if missing := [role for role in objective.frozen_roles if role not in networks]:
         raise InputError(
             f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
-            f"name it in the stage, e.g. uses: {{{missing[0]}: STAGE}}"
+            f"name it in the stage, as in uses: {{{missing[0]}: STAGE}}"
         )
+    if objective.num_views > 1 and train.augment == "none":
+        raise InputError(f"train.objective {objective.text()} compares views of an image; set train.augment: light")
     if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
         raise InputError(
             f"train.objective {objective.text()}: BatchNorm's running statistics belong to the current weights, not to "
@@ -277,6 +281,6 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, 
     if steps < MIN_STEPS:
         raise InputError(
             f"train.train_flops: {train.train_flops:.3g} gives {steps} steps of {step_flops:.3g} FLOPs; "
-            f"needs at least {MIN_STEPS}, i.e. {MIN_STEPS * step_flops:.3g}"
+            f"needs at least {MIN_STEPS}, which is {MIN_STEPS * step_flops:.3g}"
         )
     return steps

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from vitbench.base.contained import exists
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.plan.run_table import Row, with_short_curve
-from vitbench.plan.trial_id import trial_id
+from vitbench.plan.trial_id import chosen_mechanisms, trial_id
 from vitbench.spec.arms import level_name
+from vitbench.spec.mechanism import is_registered, unknown_names_allowed
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.answers import Answers, predictions_sha256, read_answers, read_trial_answers
 from vitbench.store.record import ALGORITHM_VERSION, Record, first_problem, parents_of
@@ -69,12 +70,15 @@ def _identity(row: Row) -> Iterator[str]:
     if row.get("algorithm_version", ALGORITHM_VERSION) != ALGORITHM_VERSION:
         return
     try:
-        spec = TrialSpec.model_validate(row["spec"])
+        with unknown_names_allowed():
+            spec = TrialSpec.model_validate(row["spec"])
     except ValidationError as error:
         yield f"has an invalid spec ({first_problem(error)})"
         return
     if spec.model.init_from is not None:  # Its weights are part of the id, and may be on another machine.
         return
+    if not all(is_registered(kind, text) for kind, text in chosen_mechanisms(spec)):
+        return  # A user's own, whose source is part of the id; reading results runs no code.
     if trial_id(spec, row["seed"], row.get("data_fingerprint", ""), parents_of(row)) != row["trial_id"]:
         yield "has another spec, seed or data than its id says"
 

@@ -21,6 +21,7 @@ from vitbench.plan.stage_graph import ResolvedStage, ancestors, network_problems
 from vitbench.plan.trial_id import trial_id
 from vitbench.spec.arms import Arm, Assignment, arms, find_arms
 from vitbench.spec.experiment import START, Experiment, Stage
+from vitbench.spec.mechanism import refuse_unloaded
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.paths import validate_trial
 from vitbench.spec.trial import TrialSpec
@@ -182,6 +183,7 @@ class Builder:
         return self._resolved[key]
 
     def _resolve(self, arm: Arm, setting: Assignment) -> list[ResolvedStage]:
+        refuse_unloaded(self.experiment.name, self.experiment.uses_code)
         names = {stage.name for stage in self.experiment.stages}
         assigned = {**arm.assignment, **setting}
         resolved: dict[str, ResolvedStage] = {}

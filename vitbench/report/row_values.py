@@ -44,7 +44,7 @@ def short(path: str) -> str:
 
 
 def score(row: Row, metric: str) -> float | None:
-    """The row's value of `metric`; None where the trial is not `ok` or has no finite value."""
+    """The row's value of `metric`; None if the trial is not `ok` or has no finite value."""
     return metric_value(row, metric) if row["status"] == "ok" else None
 
 

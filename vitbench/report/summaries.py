@@ -186,7 +186,7 @@ class TunedPoint:
 
     @property
     def mean(self) -> float | None:
-        """Mean over the seeds; None where one diverged or failed, which puts the setting out of the choice."""
+        """Mean over the seeds; None if one diverged or failed, which puts the setting out of the choice."""
         return sum(self.scores.values()) / len(self.scores) if self.scores and not self.num_lost else None
 
 

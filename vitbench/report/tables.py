@@ -212,7 +212,7 @@ def p_cell(p: float | None) -> str:
 
 
 def lost_label(arm: ArmSummary) -> str:
-    """`1 diverged, 2 missing`; empty where every trial gave a score."""
+    """`1 diverged, 2 missing`; empty if every trial gave a score."""
     counts = {"diverged": arm.num_diverged, "failed": arm.num_failed, "missing": arm.num_missing}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 

@@ -78,6 +78,8 @@ class Mechanism(BaseModel):
 
 _REGISTRY: dict[tuple[str, str], type[Mechanism]] = {}
 _UNKNOWN_ALLOWED: ContextVar[bool] = ContextVar("unknown_names_allowed", default=False)
+_LOADED: set[str] = set()
+"""Declared code that was loaded."""
 _LOADING: list[str] = []
 """Hashes of the user's files during their import; each class of a file records the file's hash."""
 
@@ -105,6 +107,11 @@ def registered(kind: str) -> dict[str, type[Mechanism]]:
     """{name: class} of one kind, in alphabetical order."""
     _load_built_ins()
     return {name: cls for (of, name), cls in sorted(_REGISTRY.items()) if of == kind}
+
+
+def is_registered(kind: str, text: str) -> bool:
+    """True if the class of a canonical text is built in or its file was loaded."""
+    return text.partition("(")[0] in registered(kind)
 
 
 def class_of(kind: str, name: str) -> type[Mechanism]:
@@ -163,7 +170,7 @@ def canonical(kind: str, value: Any) -> Any:
         return _built(class_of(kind, value["name"]), fields).text()
     if not isinstance(value, str):
         return value
-    if _UNKNOWN_ALLOWED.get() and value.partition("(")[0] not in registered(kind):
+    if _UNKNOWN_ALLOWED.get() and not is_registered(kind, value):
         return value
     return mechanism(kind, value).text()
 
@@ -184,6 +191,16 @@ def load_code(declared: Iterable[str]) -> None:
             _load_file(Path(item).resolve())
         else:
             _load_entry_point(item)
+        _LOADED.add(item)
+
+
+def refuse_unloaded(where: str, declared: Iterable[str]) -> None:
+    """Raise InputError if code that an experiment declares was not loaded: reading results never runs it."""
+    if missing := [item for item in declared if item not in _LOADED]:
+        raise InputError(
+            f"{where}: uses your code ({', '.join(missing)}), and reading results runs none; "
+            "`vitbench plan FILE`, with the experiment's file, runs it"
+        )
 
 
 def _load_file(path: Path) -> None:

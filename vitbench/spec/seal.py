@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitbench.base.contained import exists, read_text
 from vitbench.base.errors import ResultsError
 from vitbench.spec.claims import Claim
 from vitbench.spec.experiment import Experiment
@@ -53,10 +54,10 @@ def seal_text(seal: Mapping[str, Any]) -> str:
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """The seal of a run's folder, or None. Raises ResultsError if the file is damaged or was edited."""
     path = folder / FILE
-    if not path.is_file():
+    if not exists(path):
         return None
     try:
-        seal = json.loads(path.read_text())
+        seal = json.loads(read_text(path))
         intact = seal["sha256"] == _hash({key: value for key, value in seal.items() if key != "sha256"})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(f"{path}: cannot be read ({error}); restore it from a copy") from error

@@ -86,6 +86,9 @@ class ModelSpec(Frozen):
     reg_tokens: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="Register tokens after the class token: learned, without a position, read by nothing"
     )
+    dist_token: bool = Field(
+        False, description="A distillation token after the class token, with a head of its own that follows the teacher"
+    )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
@@ -183,7 +186,7 @@ class TrainSpec(Frozen):
     images: PositiveInt | None = None
     train_flops: PositiveFloat | None = Field(None, description="3 x forward FLOPs x images, 2 FLOPs per multiply-add")
     batch_size: PositiveInt = 64
-    grad_accum: PositiveInt = Field(1, description="Micro-batches a step; the batch stays batch_size")
+    grad_accum: PositiveInt = Field(1, description="Micro-batches per step; the batch stays batch_size")
     opt: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
@@ -221,7 +224,7 @@ class TrainSpec(Frozen):
 class EvaluateSpec(Frozen):
     """Measures beside top-1 accuracy, on frozen features (pre-logits)."""
 
-    few_shot: Items[PositiveInt] = Field((), description="Shots a class, e.g. [1, 5, 10, 25]")
+    few_shot: Items[PositiveInt] = Field((), description="Shots per class, for example [1, 5, 10, 25]")
     few_shot_draws: PositiveInt = 3
     few_shot_l2: PositiveFloat = 1024.0
     few_shot_classes: Literal["trained", "held_out"] = "trained"

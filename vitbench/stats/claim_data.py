@@ -32,7 +32,7 @@ MOST_DIVERGED = 0.2
 class LookReading:
     """What one look reads: the contrasts at the settings chosen by then, their scores, and the noise of the choices.
 
-    `variances`: V of each tuned cell, None where it is unknown; `depends`: tuned cells whose quantity differs between
+    `variances`: V of each tuned cell, None if it is unknown; `depends`: tuned cells whose quantity differs between
     settings that may be the best.
     """
 
@@ -94,7 +94,7 @@ class Case:
         return np.stack([low for low, _ in contrasts], axis=1), np.stack([high for _, high in contrasts], axis=1)
 
     def estimate(self, index: int) -> Estimate | None:
-        """The estimate at one look; None where an earlier look has fewer seeds than a verdict needs, or no spread."""
+        """The estimate at one look; None if an earlier look has fewer seeds than a verdict needs, or no spread."""
         reading = self.readings[index]
         if index < self.look and reading.sample.n < self.claim.seeds_min:
             return None
@@ -150,7 +150,7 @@ def absence(cell: Cell) -> str:
 
 
 def open_case(claim: Claim, experiment: Experiment, table: TrialTable) -> Case:
-    """The case of one claim. Raises InputError for an unknown metric, Untested where nothing can be measured."""
+    """The case of one claim. Raises InputError for an unknown metric, Untested if nothing can be measured."""
     if races(experiment):
         planned = design(experiment, partial(_raced_upto, claim, experiment, table))
         looks = [table.upto(len(seeds)) for seeds in planned.seeds]
@@ -200,7 +200,7 @@ def _reading(contrasts: Question, table: TrialTable, seeds: Sequence[int]) -> Lo
 
 
 def tuning_variance(table: TrialTable, arm: str, metric: str) -> float | None:
-    """V of an arm that chose its own setting, in the metric's unit squared; None where it is unknown."""
+    """V of an arm that chose its own setting, in the metric's unit squared; None if it is unknown."""
     return tuned_variance(table, arm, metric)[0]
 
 

@@ -27,7 +27,7 @@ SINGLE_RUNS = 1.96 * 2.0**0.5
 class Comparison:
     """One arm minus another over the seeds at which both finished.
 
-    `p` is two-sided, None where there is no interval or a trial diverged (what is left then flatters the arm);
+    `p` is two-sided, None if there is no interval or a trial diverged (what is left then flatters the arm);
     `p_holm` is adjusted over its table; `variance_saved` is the share of the variance of an unpaired difference that
     pairing removed (below 0: it added). `left_out` names failed, missing and diverged trials.
     """
@@ -67,7 +67,7 @@ def compare_arms(
 ) -> Comparison:
     """A minus B, of two arms' rows from any records, each at its own setting, paired by seed.
 
-    Raises InputError where either holds several arms, or several settings and no tuning that chose among them.
+    Raises InputError if either holds several arms, or several settings and no tuning that chose among them.
     """
     first, second = (_one_arm(tabulate(rows), name) for rows, name in ((rows_a, "A"), (rows_b, "B")))
     for table, _ in (first, second):
@@ -130,7 +130,7 @@ def _two_sided(interval: Interval, floor: float, noise: float) -> float:
 
 
 def _saved(scores: np.typing.NDArray[np.float64]) -> float | None:
-    """1 - var(a - b) / (var a + var b) over seeds, scores [2, S]; None where nothing varies."""
+    """1 - var(a - b) / (var a + var b) over seeds, scores [2, S]; None if nothing varies."""
     if scores.shape[1] < 2:
         return None
     apart = float(scores.var(axis=1, ddof=1).sum())

@@ -21,7 +21,7 @@ NUM_STEPS = 4_001
 
 @dataclass(frozen=True)
 class Located:
-    """A place on an axis; `low` or `high` is None where the set runs to that end of the range (one-sided)."""
+    """A place on an axis; `low` or `high` is None if the set runs to that end of the range (one-sided)."""
 
     value: float | None
     low: float | None

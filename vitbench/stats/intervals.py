@@ -21,7 +21,7 @@ NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and its interval; `low` and `high` are None where `reason` says why there is none."""
+    """A mean over seeds and its interval; `low` and `high` are None if `reason` says why there is none."""
 
     mean: float | None
     low: float | None
@@ -73,7 +73,7 @@ def contrast_interval(
     extra_variance: float = 0.0,
     factor: float | None = None,
 ) -> Interval:
-    """The t interval of one contrast, one value a seed (float [S]).
+    """The t interval of one contrast, one value per seed (float [S]).
 
     `floor` is the least standard deviation credited; `extra_variance` is added to the squared standard error (the
     variance of a tuned choice, which more seeds do not shrink); `factor` replaces the t quantile (at a look).
@@ -101,7 +101,7 @@ def standard_error(sd: float, n: int, floor: float = 0.0, extra_variance: float 
 
 
 def spread(data: Floats) -> float:
-    """The standard deviation (n - 1) of `data` [S], 0.0 where it is float noise."""
+    """The standard deviation (n - 1) of `data` [S], 0.0 if it is float noise."""
     sd = float(np.std(data, ddof=1))
     return sd if sd >= NO_SPREAD else 0.0
 
@@ -110,7 +110,7 @@ def finite(values: npt.ArrayLike) -> Floats:
     """`values` as float [S]; an InputError names the first that is not a number."""
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1:
-        raise InputError(f"one value a seed is needed, not an array of shape {data.shape}")
+        raise InputError(f"one value per seed is needed, not an array of shape {data.shape}")
     bad = np.flatnonzero(~np.isfinite(data))
     if len(bad):
         raise InputError(f"the score at position {int(bad[0])} is {data[bad[0]]}, not a finite number")

@@ -86,7 +86,7 @@ def observed(cells: Sequence[Cell], table: TrialTable) -> tuple[set[int], set[in
 def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sample:
     """The sample of `cells` at `seeds`; a seed with a failed or missing trial is left out and its trials are named.
 
-    Raises InputError where no trial has a cell's metric, Untested where a diverged trial cannot be given a score.
+    Raises InputError if no trial has a cell's metric, Untested if a diverged trial cannot be given a score.
     """
     for metric in {cell.metric for cell in cells}:
         check_metric(table, metric)
@@ -112,7 +112,7 @@ def gather(cells: Sequence[Cell], table: TrialTable, seeds: Sequence[int]) -> Sa
 
 
 def best_finished(values: Floats, diverged: Bools) -> Floats:
-    """The best score of each cell [C] over the seeds that finished, 0 where none did."""
+    """The best score of each cell [C] over the seeds that finished, 0 if none did."""
     best = np.where(diverged, -np.inf, values).max(axis=1, initial=-np.inf)
     return np.where(np.isfinite(best), best, 0.0)
 
@@ -148,7 +148,7 @@ def _chance(cell: Cell, table: TrialTable) -> float:
 
 
 def _num_images(cells: Sequence[Cell], table: TrialTable) -> int | None:
-    """The least number of test images on which the cells' scores are counted; None where one's is unknown."""
+    """The least number of test images on which the cells' scores are counted; None if one's is unknown."""
     counts = [counted_images(cell.metric, _trials(cell, table).values()) for cell in cells]
     stated = [count for count in counts if count is not None]
     return min(stated) if stated and len(stated) == len(counts) else None

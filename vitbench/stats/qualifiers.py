@@ -96,7 +96,7 @@ def length_is_a_factor(experiment: Experiment) -> bool:
 
 
 def evidence_notes(experiment: Experiment, baseline: Iterable[Row], floor_percent: float | None) -> tuple[str, ...]:
-    """Why the baseline arm's trials make poor evidence, in words; empty where they do not.
+    """Why the baseline arm's trials make poor evidence, in words; empty if they do not.
 
     `floor_percent` is the least test top-1 of a sane model on these data (None: not checked).
     """

@@ -32,7 +32,7 @@ class ScoreMatrix:
         return np.array([self.score(arm, seed) for seed in chosen], dtype=np.float64)
 
     def score(self, arm: str, seed: int) -> float:
-        """One score; an InputError where the cell is not ok."""
+        """One score; an InputError if the cell is not ok."""
         row, column = self.arms.index(arm), self.seeds.index(seed)
         status = self.status[row][column]
         if status != "ok":
@@ -58,7 +58,7 @@ def score_matrix(
 ) -> ScoreMatrix:
     """The reporting scores of `arms` (default: all), each at its own setting, or with `at`'s values put in its place.
 
-    An InputError where no trial has the metric.
+    An InputError if no trial has the metric.
     """
     table = rows if isinstance(rows, TrialTable) else tabulate(rows)
     check_metric(table, metric)
@@ -93,7 +93,7 @@ def cell_status(row: Row | None, metric: str) -> CellStatus:
 
 
 def check_metric(table: TrialTable, metric: str) -> None:
-    """Raises an InputError where trials exist and none has the metric."""
+    """Raise an InputError if trials exist and none has the metric."""
     rows = [row for row in table.rows() if row["status"] == "ok"]
     if rows and all(metric_value(row, metric) is None for row in rows):
         names = metric_names(rows)

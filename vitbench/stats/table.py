@@ -36,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 
 def metric_value(row: Row, metric: str) -> float | None:
-    """The metric of an `ok` trial, from `result` or `result["metrics"]`; None where it is absent or not finite."""
+    """The metric of an `ok` trial, from `result` or `result["metrics"]`; None if it is absent or not finite."""
     return metric_of(row.get("result") or {}, metric)
 
 
@@ -67,7 +67,7 @@ class Tuning:
 
     @cached_property
     def choice(self) -> Choice | None:
-        """The chosen setting, None where every setting lost a seed."""
+        """The chosen setting, None if every setting lost a seed."""
         return choose(self.settings, self.scores, self.eligible)
 
     def eligible_scores(self) -> Floats:

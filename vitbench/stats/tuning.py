@@ -29,7 +29,7 @@ class Choice:
 
 
 def choose(settings: Sequence[Mapping[str, Any]], scores: npt.ArrayLike, eligible: npt.ArrayLike) -> Choice | None:
-    """The setting with the highest mean validation score [K, T], or None where none is eligible in every seed [K, T].
+    """The setting with the highest mean validation score [K, T], or None if none is eligible in every seed [K, T].
 
     A tie goes to the smaller value. `at_edge`: the choice is at an end of the grid of one of its paths.
     """
@@ -73,7 +73,7 @@ class TuningNoise:
 
 
 def tuning_noise(scores: npt.ArrayLike, rng: np.random.Generator) -> TuningNoise | None:
-    """The noise of the choice among eligible settings, scores [K, T]; None where one tuning seed shows none of it.
+    """The noise of the choice among eligible settings, scores [K, T]; None if one tuning seed shows none of it.
 
     The K means are drawn again with the residual spread of settings x seeds (both effects removed), the top one is
     taken, and its regret is measured against the top mean observed. A bootstrap over so few seeds falls short.

@@ -37,7 +37,7 @@ def judge(
 ) -> Verdict:
     """The verdict on one claim (a conjunction, where it has parts).
 
-    Raises InputError where the claim names an arm, level or metric that does not exist, or is judged by its parts.
+    Raises InputError if the claim names an arm, level or metric that does not exist, or is judged by its parts.
     """
     if len(claim.parts) > 1 and not claim.all_parts:
         raise InputError(f"claim {claim.id} is judged by its parts; judge each of them")
@@ -155,7 +155,7 @@ def _bare(case: Case, blank: Verdict) -> Verdict:
 
 
 def _sides(part: ClaimPart) -> tuple[float | None, float | None]:
-    """The region's ends, None where it has none."""
+    """The region's ends, None if it has none."""
     low, high = part.region.low, part.region.high
     return low if np.isfinite(low) else None, high if np.isfinite(high) else None
 
@@ -177,7 +177,7 @@ def _hinge(settled: Settlement) -> int:
 
 
 def _finished(case: Case, part: ClaimPart) -> Interval | None:
-    """The interval over seeds where training finished; None where all did."""
+    """The interval over seeds where training finished; None if all did."""
     if not case.sample.diverged.any():
         return None
     return contrast_interval(case.sample.finished(part.weights), part.region.level)

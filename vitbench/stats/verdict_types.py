@@ -47,7 +47,7 @@ class PartVerdict:
 class ArmRace:
     """How an arm of the claim was tuned by a race: settings still racing and dropped settings, in words.
 
-    `dropped`: (setting, seeds that it has, points behind the leader or None where its trials were lost).
+    `dropped`: (setting, seeds that it has, points behind the leader or None if its trials were lost).
     """
 
     arm: str

@@ -78,7 +78,7 @@ class Answers:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """The answers in a run's `predictions.npz`; None without one. Raises ResultsError where it is damaged."""
+    """The answers in a run's `predictions.npz`; None without one. Raises ResultsError if it is damaged."""
     path = folder / "predictions.npz"
     if not exists(path):
         return None

@@ -61,7 +61,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def check_size(value: Any) -> None:
-    """Raises ValueError for a plain value that is nested too deep, or has too many or too long parts."""
+    """Raise ValueError for a plain value that is nested too deep, or has too many or too long parts."""
     waiting, count = [(value, 0)], 0
     while waiting:
         part, depth = waiting.pop()

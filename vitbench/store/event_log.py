@@ -26,7 +26,7 @@ MAX_LINE = 1 << 20
 
 
 def folder_of(root: Path) -> Path:
-    """Where the event logs of a results root lie. Raises ResultsError where a link leads to another place."""
+    """The folder of a results root's event logs. Raises ResultsError if a link leads to another place."""
     folder = root / "events"
     if folder.is_symlink():
         check_folders(root, folder)
@@ -36,7 +36,7 @@ def folder_of(root: Path) -> Path:
 class EventLog:
     """A listener of events and a context manager: within it, the command's events are on the disk.
 
-    The log is a convenience: where the disk refuses a line, the run continues without it.
+    The log is a convenience: if the disk refuses a line, the run continues without it.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
@@ -88,7 +88,7 @@ def is_alive(path: Path) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """True if a process of this number is running on this machine, and where that cannot be known."""
+    """True if a process of this number is running on this machine, or if that is unknown."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

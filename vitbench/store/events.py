@@ -48,7 +48,7 @@ class ArmStanding:
 class Planned:
     """The trials that are known now, and the work that is done and left, including what later rounds may add.
 
-    `standings`: one per arm of a race; empty where nothing races.
+    `standings`: one per arm of a race; empty if nothing races.
     """
 
     experiment: str

@@ -1,4 +1,4 @@
-"""Records as a pandas DataFrame, for questions that no report asks: `from vitbench import load_records`."""
+"""Records as a pandas DataFrame, for questions that no report answers: `from vitbench import load_records`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_records(path: str | Path = "results", *, curve: bool = False) -> pd.Dat
     its arm's own choice?), status and the like; then the results and metrics, and what the trial cost; with `curve`
     step, train_loss, val_top1_percent and val_loss instead. What a trial does not have (the accuracy of a diverged
     one) is missing in pandas' way, so look at `status` and count before you average.
-    Raises InputError where there are no records, ResultsError where a file is torn.
+    Raises InputError if there are no records, ResultsError if a file is torn.
     """
     rows = [(name, row) for name, file in _files(Path(path)) for row in read_records(file)]
     lines = [line for name, row in rows for line in (_readings(name, row) if curve else [_trial(name, row)])]
@@ -47,9 +47,9 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 
 def _identity(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Run, arm, and what was varied, by spec path; levels that are lists as words."""
+    """Run, arm, and what was varied, by spec path; levels that are lists or mappings as words."""
     varied = {**{path: value for path, value in row["levels"].items() if path != "arm"}, **row["setting"]}
-    words = {path: level_name(value) if isinstance(value, list) else value for path, value in varied.items()}
+    words = {path: level_name(value) if isinstance(value, list | dict) else value for path, value in varied.items()}
     return {"run": run, "arm": row["arm"], **words}
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from vitbench.base.contained import read
-from vitbench.base.errors import ResultsError, printable
+from vitbench.base.errors import InputError, ResultsError, printable
 from vitbench.spec.experiment import START
-from vitbench.spec.trial import Frozen, Items
+from vitbench.spec.trial import Frozen, Items, TrialSpec
 from vitbench.store.bounds import (
     MAX_LINE_BYTES,
     Count,
@@ -152,6 +152,15 @@ class Record(Frozen):
     run: Run
 
     @property
+    def trial_spec(self) -> TrialSpec:
+        """The resolved spec. Raises InputError if it names a mechanism whose code was not loaded."""
+        try:
+            return TrialSpec.model_validate(self.spec)
+        except ValidationError as error:
+            reason = first_problem(error).replace("Value error, ", "")
+            raise InputError(f"trial {self.trial_id}: {reason}; --code FILE loads a mechanism of yours") from error
+
+    @property
     def parents(self) -> dict[str, str]:
         """The trials that this one needs, by role."""
         return parents_of({"parent": self.parent, "networks": self.networks})
@@ -164,7 +173,7 @@ def parents_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in a file. Raises FileNotFoundError; ResultsError where it is damaged or out of range."""
+    """The record in a file. Raises FileNotFoundError; ResultsError if it is damaged or out of range."""
     content = read(path, MAX_LINE_BYTES)
     try:
         return Record.model_validate(parse(content))

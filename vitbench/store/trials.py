@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
-from vitbench.base.contained import check_folders, exists, open_lock
+from vitbench.base.contained import check_folders, exists, open_lock, status_of
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
@@ -35,27 +35,27 @@ class Store:
         self.trials = root / "trials"
 
     def folder(self, trial_id: str) -> Path:
-        """Where a trial's files lie. Raises ResultsError where a link leads to another place."""
+        """The folder of a trial's files. Raises ResultsError if a link leads to another place."""
         check_folders(self.root, self.trials / trial_id)
         return self.trials / trial_id
 
     def weights(self, trial_id: str) -> Path:
-        """Where a trial's final weights lie, if they were kept. Raises ResultsError where a link leads elsewhere."""
+        """The path of a trial's final weights, if they were kept. Raises ResultsError if a link leads elsewhere."""
         checkpoints = self.trials / trial_id / "checkpoints"
         check_folders(self.root, checkpoints)
         return checkpoints / "final.safetensors"
 
     def attempts(self, trial_id: str) -> Path:
-        """Where a trial's attempts lie. Raises ResultsError where a link leads to another place."""
+        """The folder of a trial's attempts. Raises ResultsError if a link leads to another place."""
         attempts = self.trials / trial_id / "attempts"
         check_folders(self.root, attempts)
         return attempts
 
     def read(self, trial_id: str) -> Record | None:
-        """The committed record, or None. Raises ResultsError where the file is not a valid record."""
+        """The committed record, or None. Raises ResultsError if the file is not a valid record."""
         path = self.folder(trial_id) / "record.json"
         try:
-            status = path.lstat()
+            status = status_of(path)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if self._read.get(path, (None,))[0] == stamp:
                 return self._read[path][1]
@@ -86,10 +86,10 @@ class Store:
                 number += 1
 
     def commit(self, record: Record, attempt: Path, files: dict[str, bytes]) -> bool:
-        """Link a finished attempt into place; False where another attempt was first with the same result.
+        """Link a finished attempt into place; False if another attempt was first with the same result.
 
         `files` (relative name -> bytes) become durable before the record does; what a killed attempt left is replaced.
-        Raises ResultsError where the first attempt's result differs: that is a conflict, and the loser's record stays
+        Raises ResultsError if the first attempt's result differs: that is a conflict, and the loser's record stays
         in its attempt folder.
         """
         folder = self.folder(record.trial_id)
@@ -113,7 +113,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, trial_id: str) -> Iterator[bool]:
-        """True while this process holds the trial's kernel lock, False where another does; it dies with its holder."""
+        """True while this process holds the trial's kernel lock, False if another does; it dies with its holder."""
         make_folder(self.folder(trial_id))
         path = self.folder(trial_id) / "lock"
         with writing(path):

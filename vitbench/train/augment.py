@@ -99,6 +99,10 @@ class Augment:
             "erase": ERASE_LANES * (self.reprob > 0),
         }
 
+    def view_streams(self, num_views: int) -> dict[str, int]:
+        """Draws of the later views of each image, after those of `streams`; each view has a stream of its own."""
+        return {f"augment/{view}": self.lanes for view in range(1, num_views)}
+
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images `[B, C, H, W]` in [0, 1] from zero-padded uint8 `[B, C, H + 2p, W + 2q]` (unpadded at level none)."""
         return self.after_crop(self.crop(images, draws), draws)

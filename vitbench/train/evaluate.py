@@ -22,7 +22,7 @@ BATCH = 512
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One member's predictions on one set of images; `finite` is false where a logit is NaN or infinite."""
+    """One member's predictions on one set of images; `finite` is false if a logit is NaN or infinite."""
 
     predicted: np.ndarray
     confidence: np.ndarray

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ Micro = tuple[list[Batch], Tensor]
 
 class Feed(ABC):
     """Training images, step by step: read here, augmented by `unit`, which is part of the device's program."""
+
+    crops: ClassVar[bool] = False
+    """Whether `unit` crops, so that other draws give another view of the same pixels."""
 
     @abstractmethod
     def raw(self, step: int) -> Iterator[Raw]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INTACT, MASKED, REPLACED, UNCHANGED = 0, 1, 2, 3
 """What happens to a patch's embedding; all but INTACT are corrupted and predicted."""
 LEVELS = 8
-"""Colour levels a channel: the paper's "3-bit" is per channel, so 512 classes of RGB, 8 of grey."""
+"""Colour levels per channel: the paper's "3-bit" is per channel, so 512 classes of RGB, 8 of grey."""
 TIE = 1e-5
 """A mean of bytes can lie exactly between two levels; this puts it into the upper one whatever a device rounds."""
 

@@ -26,7 +26,7 @@ def bias_corrections(num_steps: int) -> Tensor:
     return torch.tensor(np.stack([1 - BETA_1**count, 1 - BETA_2**count], axis=1), dtype=torch.float32)
 
 
-BEFORE_BLOCKS = frozenset({"class_token", "registers", "position", "patch_embed", "root", "mask_token"})
+BEFORE_BLOCKS = frozenset({"class_token", "dist_token", "registers", "position", "patch_embed", "root", "mask_token"})
 """Parts whose tensors act before the first block, unless a block has them."""
 
 

@@ -1,4 +1,4 @@
-"""The images of one spec: resident on the training device as uint8, or streamed where they do not fit.
+"""The images of one spec: resident on the training device as uint8, or streamed if they do not fit.
 
 n images, E stacked trials, M images per trial, b images of one piece, C channels, H height, W width.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Images(ImageSource):
 class _ResidentFeed(Feed):
     """Crops of images on the device; images are padded once, not per batch."""
 
+    crops: ClassVar[bool] = True
     padded: Tensor
     orders: Sequence[Order]
     augment: Augment
@@ -64,14 +66,14 @@ _cache: dict[tuple[object, ...], ImageSource] = {}
 
 
 def open_source(spec: TrialSpec, options: DataOptions, device: torch.device) -> ImageSource:
-    """The images of a resolved spec, streamed where its crops are cut from the files; else as `load_images`."""
+    """The images of a resolved spec, streamed if its crops are cut from the files; else as `load_images`."""
     return load_images(spec.data, options, device, originals=Augment.of(spec).resized)
 
 
 def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, originals: bool = False) -> ImageSource:
     """The images of a resolved spec; cached for the next trial on the same data, size and device.
 
-    Streamed where they do not fit in memory, where `options.stream` is set, or where the `originals` are needed.
+    Streamed if they do not fit in memory, if `options.stream` is set, or if the `originals` are needed.
     Streamed and resident images give the same numbers.
     """
     assert spec.img_size is not None

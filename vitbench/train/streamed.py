@@ -98,7 +98,7 @@ Pieces = DataLoader[Tensor | InputError]
 
 
 def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
-    """The processes' results. Raises MemoryError where a process was killed, as happens when memory runs out."""
+    """The processes' results. Raises MemoryError if a process was killed, as happens when memory runs out."""
     try:
         yield from loader
     except (OSError, EOFError, RuntimeError) as error:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitbench.base.errors import InputError
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
 from vitbench.model.objective import MemberBatch, objective_of
@@ -55,11 +56,12 @@ class Trainer:
         self.train = self.spec.train
         self.used = [members(images, job.spec.data, job.seed) for job in jobs]
         self.augment = Augment.of(self.spec)
+        self.objective = objective_of(self.train.objective)
+        streams = self.augment.streams | self.augment.view_streams(self.objective.num_views)
         self.orders = [
-            Order(job.seed, used.train, self.train.batch_size, self.augment.streams)
+            Order(job.seed, used.train, self.train.batch_size, streams)
             for job, used in zip(jobs, self.used, strict=True)
         ]
-        self.objective = objective_of(self.train.objective)
         with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
             module = build(self.spec.model, self.train.objective)
         if recompute and isinstance(module, Encoder):
@@ -84,6 +86,8 @@ class Trainer:
         self.networks.start(self.spec.model, len(rates))
         self.calls = NetworkCalls(self)
         self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
+        if self.objective.num_views > 1 and not self.feed.crops:
+            raise InputError(f"train.objective {self.objective.text()}: several views need images that fit in memory")
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
         self.class_weights = _class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
@@ -152,11 +156,21 @@ class Trainer:
 
     def _losses_of(self, given: Given) -> Tensor:
         """Each member's share `[E]` of its batch's loss."""
-        unit = self.feed.unit(given["pixels"], given["draws"])
-        unit = unit.view(len(self.jobs), -1, *unit.shape[1:])
+        unit = self._view(given, 0)
+        if self.objective.num_views > 1:
+            self.calls.given = given
         with self._precision():
             loss: Tensor = self.objective.loss(self.calls, unit, given)
         return loss * (unit.shape[1] / self.train.batch_size)
+
+    def _view(self, given: Given, number: int) -> Tensor:
+        """One view of a batch, `[E, B, C, H, W]` in [0, 1]."""
+        draws = given["draws"]
+        if number > 0:
+            start = sum(self.augment.streams.values()) + (number - 1) * self.augment.lanes
+            draws = draws[:, start : start + self.augment.lanes]
+        unit = self.feed.unit(given["pixels"], draws)
+        return unit.view(len(self.jobs), -1, *unit.shape[1:])
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         bf16 = self.train.precision == "bf16"
@@ -212,6 +226,7 @@ class NetworkCalls:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self.model, self.train = trainer, trainer.spec.model, trainer.train
+        self.given: Given = {}
 
     @property
     def class_weights(self) -> Tensor | None:
@@ -223,6 +238,9 @@ class NetworkCalls:
 
     def outputs_of(self, role: str, *inputs: Tensor) -> Tensor:
         return self._trainer.networks.outputs(role, *inputs)
+
+    def view(self, number: int) -> Tensor:
+        return self._trainer._view(self.given, number)
 
     @property
     def state(self) -> Mapping[str, Tensor]:

@@ -29,6 +29,10 @@ Name = Annotated[
     str,
     typer.Argument(help="Name of an experiment or suite, or a YAML file.", autocompletion=completion.experiments),
 ]
+Code = Annotated[
+    list[str] | None,
+    typer.Option("--code", help="A Python file or entry point with a mechanism of yours; it is run.", metavar="FILE"),
+]
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Runs or experiments; default: all in the results folder.", autocompletion=completion.runs),
@@ -167,6 +171,13 @@ def experiment_request(
     from vitbench.cli.commands.prepare import ExperimentRequest
 
     return ExperimentRequest(name, data, seeds, tuple(sets or ()), as_name)
+
+
+def run_code(code: list[str] | None) -> None:
+    """Import the files of `--code`. Raises InputError."""
+    from vitbench.spec.mechanism import load_code, located_code
+
+    load_code(located_code(code or (), Path()))
 
 
 def data_options_of(data_dir: Path | None, download: bool = False) -> DataOptions:

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from vitbench.base.contained import read_text
 from vitbench.base.errors import VitbenchError
 from vitbench.spec.files import available
 
@@ -90,7 +91,7 @@ def metrics(context: typer.Context, incomplete: str) -> Offers:
 
 def claims(context: typer.Context, incomplete: str) -> Offers:
     """Claims that the runs declare."""
-    ids = {claim for path in _runs(context) for claim in re.findall(r"\bid: ([\w-]+)", path.read_text())}
+    ids = {claim for path in _runs(context) for claim in re.findall(r"\bid: ([\w-]+)", _text(path))}
     return _matching(sorted(ids), incomplete)
 
 
@@ -102,10 +103,17 @@ def _runs(context: typer.Context) -> list[Path]:
     return sorted(_root(context).glob("*/experiment.yaml"))
 
 
+def _text(path: Path) -> str:
+    """A file of a results folder; empty where it cannot be read. A pipe would keep the shell waiting."""
+    with contextlib.suppress(OSError, VitbenchError):
+        return read_text(path)
+    return ""
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a records file, up to the first that cannot be read."""
-    with contextlib.suppress(OSError, ValueError), path.open() as lines:
-        for line in lines:
+    with contextlib.suppress(ValueError):
+        for line in _text(path).splitlines():
             yield json.loads(line)
 
 

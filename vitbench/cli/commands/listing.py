@@ -20,11 +20,12 @@ from vitbench.engines import runner
 from vitbench.engines.engine_choice import choose_engine
 from vitbench.model.costs import forward_flops, num_params
 from vitbench.plan.arm_diff import arm_difference, flatten
+from vitbench.plan.stage_graph import ResolvedStage
 from vitbench.plan.trials import Builder, Plan, Trial, settings
 from vitbench.report.live.pace import Pace, counted
 from vitbench.report.live.progress import duration
 from vitbench.spec.arms import Arm, find_arms
-from vitbench.spec.experiment import Experiment
+from vitbench.spec.experiment import START, Experiment
 from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
@@ -41,7 +42,7 @@ def show(request: ExperimentRequest, data: DataOptions, console: Console, as_jso
         builder = Builder(item.experiment, facts_of)
         setting = settings(item.experiment)[0]
         specs = {
-            arm.name: {stage.name: stage.spec.model_dump(mode="json") for stage in builder.stages(arm, setting)}
+            arm.name: {stage.name: _stage_settings(stage) for stage in builder.stages(arm, setting)}
             for arm in builder.arms.values()
         }
         out.append({"name": item.experiment.name, "setting": dict(setting), "arms": specs})
@@ -50,6 +51,12 @@ def show(request: ExperimentRequest, data: DataOptions, console: Console, as_jso
     if as_json:
         print(json.dumps(out))
     return 0
+
+
+def _stage_settings(stage: ResolvedStage) -> dict[str, Any]:
+    """A stage's spec, and the stages whose networks it uses, by role."""
+    networks = {role: name for role, name in stage.uses.items() if role != START}
+    return {**({"uses": networks} if networks else {}), **stage.spec.model_dump(mode="json")}
 
 
 def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mapping[str, Any], console: Console) -> None:
@@ -62,16 +69,22 @@ def _show_arms(experiment: Experiment, specs: Mapping[str, Any], setting: Mappin
     names = list(specs)
     baseline = flatten(specs[names[0]])
     console.print(f"[bold]{names[0]}[/] (baseline)")
-    for key, value in baseline.items():
-        if value is not None:
-            console.print(f"  {key}: {value}", highlight=False)
+    _print_settings(baseline, console)
     for name in names[1:]:
         console.print(f"[bold]{name}[/]")
-        settings_of_arm = flatten(specs[name])
+        added = {stage: fields for stage, fields in specs[name].items() if stage not in specs[names[0]]}
+        _print_settings(flatten(added), console)
+        settings_of_arm = flatten({stage: fields for stage, fields in specs[name].items() if stage not in added})
         for key in dict.fromkeys([*baseline, *settings_of_arm]):
             before, after = baseline.get(key, "absent"), settings_of_arm.get(key, "absent")
             if before != after:
                 console.print(f"  {key}: {before} -> {after}", highlight=False)
+
+
+def _print_settings(settings_by_path: Mapping[str, Any], console: Console) -> None:
+    for key, value in settings_by_path.items():
+        if value is not None:
+            console.print(f"  {key}: {value}", highlight=False)
 
 
 def plan(
@@ -144,7 +157,7 @@ def _plan_of(item: Prepared, builder: Builder, root: Path, counted_ids: set[str]
 
 
 def _race_numbers(plan_now: Plan) -> dict[str, Any]:
-    """Least, likely and most trials of a race, and where each arm stands; empty where nothing races."""
+    """Least, likely and most trials of a race, and where each arm stands; empty if nothing races."""
     if not plan_now.standings:
         return {}
     least, likely, most = plan_now.bounds()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from vitbench.base.contained import read
 from vitbench.base.errors import InputError, nearest
 from vitbench.cli.commands.prepare import read_run, started_runs
 from vitbench.engines.options import num_cores
@@ -123,7 +124,7 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
     for folder in folders:
         with tempfile.TemporaryDirectory() as scratch:
             rebuilt = Path(scratch) / folder.name
-            shutil.copytree(folder, rebuilt, ignore=shutil.ignore_patterns("table.*", "plots", "index.html"))
+            _copy_sources(folder, rebuilt)
             write_report(read_run(folder), checked_rows(folder), rebuilt, ("md", "csv", "tex"))
             stale += [f"{folder}: {name}" for name in CHECKED if not _equal(folder / name, rebuilt / name)]
     for line in stale:
@@ -131,6 +132,17 @@ def check_tables(names: Sequence[str], root: Path, console: Console) -> int:
     if not stale:
         console.print(f"{len(folders)} runs: every table agrees with its records")
     return 4 if stale else 0
+
+
+def _copy_sources(run_folder: Path, target: Path) -> None:
+    """Copy what a report is made of: the folder's regular files, tables apart, without their permissions.
+
+    `shutil.copytree` would follow links, and a folder that may not be written would have a copy that may not either.
+    """
+    target.mkdir()
+    for path in run_folder.iterdir():
+        if not path.name.startswith("table.") and path.name != "index.html" and stat.S_ISREG(path.lstat().st_mode):
+            (target / path.name).write_bytes(read(path))
 
 
 def _equal(a: Path, b: Path) -> bool:

@@ -113,7 +113,7 @@ def _chosen_engine(queued: QueuedRun, options: RunOptions, device: str, num_jobs
 
 
 def _check_oom(builders: Sequence[Builder], oom: str) -> None:
-    """Raises InputError if --oom halve would change what an arm computes."""
+    """Raise InputError if --oom halve would change what an arm computes."""
     if oom not in ("fail", "halve"):
         raise InputError(f"--oom {oom}: allowed are fail, halve")
     for builder in builders if oom == "halve" else ():
@@ -193,7 +193,7 @@ def _run_one(queued: QueuedRun, request: runner.RunRequest, session: Session) ->
 def _seal(queued: QueuedRun, folder: Path, options: RunOptions) -> None:
     """Write what the run declares before its first trial; a run with records is never sealed afterwards.
 
-    Raises ResultsError where the folder's seal was edited.
+    Raises ResultsError if the folder's seal was edited.
     """
     if _has_rows(folder):
         read_seal(folder)

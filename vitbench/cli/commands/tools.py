@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.cli.commands.arguments import DataDir, Json, Names, Results, console, data_options_of
+from vitbench.cli.commands.arguments import Code, DataDir, Json, Names, Results, console, data_options_of, run_code
 
 tools = typer.Typer()
 
@@ -19,6 +19,7 @@ def export(
     format_: Annotated[
         str, typer.Option("--format", help="timm, transformers (its ViT) or onnx.", metavar="FORMAT")
     ] = "timm",
+    code: Code = None,
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
@@ -30,6 +31,7 @@ def export(
     from vitbench.cli.commands.weights import export as export_trial
 
     options = data_options_of(data_dir)
+    run_code(code)
     raise typer.Exit(export_trial(trial, Destination(to, format_), results, options, console()))
 
 
@@ -53,12 +55,14 @@ def inspect(
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder for the figures of a single network.", metavar="DIR")
     ] = None,
+    code: Code = None,
     results: Results = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
     """Look into trained networks: figures and numbers on filters, positions, attention, layers and robustness."""
     from vitbench.cli.commands.inspect import inspect as look
 
+    run_code(code)
     raise typer.Exit(look(name, results, (what, images, limit), to, data_options_of(data_dir), console()))
 
 
@@ -132,10 +136,7 @@ def check_mechanism(
         typer.Argument(help="patch_embed, position, token_mixer, channel_mixer, readout or objective.", metavar="KIND"),
     ],
     name: Annotated[str, typer.Argument(help="The mechanism's name, or NAME(field=value).", metavar="NAME")],
-    code: Annotated[
-        list[str] | None,
-        typer.Option("--code", help="A Python file or entry point that defines it; it is run.", metavar="FILE"),
-    ] = None,
+    code: Code = None,
 ) -> None:
     """Check that a mechanism keeps the contract: costs, state, stacking, resuming, export, inspection."""
     from vitbench.cli.commands.mechanism_check import check

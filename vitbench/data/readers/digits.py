@@ -21,7 +21,7 @@ def _locate(name: str, options: DataOptions) -> Files:
 
 
 def _load(name: str, files: Files) -> Raw:
-    """Pixels 0..16 become 0..255; the set has no test split of its own."""
+    """Pixels 0..16 become 0..255; the set has no test split."""
     table = np.loadtxt(files[0], delimiter=",")
     images = np.round(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     return Raw(Split(table[:, -1].astype(np.int64), images), None, tuple("0123456789"))

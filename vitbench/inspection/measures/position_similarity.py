@@ -35,7 +35,7 @@ def grid_offsets(side: int) -> tuple[Floats, Floats]:
 
 
 def distance_spearman(similarity: Floats, side: int) -> float:
-    """Spearman's rho over all pairs between similarity `[N, N]` and minus the Euclidean distance; 0 where either is
+    """Spearman's rho over all pairs between similarity `[N, N]` and minus the Euclidean distance; 0 if either is
     constant."""
     upper = np.triu_indices(side * side, 1)
     return spearman(similarity[upper], -np.hypot(*grid_offsets(side))[upper])

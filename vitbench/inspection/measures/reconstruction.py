@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vitbench.train.losses import cells as cells_side
 from vitbench.train.objectives.masked_patch import MaskedPatch
 
 LEVELS = 8
@@ -35,7 +36,7 @@ def painted(predicted: Tensor, objective: MaskedPatch, patch_px: int, mean: Tens
         pixels = rearrange(predicted, "b n (p q c) -> b n p q c", p=patch_px, q=patch_px)
         return (pixels * std.flatten() + mean.flatten()).clamp(0, 1)
     cells = rearrange(predicted, "b n (t k) -> b n t k", k=LEVELS**in_chans).argmax(dim=-1)
-    side = round(cells.shape[-1] ** 0.5)
+    side = 1 if objective.target == "mean_colour" else cells_side(patch_px)
     colour = rearrange(colours(cells, in_chans), "b n (y x) c -> b n y x c", y=side)
     line = torch.arange(patch_px) * side // patch_px
     return colour[:, :, line][:, :, :, line]

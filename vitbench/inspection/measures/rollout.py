@@ -27,11 +27,11 @@ def step(rolled: Tensor, attention: Tensor, *, residual: bool) -> Tensor:
     return mixed @ rolled
 
 
-def readout_map(rolled: Tensor, num_prefix: int, class_token: bool) -> Tensor:
+def readout_map(rolled: Tensor, side: int, class_token: bool) -> Tensor:
     """The patches that the readout attends to, `[B, G, G]`, sum 1: the class token's row or the patches' mean row."""
-    rows = rolled[:, 0] if class_token else rolled[:, num_prefix:].mean(dim=1)
-    patches = rows[:, num_prefix:]
-    side = round(patches.shape[1] ** 0.5)
+    first_patch = rolled.shape[1] - side * side
+    rows = rolled[:, 0] if class_token else rolled[:, first_patch:].mean(dim=1)
+    patches = rows[:, first_patch:]
     shares = patches / patches.sum(dim=1, keepdim=True).clamp_min(1e-300)
     return shares.reshape(-1, side, side)
 

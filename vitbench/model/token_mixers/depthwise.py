@@ -42,7 +42,7 @@ class DepthwiseConvolution(TokenMixer):
         yield Tensor("weight", (width, 1, size, size), "lecun_normal", shape.num_patches, decay=True)
         yield Tensor("bias", (width,), "zeros")
 
-    def module(self, model: ModelSpec) -> nn.Module:
+    def module(self, model: ModelSpec, layer: int) -> nn.Module:
         import torch
         import torch.nn.functional as F
         from einops import rearrange

@@ -39,13 +39,15 @@ class SelfAttention(TokenMixer):
         yield from affine("qkv", (3 * width, width), (scheme.qkv, "zeros"), tokens, bias=model.qkv_bias)
         yield from affine("proj", (width, width), (scheme.linear, "zeros"), tokens)
 
-    def macs(self, model: ModelSpec) -> dict[str, int]:
-        shape = transformer(model)
-        pairs = shape.num_tokens**2 * shape.embed_dim
-        tables = position_of(model).macs(model)
-        return {"scores": pairs, "values": pairs, **({"rel_pos": tables} if tables else {})}
+    def macs(self, model: ModelSpec, layer: int) -> dict[str, int]:
+        return self.pair_macs(model, transformer(model).num_tokens ** 2)
 
-    def module(self, model: ModelSpec) -> nn.Module:
+    def pair_macs(self, model: ModelSpec, num_pairs: int) -> dict[str, int]:
+        """Multiply-adds of scores and values for `num_pairs` pairs of query and key, and of the relative tables."""
+        products, tables = num_pairs * transformer(model).embed_dim, position_of(model).macs(model)
+        return {"scores": products, "values": products, **({"rel_pos": tables} if tables else {})}
+
+    def module(self, model: ModelSpec, layer: int) -> nn.Module:
         from vitbench.model.attention_layers import Attention
 
         return Attention(model)

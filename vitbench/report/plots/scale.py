@@ -109,7 +109,7 @@ def _crossing(axes: Axes, place: Located) -> None:
 
 
 def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against training FLOPs with each family's frontier; None where all arms cost about the same."""
+    """Score against training FLOPs with each family's frontier; None if all arms cost about the same."""
     points = points_by(experiment, rows, "train_flops")
     if not _spread(points):
         return None
@@ -146,7 +146,7 @@ def by_family(points: Mapping[str, Point], rows: Sequence[Row]) -> dict[str, dic
 
 
 def shape_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against training FLOPs relative to the baseline, one line per dimension; None where none is varied."""
+    """Score against training FLOPs relative to the baseline, one line per dimension; None if none is varied."""
     anchor, models = arm_order(experiment)[0], _models(rows)
     points = {
         name: p for name, p in points_by(experiment, rows, "train_flops").items() if name in _as_long(anchor, rows)

@@ -82,7 +82,7 @@ def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, LineStyle]
 
 
 def _epochs_per_step(rows: Sequence[Row]) -> float | None:
-    """Epochs that a step is; None where that is unknown, or not the same in all trials."""
+    """Epochs that a step is; None if that is unknown, or not the same in all trials."""
     results = [row["result"] for row in rows if row["status"] == "ok"]
     if not all(r.get("num_images") and r.get("num_steps") and r.get("num_train_images") for r in results):
         return None

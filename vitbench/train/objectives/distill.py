@@ -1,22 +1,26 @@
 """Distillation: the labels, and the answers of a trained teacher.
 
 Source: soft, Hinton et al. 2015, section 2; hard, Touvron et al. 2021 (DeiT), section 4, equations 2 and 3.
-Differs: without a distillation token, so the class token's answer follows both labels and teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from vitbench.model.mechanisms import readout_of
 from vitbench.model.objective import FROZEN, Call, Given, objective_of
+from vitbench.model.sizes import known
+from vitbench.model.tensors import SCHEMES, Tensor, affine
 from vitbench.spec.trial import ModelSpec, TrialSpec
 from vitbench.train.objectives.classify import Classify
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 TEACHER = "teacher"
 
@@ -26,10 +30,13 @@ class Distill(Classify):
 
     `soft`: temperature**2 x KL divergence from the teacher's probabilities, both at `temperature`. `hard`: cross
     entropy of the teacher's most probable class. The teacher sees the images as the student does, mixed and erased.
+    With `model.dist_token` the labels train the class token's head, the teacher the distillation token's.
     """
 
     name: ClassVar[str] = "distill"
     networks: ClassVar[Mapping[str, str]] = {TEACHER: FROZEN}
+    gives: ClassVar[frozenset[str]] = frozenset({"dist_token"})
+    task_names: ClassVar[tuple[str, ...]] = (*Classify.task_names, "head_dist.")
     type: Literal["soft", "hard"] = "soft"
     temperature: Annotated[float, Field(gt=0.0)] = 3.0
     alpha: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
@@ -38,6 +45,28 @@ class Distill(Classify):
         """A hard teacher has no temperature."""
         default = type(self).model_fields["temperature"].default
         return self if self.type == "soft" else self.model_copy(update={"temperature": default})
+
+    def problems(self, model: ModelSpec) -> list[str]:
+        if not model.dist_token or "class_token" in readout_of(model).needs:
+            return []
+        return [
+            f"model.dist_token: stands beside a class token that is read; global_pool {model.global_pool} reads none"
+        ]
+
+    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
+        yield from super().tensors(model)
+        if model.dist_token:
+            outputs, init = (known(model.num_classes), known(model.embed_dim)), SCHEMES[model.weight_init].head
+            heads = affine("head_dist", outputs, (init, "zeros"), 1)
+            yield from (replace(tensor, role="task", part="head") for tensor in heads)
+
+    def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
+        from vitbench.model.vit import DistilledViT
+
+        return DistilledViT(model, patch_embed) if model.dist_token else super().module(model, patch_embed)
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        return "model.dist_token; its ViT has none" if model.dist_token else super().timm(model)
 
     def network_problems(self, spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> list[str]:
         teacher = networks[TEACHER]
@@ -52,8 +81,9 @@ class Distill(Classify):
 
         pixels = self.pixels(call, unit, given)
         logits, theirs = call.forward(pixels, train=True), call.outputs_of(TEACHER, pixels)
+        of_labels, of_teacher = logits.unbind(2) if call.model.dist_token else (logits, logits)
         if self.type == "hard":
-            distance = cross_entropy(logits, theirs.argmax(-1), 0.0, None)
+            distance = cross_entropy(of_teacher, theirs.argmax(-1), 0.0, None)
         else:
-            distance = distillation(logits, theirs, self.temperature)
-        return (1 - self.alpha) * self.labelled(call, logits, given) + self.alpha * distance
+            distance = distillation(of_teacher, theirs, self.temperature)
+        return (1 - self.alpha) * self.labelled(call, of_labels, given) + self.alpha * distance
