@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vitbench.cli.commands.prepare import ExperimentRequest, data_options
+from vitbench.cli.commands.prepare import ExperimentRequest, data_options, read_run
 from vitbench.cli.commands.run import RunOptions, run
+from vitbench.report.tables import tuning_table
+from vitbench.store.rows import read_rows
 
 RACE = """
 name: raced
@@ -106,6 +108,19 @@ def test_page_tables_and_scoreboard_name_the_edit(cli: Cli, edited_root: Path, t
     assert "supported, exploratory" in (root / "scoreboard.md").read_text()
     assert EDIT in (root / "scoreboard.csv").read_text()
     assert "supported," in (root / "scoreboard.svg").read_text()
+
+
+def test_the_tuning_table_counts_the_seeds_of_a_race(raced_root: Path) -> None:
+    folder = raced_root / "raced"
+    made = read_run(folder)
+    rows = read_rows(folder)
+    table = tuning_table(made, rows)
+    assert table is not None
+    assert "over 3 seeds" in table.notes[0]
+    late = [row for row in rows if not (row["setting"] == {"train.lr": 0.004} and row["seed"] == 2)]
+    shorter = tuning_table(made, late)
+    assert shorter is not None
+    assert any("(n = 2)" in cell for row in shorter.rows for cell in row)
 
 
 def test_doctor_names_the_edit(cli: Cli, edited_root: Path) -> None:

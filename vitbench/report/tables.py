@@ -155,7 +155,7 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
     ]
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
     if races:
-        over = f"over {num_seeds} seeds (fewer for dropped settings)"
+        over = f"over {num_seeds} seeds (n: fewer, since the setting was dropped or is not finished)"
     notes = [
         f"Mean {tuned_label(points[0].metric)} {over}, in brackets at the chosen setting. "
         "These means are optimistic; they are not results."
@@ -172,12 +172,12 @@ def tuned_label(metric: str) -> str:
 
 
 def _tuning_cell(point: TunedPoint, num_seeds: int) -> str:
-    """The mean, in brackets if chosen; in a race over `num_seeds` seeds also the seeds of a dropped setting."""
+    """The mean, in brackets if chosen; in a race over `num_seeds` seeds also the number of seeds, if fewer."""
     if point.mean is None:
         return f"out ({point.num_lost} lost)" if point.num_lost else "-"
     text = f"{point.mean:.{metric_named(point.metric).decimals}f}"
     if len(point.scores) < num_seeds:
-        return f"{text} (dropped, n = {len(point.scores)})"
+        return f"{text} (n = {len(point.scores)})"
     return f"[{text}]" + ("!" if point.at_edge else "") if point.chosen else text
 
 
