@@ -125,7 +125,7 @@ def _two_sided(interval: Interval, floor: float, noise: float) -> float:
     """The two-sided p of the t test that belongs to the interval."""
     assert interval.mean is not None
     assert interval.sd is not None
-    se = standard_error(interval.sd, interval.n, floor, noise)
+    se = float(standard_error(interval.sd, interval.n, floor, noise))
     return float(2.0 * t_upper(abs(interval.mean) / se, interval.n - 1))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.stats.distributions import Floats, t_upper
-from vitbench.stats.intervals import NO_SPREAD
+from vitbench.stats.intervals import NO_SPREAD, standard_error
 from vitbench.stats.looks import Schedule
 
 SUPPORTED, OPEN, CONTRADICTED = 1, 0, -1
@@ -81,8 +81,7 @@ def estimate(low: Floats, high: Floats, noise: Noise) -> Estimate:
 
 def _errors(data: Floats, noise: Noise) -> Floats:
     sd = data.std(axis=-2, ddof=1)
-    sd = np.maximum(np.where(sd < NO_SPREAD, 0.0, sd), noise.floor)
-    return np.asarray(np.sqrt(sd**2 / data.shape[-2] + noise.extra_variance))
+    return standard_error(np.where(sd < NO_SPREAD, 0.0, sd), data.shape[-2], noise.floor, noise.extra_variance)
 
 
 def limits(estimate: Estimate, factors: Floats) -> tuple[Floats, Floats]:

@@ -91,13 +91,15 @@ def contrast_interval(
             mean, None, None, n, level, 0.0, "all values are equal and the number of test images is unknown"
         )
     width = float(t_quantile(0.5 + level / 2.0, n - 1)) if factor is None else factor
-    half = width * standard_error(sd, n, floor, extra_variance)
+    half = width * float(standard_error(sd, n, floor, extra_variance))
     return Interval(mean, mean - half, mean + half, n, level, sd)
 
 
-def standard_error(sd: float, n: int, floor: float = 0.0, extra_variance: float = 0.0) -> float:
-    """The standard error of a mean over n seeds."""
-    return float(np.sqrt(max(sd, floor) ** 2 / n + extra_variance))
+def standard_error(
+    sd: npt.ArrayLike, n: int, floor: npt.ArrayLike = 0.0, extra_variance: npt.ArrayLike = 0.0
+) -> Floats:
+    """The standard errors of means over n seeds, of the arguments' common shape."""
+    return np.asarray(np.sqrt(np.maximum(sd, floor) ** 2 / n + np.asarray(extra_variance)), dtype=np.float64)
 
 
 def spread(data: Floats) -> float:
