@@ -68,4 +68,4 @@ def test_masked_patches_are_tuned_by_their_loss(tmp_path: Path, cli: Cli) -> Non
     assert {line["setting"]["train.lr"] for line in lines if line["chosen"]} == {min(means, key=lambda lr: means[lr])}
     assert cli("report", "tiny", "--results", tmp_path / "results").code == 0
     page = (tmp_path / "results/tiny/index.html").read_text()
-    assert "Mean validation loss over 2 tuning seeds" in page
+    assert "Mean validation loss over 2 seeds (n: fewer" in page

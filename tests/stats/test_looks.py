@@ -12,7 +12,7 @@ from vitbench.plan.trials import Builder, Trial
 from vitbench.store.record import Run
 from vitbench.store.trials import Store
 
-ASKED = experiment("factors: {model.global_pool: [token, avg]}\nseeds: {looks: [2, 3, 5]}\n")
+ASKED = experiment("factors: {model.global_pool: [token, avg]}\nseeds: {looks: [3, 4, 6]}\n")
 
 
 def commit(store: Store, trial: Trial) -> None:
@@ -28,16 +28,16 @@ def reached(store: Store) -> set[int]:
 
 def test_a_look_is_reached_when_every_arm_has_run_for_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    trials = {(t.arm, t.seed): t for t in expand(Builder(ASKED, facts_of), {}, best, range(5)).trials}
-    assert reached(store) == {0, 1}
-    for seed in (0, 1):
+    trials = {(t.arm, t.seed): t for t in expand(Builder(ASKED, facts_of), {}, best, range(6)).trials}
+    assert reached(store) == {0, 1, 2}
+    for seed in (0, 1, 2):
         for arm in ("token", "avg"):
             commit(store, trials[arm, seed])
-    assert reached(store) == {0, 1}
-    commit(store, trials["token", 2])
-    assert reached(store) == {0, 1}, "another experiment may have run this one"
-    commit(store, trials["avg", 2])
     assert reached(store) == {0, 1, 2}
-    commit(store, trials["token", 4])
+    commit(store, trials["token", 3])
+    assert reached(store) == {0, 1, 2}, "another experiment may have run this one"
     commit(store, trials["avg", 3])
-    assert reached(store) == {0, 1, 2, 3, 4}, "one each is enough: what is missing is then said"
+    assert reached(store) == {0, 1, 2, 3}
+    commit(store, trials["token", 5])
+    commit(store, trials["avg", 4])
+    assert reached(store) == {0, 1, 2, 3, 4, 5}, "one each is enough: what is missing is then said"
