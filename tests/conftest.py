@@ -29,6 +29,32 @@ MOST_PROCESSES = 4
 """Each process of pytest-xdist imports torch, so more of them soon cost more than they save."""
 
 
+SLOW_FILES = {
+    "base/test_output", "bench/test_bench", "bench/test_settling", "cli/test_cli", "cli/test_fuzz_cli",
+    "cli/test_own_images", "cli/test_raced_run", "cli/test_text_output", "cli/test_upkeep", "cli/test_watch",
+    "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
+    "engines/test_stages_finetune", "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
+    "inspection/test_export", "inspection/test_inspection", "inspection/test_other_formats",
+    "model/test_closed_form", "model/test_cost", "model/test_init_from", "model/test_initial", "model/test_stacking",
+    "model/test_training", "model/test_transfer", "plan/test_race_plan", "plan/test_sources",
+    "reliability/test_checkpoints", "reliability/test_disk", "reliability/test_kills", "reliability/test_memory",
+    "reliability/test_resume", "reliability/test_stops", "reliability/test_two_writers",
+    "report/test_report_browser", "report/test_report_page", "report/test_report_plots", "spec/test_fuzz_load",
+    "stats/test_stats_oracles", "stats/test_stats_simulation", "store/test_fuzz_records", "store/test_records",
+    "test_docs_site", "test_layers", "test_readme", "test_shipped_experiments", "test_style", "test_words",
+    "train/test_loop", "train/test_networks", "train/test_non_square_training", "train/test_recipe",
+    "train/test_stream",
+}  # fmt: skip
+"""Files whose tests together took over 2 seconds, or train the smoke experiment: `slow`, for a short inner loop."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).with_suffix("").as_posix() in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Number of test processes for `-n auto`: one per core for the whole suite, none beside pytest for named files."""
