@@ -5,6 +5,8 @@ Cells are numbered row by row.
 
 from __future__ import annotations
 
+import functools
+
 from vitbench.model.sizes import Grid
 
 Groups = list[list[int]]
@@ -53,6 +55,7 @@ def columns_of(grid: Grid) -> Groups:
     return [[row * grid.columns + column for row in range(grid.rows)] for column in range(grid.columns)]
 
 
+@functools.lru_cache(maxsize=64)
 def neighbourhoods(grid: Grid, side: int) -> Groups:
     """For each cell, those of the `side` x `side` cells around it that lie on the grid."""
     reach = side // 2
@@ -67,6 +70,7 @@ def neighbourhoods(grid: Grid, side: int) -> Groups:
     ]
 
 
+@functools.lru_cache(maxsize=64)
 def strided(num_cells: int, stride: int) -> Groups:
     """For each cell, those less than `stride` away in the sequence, and those a multiple of `stride` away."""
     return [
@@ -75,6 +79,7 @@ def strided(num_cells: int, stride: int) -> Groups:
     ]
 
 
+@functools.lru_cache(maxsize=64)
 def fixed(num_cells: int, block: int, summary: int) -> Groups:
     """For each cell, those of its block of `block` cells, and the last `summary` cells of every block."""
     return [

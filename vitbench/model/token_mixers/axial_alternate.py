@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitbench.model import token_places
 from vitbench.model.sizes import transformer
-from vitbench.model.token_mixers.self_attention import SelfAttention
+from vitbench.model.token_mixers.self_attention import PartialAttention
 from vitbench.spec.trial import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class AxialAlternate(SelfAttention):
+class AxialAlternate(PartialAttention):
     """Two blocks see the whole grid."""
 
     name: ClassVar[str] = "axial_alternate"
 
     def problems(self, model: ModelSpec) -> list[str]:
-        problems = super().problems(model) + self.prefix_problems(model)
+        problems = super().problems(model)
         if transformer(model).depth < 2:
             problems.append("model.depth: axial_alternate needs two blocks, one for rows and one for columns; it is 1")
         return problems
@@ -37,6 +37,3 @@ class AxialAlternate(SelfAttention):
 
         lines = token_places.columns_of if layer % 2 else token_places.rows_of
         return GroupedAttention(model, lines(transformer(model).grid))
-
-    def timm(self, model: ModelSpec) -> str:
-        return f"model.token_mixer {self.text()}; its ViT attends to all tokens"

@@ -12,22 +12,19 @@ from pydantic import Field
 
 from vitbench.model import token_places
 from vitbench.model.sizes import transformer
-from vitbench.model.token_mixers.self_attention import SelfAttention
+from vitbench.model.token_mixers.self_attention import PartialAttention
 from vitbench.spec.trial import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Pattern(SelfAttention):
+class Pattern(PartialAttention):
     """Each patch attends to its own list of patches; the pairs of these lists are counted as FLOPs."""
 
     def patterns(self, model: ModelSpec) -> token_places.Groups:
         """The patches that each patch attends to, itself included."""
         raise NotImplementedError
-
-    def problems(self, model: ModelSpec) -> list[str]:
-        return super().problems(model) + self.prefix_problems(model)
 
     def macs(self, model: ModelSpec, layer: int) -> dict[str, int]:
         return self.pair_macs(model, sum(map(len, self.patterns(model))))
@@ -40,9 +37,6 @@ class Pattern(SelfAttention):
         from vitbench.model.sparse_attention import PatternAttention
 
         return PatternAttention(model, self.patterns(model))
-
-    def timm(self, model: ModelSpec) -> str:
-        return f"model.token_mixer {self.text()}; its ViT attends to all tokens"
 
 
 class Local(Pattern):

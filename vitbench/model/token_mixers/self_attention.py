@@ -54,3 +54,13 @@ class SelfAttention(TokenMixer):
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:
         return {"num_heads": model.num_heads, "qkv_bias": model.qkv_bias}
+
+
+class PartialAttention(SelfAttention):
+    """The base of mixers in which a patch attends to some of the patches only, and nothing else is a token."""
+
+    def problems(self, model: ModelSpec) -> list[str]:
+        return super().problems(model) + self.prefix_problems(model)
+
+    def timm(self, model: ModelSpec) -> dict[str, Any] | str:
+        return f"model.token_mixer {self.text()}; its ViT attends to all tokens"

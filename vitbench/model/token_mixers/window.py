@@ -15,14 +15,14 @@ from vitbench.model import token_places
 from vitbench.model.mechanisms import position_of
 from vitbench.model.sizes import divisors, transformer
 from vitbench.model.tensors import Tensor
-from vitbench.model.token_mixers.self_attention import SelfAttention
+from vitbench.model.token_mixers.self_attention import PartialAttention
 from vitbench.spec.trial import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Window(SelfAttention):
+class Window(PartialAttention):
     """Windows of `window_size` x `window_size` patches; `offset_bias` adds a learned bias per offset and head."""
 
     name: ClassVar[str] = "window"
@@ -34,8 +34,7 @@ class Window(SelfAttention):
         return 0
 
     def problems(self, model: ModelSpec) -> list[str]:
-        grid, side = transformer(model).grid, self.window_size
-        problems = super().problems(model) + self.prefix_problems(model)
+        grid, side, problems = transformer(model).grid, self.window_size, super().problems(model)
         if grid.rows % side or grid.columns % side:
             both = divisors(grid.rows) if grid.rows == grid.columns else f"divisors of {grid.rows} and {grid.columns}"
             problems.append(
@@ -69,6 +68,3 @@ class Window(SelfAttention):
             regions=token_places.window_regions(grid, side, shift) if shift else None,
             offsets=token_places.offset_rows(side) if self.offset_bias else None,
         )
-
-    def timm(self, model: ModelSpec) -> str:
-        return f"model.token_mixer {self.text()}; its ViT attends to all tokens"
