@@ -17,6 +17,10 @@ from vitbench.spec.trial import ModelSpec
 MECHANISMS = [
     ("patch_embed", "patchify"),
     ("patch_embed", "conv"),
+    ("patch_embed", "overlap"),
+    ("stages", "flat"),
+    ("stages", "patch_merging"),
+    ("stages", "convolution"),
     ("position", "none"),
     ("position", "learned_1d"),
     ("position", "learned_2d"),

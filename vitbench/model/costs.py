@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import part_problems, token_mixer_of
+from vitbench.model.mechanisms import blocks_of, part_problems, stage_models, token_mixer_of
 from vitbench.model.objective import STUDENT, objective_of
 from vitbench.model.parameters import parameters
-from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
+from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
@@ -38,8 +38,8 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
     if model.family == "resnet":
         return macs
     mixer = token_mixer_of(model)
-    for layer in range(transformer(model).depth):
-        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
+    for number, (stage, layer, _) in enumerate(blocks_of(model)):
+        macs |= {f"blocks.{number}.{mixer.slot}.{name}": count for name, count in mixer.macs(stage, layer).items()}
     return macs | objective_of(objective).macs(model)
 
 
@@ -47,8 +47,7 @@ def hidden_flops(model: ModelSpec) -> int:
     """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
     if model.family == "resnet":
         return 0
-    mixer = token_mixer_of(model)
-    return FLOPS_PER_MAC * sum(mixer.hidden_macs(model, layer) for layer in range(transformer(model).depth))
+    return FLOPS_PER_MAC * sum(token_mixer_of(model).hidden_macs(stage, layer) for stage, layer, _ in blocks_of(model))
 
 
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
@@ -96,6 +95,8 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.family == "vit" and not problems and not trained.predicts_classes and len(stage_models(model)) > 1:
+        problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
         problems.append(
             f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"

@@ -9,9 +9,10 @@ Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from vitbench.model.sizes import known
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism, registered
 from vitbench.spec.trial import ModelSpec
@@ -29,6 +30,7 @@ MODEL_KINDS: Mapping[str, str] = {
     "token_mixer": "token_mixer",
     "channel_mixer": "channel_mixer",
     "readout": "global_pool",
+    "stages": "stages",
 }
 """{kind: the field of ModelSpec that chooses it}."""
 
@@ -134,6 +136,8 @@ class TokenMixer(Part):
     kind: ClassVar[str] = "token_mixer"
     changes: ClassVar[frozenset[str]] = frozenset({"position"})
     slot: ClassVar[str] = "mixer"
+    timm_class: ClassVar[str | None] = None
+    """The class of timm's that has this mixer, beside its ViT: a key of `weights.timm_names.FAMILIES`."""
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """One block's tensors by their name inside `blocks.N.<slot>`, with `macs` for each use of a weight."""
@@ -150,6 +154,14 @@ class TokenMixer(Part):
     def module(self, model: ModelSpec, layer: int) -> nn.Module:
         """The module of block `layer`, its state named as `tensors` says."""
         raise NotImplementedError
+
+    def problems_of_stages(self, stages: Sequence[ModelSpec]) -> list[str]:
+        """Why the stages of an encoder, or its one grid, cannot have this mixer."""
+        return [line for stage in stages for line in self.problems(stage)]
+
+    def notes(self, stages: Sequence[ModelSpec]) -> list[str]:
+        """What a user should know before training with this mixer in these stages, one line each."""
+        return []
 
     def prefix_problems(self, model: ModelSpec) -> list[str]:
         """For `problems` of a mixer that has no place for tokens which are no patches."""
@@ -172,6 +184,34 @@ class ChannelMixer(Part):
 
     def module(self, model: ModelSpec) -> nn.Module:
         """The module of one block, its state named as `tensors` says."""
+        raise NotImplementedError
+
+
+class Stages(Part):
+    """Whether all blocks work on one grid, or stages of blocks on ever coarser ones.
+
+    Every stage is described by the ModelSpec of a flat encoder, so that parts need not know of stages.
+    """
+
+    kind: ClassVar[str] = "stages"
+    changes: ClassVar[frozenset[str]] = frozenset(
+        ("token_mixer", "channel_mixer", "position", "block_norm", "layer_scale", "readout", "final_norm", "head")
+    )
+
+    def num_blocks(self) -> int | None:
+        """The number of all blocks; None: `model.depth` says it."""
+        return None
+
+    def models(self, model: ModelSpec) -> tuple[ModelSpec, ...]:
+        """The flat model of every stage: its `depth`, `embed_dim`, `num_heads` and `patch_size`."""
+        raise NotImplementedError
+
+    def merge_tensors(self, before: ModelSpec, after: ModelSpec) -> Iterator[Tensor]:
+        """Tensors between two stages by their name inside `blocks.N.merge`, where N is the first block of `after`."""
+        return iter(())
+
+    def merge(self, before: ModelSpec, after: ModelSpec) -> nn.Module:
+        """A module from the tokens of `before` to those of `after`, its state named as `merge_tensors` says."""
         raise NotImplementedError
 
 
@@ -198,7 +238,9 @@ class Readout(Part):
         raise NotImplementedError
 
 
-KINDS: Mapping[str, type[Part]] = {cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout)}
+KINDS: Mapping[str, type[Part]] = {
+    cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout, Stages)
+}
 """The base class of each kind."""
 
 
@@ -232,10 +274,40 @@ def readout_of(model: ModelSpec) -> Readout:
     return part
 
 
+def stages_of(model: ModelSpec) -> Stages:
+    """How the blocks are grouped."""
+    part: Stages = mechanism("stages", model.stages)
+    return part
+
+
+def stage_models(model: ModelSpec) -> tuple[ModelSpec, ...]:
+    """The flat model of every stage; of a flat encoder the model itself."""
+    return stages_of(model).models(model)
+
+
+class BlockPlace(NamedTuple):
+    """Where a block stands: the flat model of its stage, its number there, and any stage that ends before it."""
+
+    stage: ModelSpec
+    layer: int
+    before: ModelSpec | None
+
+
+def blocks_of(model: ModelSpec) -> list[BlockPlace]:
+    """The place of every block."""
+    stages = stage_models(model)
+    return [
+        BlockPlace(stage, layer, stages[number - 1] if number > 0 and layer == 0 else None)
+        for number, stage in enumerate(stages)
+        for layer in range(known(stage.depth))
+    ]
+
+
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
     return (
         patch_embed_of(model), position_of(model), token_mixer_of(model), channel_mixer_of(model), readout_of(model),
+        stages_of(model),
     )  # fmt: skip
 
 
@@ -247,11 +319,9 @@ def unread_fields(model: ModelSpec) -> frozenset[str]:
 
 def part_problems(model: ModelSpec) -> list[str]:
     """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
-    parts = parts_of(model)
-    problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
-    problems = problems or _placement_problems(model) + position_of(model).problems(model)
-    if problems:
+    if problems := stages_of(model).problems(model) or _problems_by_stage(model):
         return problems
+    parts = parts_of(model)
     given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
     return [
         f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "
@@ -259,6 +329,21 @@ def part_problems(model: ModelSpec) -> list[str]:
         for part in parts
         if (missing := part.needs - given)
     ]
+
+
+def _problems_by_stage(model: ModelSpec) -> list[str]:
+    """Problems of every part in the stages that have it, each line once."""
+    stages = stage_models(model)
+    problems = [
+        *patch_embed_of(model).problems(model),
+        *token_mixer_of(model).problems_of_stages(stages),
+        *(line for stage in stages for line in channel_mixer_of(stage).problems(stage)),
+        *readout_of(model).problems(stages[-1]),
+    ]
+    if not problems:
+        problems = _placement_problems(model)
+        problems += [line for stage in stages for line in position_of(stage).problems(stage)]
+    return list(dict.fromkeys(problems))
 
 
 def _placement_problems(model: ModelSpec) -> list[str]:
