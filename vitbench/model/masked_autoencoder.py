@@ -67,7 +67,6 @@ class MaskedAutoencoder(Encoder):
         out: Tensor = self.decoder_pred(self.decoder_norm(x[:, self.num_prefix_tokens :]))
         return out
 
-
     def decoder_positions(self, device: torch.device) -> Tensor:
         """What is added to the decoder's tokens, `[1, T, Q]`."""
         positions = position_of(self.decoder).added(self, self.decoder, device)

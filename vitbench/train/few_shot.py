@@ -44,9 +44,7 @@ def ridge(train: Floats, labels: Ints, test: Floats, l2: float) -> Ints:
     return np.asarray((test @ weights).argmax(1), dtype=np.int64)
 
 
-def nearest_neighbours(
-    train: Floats, labels: Ints, test: Floats, k: int, temperature: float | None = None
-) -> Ints:
+def nearest_neighbours(train: Floats, labels: Ints, test: Floats, k: int, temperature: float | None = None) -> Ints:
     """Classes by votes of the k nearest in cosine similarity; a tie goes to the smaller class.
 
     Each has one vote, or with `temperature` exp(similarity / temperature) votes, as in DINO (Caron et al. 2021).
