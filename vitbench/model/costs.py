@@ -43,7 +43,7 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
 
 def product_macs(model: ModelSpec) -> dict[str, int]:
     """Multiply-adds of the blocks' products that use no weight, for one image, by name."""
-    mixer, macs = token_mixer_of(model), {}
+    mixer, macs = token_mixer_of(model), dict[str, int]()
     for layer in range(transformer(model).depth):
         macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
     return macs
