@@ -74,7 +74,7 @@ def disagreements(said: Mapping[str, Place], true: Mapping[str, Place]) -> list[
 
 
 def test_every_claim_is_listed_once() -> None:
-    assert len(rows()) == 81
+    assert len(rows()) == 83
 
 
 def test_page_and_files_agree_on_what_is_declared() -> None:

@@ -47,6 +47,7 @@ MECHANISMS = [
     ("readout", "map"),
     ("objective", "classify"),
     ("objective", "masked_patch"),
+    ("objective", "mae"),
     ("objective", "distill"),
 ]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import blocks_of, part_problems, stage_models, token_mixer_of
+from vitbench.model.mechanisms import blocks_of, stage_models, token_mixer_of
 from vitbench.model.objective import STUDENT, objective_of
 from vitbench.model.parameters import parameters
+from vitbench.model.part_problems import part_problems
 from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
@@ -37,10 +38,16 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
     }
     if model.family == "resnet":
         return macs
-    mixer = token_mixer_of(model)
+    trained = objective_of(objective)
+    return macs | product_macs(trained.encoded(model)) | trained.macs(model)
+
+
+def product_macs(model: ModelSpec) -> dict[str, int]:
+    """Multiply-adds of the blocks' products that use no weight, for one image, by name."""
+    mixer, macs = token_mixer_of(model), dict[str, int]()
     for number, (stage, layer, _) in enumerate(blocks_of(model)):
         macs |= {f"blocks.{number}.{mixer.slot}.{name}": count for name, count in mixer.macs(stage, layer).items()}
-    return macs | objective_of(objective).macs(model)
+    return macs
 
 
 def hidden_flops(model: ModelSpec) -> int:

@@ -4,7 +4,8 @@ Every method takes the resolved ModelSpec; `vitbench.model.sizes.transformer(mod
 nothing is refused: it cannot be exported, and it gives no capability.
 
 Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
-`patches` (a patch embedding whose patches do not overlap), `class_token`.
+`patches` (a patch embedding whose patches do not overlap), `subset` (a mixer or an encoding that works on some of the
+patches), `class_token`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from vitbench.model.sizes import known
 from vitbench.model.tensors import Tensor
-from vitbench.spec.mechanism import Mechanism, mechanism, registered
+from vitbench.spec.mechanism import Mechanism, mechanism
 from vitbench.spec.trial import ModelSpec
 
 if TYPE_CHECKING:
@@ -315,43 +316,3 @@ def unread_fields(model: ModelSpec) -> frozenset[str]:
     """The SHARED fields that no part of the model reads."""
     read = frozenset[str]().union(*(part.reads(model) for part in parts_of(model)))
     return SHARED - read
-
-
-def part_problems(model: ModelSpec) -> list[str]:
-    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
-    if problems := stages_of(model).problems(model) or _problems_by_stage(model):
-        return problems
-    parts = parts_of(model)
-    given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
-    return [
-        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "
-        f"which {', '.join(other.text() for other in parts if other.kind == 'token_mixer')} does not give"
-        for part in parts
-        if (missing := part.needs - given)
-    ]
-
-
-def _problems_by_stage(model: ModelSpec) -> list[str]:
-    """Problems of every part in the stages that have it, each line once."""
-    stages = stage_models(model)
-    problems = [
-        *patch_embed_of(model).problems(model),
-        *token_mixer_of(model).problems_of_stages(stages),
-        *(line for stage in stages for line in channel_mixer_of(stage).problems(stage)),
-        *readout_of(model).problems(stages[-1]),
-    ]
-    if not problems:
-        problems = _placement_problems(model)
-        problems += [line for stage in stages for line in position_of(stage).problems(stage)]
-    return list(dict.fromkeys(problems))
-
-
-def _placement_problems(model: ModelSpec) -> list[str]:
-    """Fields of other encodings that this one does not have."""
-    position, problems = position_of(model), []
-    if model.pos_placement != "stem" and not position.absolute:
-        named = ", ".join(name for name, cls in registered("position").items() if cls.absolute)  # type: ignore[attr-defined]
-        problems.append(f"model.pos_placement: {model.pos_placement} is for {named}; {position.text()} has only stem")
-    if model.relative_clip is not None and not position.offsets:
-        problems.append(f"model.relative_clip: {position.text()} has no relative offsets to clip")
-    return problems

@@ -30,7 +30,8 @@ def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]
     """Every tensor of the model's `state_dict`, for a resolved spec; the objective adds its heads."""
     if model.family == "resnet":
         return tuple(t if t.part else replace(t, part="backbone") for t in resnet_tensors(model))
-    return (*_encoder(model), *objective_of(objective).tensors(model))
+    trained = objective_of(objective)
+    return (*_encoder(model, trained.encoded(model)), *trained.tensors(model))
 
 
 def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:
@@ -41,7 +42,8 @@ def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:
     return position_of(model).tables(model) if layer == 0 or model.pos_placement == "every_layer" else ()
 
 
-def _encoder(model: ModelSpec) -> Iterator[Tensor]:
+def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
+    """The encoder's tensors; `encoded` says which tokens its blocks see."""
     shape, scheme = transformer(model), SCHEMES[model.weight_init]
     if shape.class_token:
         yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
@@ -52,26 +54,27 @@ def _encoder(model: ModelSpec) -> Iterator[Tensor]:
         yield Tensor("reg_token", registers, scheme.register, decay=False, part="registers")
     yield from (table.at("", "position") for table in position_tables(model, 0))
     yield from (tensor.at("patch_embed", "patch_embed") for tensor in patch_embed_of(model).tensors(model))
-    for number, (stage, layer, before) in enumerate(blocks_of(model)):
+    for number, (stage, layer, before) in enumerate(blocks_of(encoded)):
         merge = () if before is None else stages_of(model).merge_tensors(before, stage)
         yield from (tensor.at(f"blocks.{number}.merge", "stages") for tensor in merge)
-        yield from _block(stage, layer, f"blocks.{number}")
+        yield from (tensor.at(f"blocks.{number}") for tensor in block_tensors(stage, layer))
     if model.final_norm != "none":
         name, width = "norm" if model.final_norm == "before_pool" else "fc_norm", stage_models(model)[-1].embed_dim
         yield from (replace(tensor, part="final_norm") for tensor in norm(name, known(width)))
 
 
-def _block(model: ModelSpec, layer: int, name: str) -> Iterator[Tensor]:
+def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
+    """The tensors of block `layer`, by their name in the block."""
     width, mixer = transformer(model).embed_dim, token_mixer_of(model)
     if layer > 0:
-        yield from (table.at(name, "position") for table in position_tables(model, layer))
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm1", width))
-    yield from (tensor.at(f"{name}.{mixer.slot}", "token_mixer") for tensor in mixer.tensors(model))
-    yield from (table.at(f"{name}.{mixer.slot}", "position") for table in position_of(model).attention_tables(model))
-    yield from _layer_scale(model, f"{name}.ls1")
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm2", width))
-    yield from (tensor.at(f"{name}.mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
-    yield from _layer_scale(model, f"{name}.ls2")
+        yield from (table.at("", "position") for table in position_tables(model, layer))
+    yield from (replace(tensor, part="block_norm") for tensor in norm("norm1", width))
+    yield from (tensor.at(mixer.slot, "token_mixer") for tensor in mixer.tensors(model))
+    yield from (table.at(mixer.slot, "position") for table in position_of(model).attention_tables(model))
+    yield from _layer_scale(model, "ls1")
+    yield from (replace(tensor, part="block_norm") for tensor in norm("norm2", width))
+    yield from (tensor.at("mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+    yield from _layer_scale(model, "ls2")
 
 
 def _layer_scale(model: ModelSpec, name: str) -> Iterator[Tensor]:

@@ -53,7 +53,9 @@ class EncoderBlock(nn.Module):
     those of this one. The token mixer is `attn`, as in timm, or has the name of its slot.
     """
 
-    def __init__(self, model: ModelSpec, layer: int, drop_path_rate: float, merge: nn.Module | None) -> None:
+    def __init__(
+        self, model: ModelSpec, layer: int, drop_path_rate: float = 0.0, merge: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.merge = merge or nn.Identity()
         if layer > 0:
@@ -154,9 +156,16 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        x = self._with_prefix(patches)
-        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(patches.device), strict=True)):
-            x = self._placed(x, layer)
+        return self.layers(self.placed_tokens(patches))
+
+    def placed_tokens(self, patches: Tensor) -> Tensor:
+        """Tokens `[B, T, D]` that enter the first block: the prefix tokens and the patches, with their positions."""
+        return self._placed(self._with_prefix(patches), 0)
+
+    def layers(self, x: Tensor) -> Tensor:
+        """All blocks and the final norm, on what enters the first block."""
+        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(x.device), strict=True)):
+            x = self._placed(x, layer) if layer > 0 else x
             x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
         out: Tensor = self.norm(x)
         return out
