@@ -45,6 +45,7 @@ MECHANISMS = [
     ("readout", "map"),
     ("objective", "classify"),
     ("objective", "masked_patch"),
+    ("objective", "mae"),
     ("objective", "distill"),
 ]
 

@@ -19,6 +19,7 @@ from vitbench.model.sizes import Grid, transformer
 from vitbench.model.weights.start import misfit, tensors_by_name
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
+from vitbench.spec.mechanism import canonical
 from vitbench.spec.trial import ModelSpec
 
 GRID = Grid(8, 8)
@@ -183,12 +184,12 @@ def test_shipped_windows_have_one_kind_of_position() -> None:
     """A learned bias and positions added to the tokens are both on by default."""
     experiment = load(EXPERIMENTS / "token_mixer.yaml")
     assert isinstance(experiment, Experiment)
-    windows = {name: arm for name, arm in experiment.arms.items() if "window" in str(arm["model.token_mixer"])}
-    windows |= {name: arm for name, arm in experiment.arms.items() if name.startswith("shifted")}
+    mixers = {name: canonical("token_mixer", arm["model.token_mixer"]) for name, arm in experiment.arms.items()}
+    windows = [name for name, text in mixers.items() if "window" in text]
     assert len(windows) == 4
-    for name, arm in windows.items():
-        biased = "offset_bias=false" not in arm["model.token_mixer"]
-        assert not (biased and arm.get("model.pos_embed") != "none"), name
+    for name in windows:
+        biased = "offset_bias=false" not in mixers[name]
+        assert not (biased and experiment.arms[name].get("model.pos_embed") != "none"), name
 
 
 @pytest.mark.parametrize("mixer", ["local", "axial_alternate", "window(offset_bias=false)", "sparse_fixed"])

@@ -4,7 +4,8 @@ Every method takes the resolved ModelSpec; `vitbench.model.sizes.transformer(mod
 nothing is refused: it cannot be exported, and it gives no capability.
 
 Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
-`patches` (a patch embedding whose patches do not overlap), `class_token`.
+`patches` (a patch embedding whose patches do not overlap), `subset` (a mixer or an encoding that works on some of the
+patches), `class_token`.
 """
 
 from __future__ import annotations
@@ -274,6 +275,19 @@ def part_problems(model: ModelSpec) -> list[str]:
         for part in parts
         if (missing := part.needs - given)
     ]
+
+
+def subset_problems(model: ModelSpec) -> list[str]:
+    """Why the blocks of a transformer cannot see some of the patches only, one line each."""
+    parts = (position_of(model), token_mixer_of(model))
+    problems = [
+        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs every patch of the grid, and the blocks see some of them"
+        for part in parts
+        if "subset" not in part.gives
+    ]
+    if model.pos_placement != "stem":
+        problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
+    return problems
 
 
 def _placement_problems(model: ModelSpec) -> list[str]:

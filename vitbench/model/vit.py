@@ -112,10 +112,17 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        turn = self.position.rotation(self.model, patches.device)
-        x = self._with_prefix(patches)
+        return self.layers(self.placed_tokens(patches))
+
+    def placed_tokens(self, patches: Tensor) -> Tensor:
+        """Tokens `[B, T, D]` that enter the first block: the prefix tokens and the patches, with their positions."""
+        return self._placed(self._with_prefix(patches), 0)
+
+    def layers(self, x: Tensor) -> Tensor:
+        """All blocks and the final norm, on what enters the first block."""
+        turn = self.position.rotation(self.model, x.device)
         for layer, block in enumerate(self.blocks):
-            x = self._placed(x, layer)
+            x = self._placed(x, layer) if layer > 0 else x
             x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
         out: Tensor = self.norm(x)
         return out

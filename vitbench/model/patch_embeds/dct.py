@@ -64,7 +64,7 @@ class CosinePatches(PatchEmbed):
 
             def filters(self) -> torch.Tensor:
                 """The projection as filters of pixels, `[D, C, P, P]`."""
-                weight = self.proj.weight.unflatten(1, (channels, count))
+                weight = self.proj.weight.view(width, channels, count)
                 return torch.einsum("dck,kpq->dcpq", weight, self.cosines.waves().to(weight))
 
         return CosineProjection()

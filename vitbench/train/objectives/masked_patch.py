@@ -29,6 +29,7 @@ class MaskedPatch(Objective):
     """Half of the patches are corrupted; a head predicts each one's colour levels or pixels."""
 
     name: ClassVar[str] = "masked_patch"
+    flat: ClassVar[frozenset[str]] = frozenset({"target", "mask_ratio"})
     gives: ClassVar[frozenset[str]] = frozenset({"reconstruction"})
     task_names: ClassVar[tuple[str, ...]] = ("mpp_head.", "mask_token")
     inputs: ClassVar[tuple[str, ...]] = ("action", "source")
