@@ -21,6 +21,8 @@ MECHANISMS = [
     ("stages", "flat"),
     ("stages", "patch_merging"),
     ("stages", "convolution"),
+    ("patch_embed", "dct"),
+    ("patch_embed", "frequency_tokens"),
     ("position", "none"),
     ("position", "learned_1d"),
     ("position", "learned_2d"),

@@ -235,6 +235,7 @@ PYRAMID = {**TINY, "img_size": 16, "stages": "patch_merging", "global_pool": "av
         ({"token_mixer": "window(window_size=3)"}, "windows of 3 do not divide 8 x 8 patches; 1, 2, 4, 8 do"),
         ({"token_mixer": "window(window_size=16)"}, "windows of 16 are larger than 8 x 8 patches"),
         ({"token_mixer": "shifted_window"}, "on 8 x 8 and 4 x 4 patches in 1 and 1 blocks have no shift"),
+        ({"stem": "frequency_tokens"}, "tokens of frequency_tokens have no neighbours to merge; set flat"),
         ({"stem": "overlap", "patch_size": 1}, "overlap with patch_size 1 sees one pixel, so this is patchify"),
     ],
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import blocks_of, stage_models, token_mixer_of
+from vitbench.model.mechanisms import blocks_of, patch_embed_of, stage_models, token_mixer_of
 from vitbench.model.objective import STUDENT, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.part_problems import part_problems
@@ -38,6 +38,7 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
     }
     if model.family == "resnet":
         return macs
+    macs |= {f"patch_embed.{name}": count for name, count in patch_embed_of(model).macs(model).items()}
     trained = objective_of(objective)
     return macs | product_macs(trained.encoded(model)) | trained.macs(model)
 

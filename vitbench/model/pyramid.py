@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from vitbench.model.mechanisms import Stages, readout_of
+from vitbench.model.mechanisms import Stages, patch_embed_of, readout_of
 from vitbench.model.sizes import known, transformer
 from vitbench.spec.trial import Items, ModelSpec
 
@@ -41,7 +41,7 @@ class Pyramid(Stages):
         )
 
     def problems(self, model: ModelSpec) -> list[str]:
-        return self._size_problems(model) or self._place_problems(model)
+        return self._place_problems(model) or self._size_problems(model)
 
     def _size_problems(self, model: ModelSpec) -> list[str]:
         """Numbers that do not go together."""
@@ -57,7 +57,7 @@ class Pyramid(Stages):
                 f"that are multiples of {first // heads}"
             )
         side, grid = 1 << (stages - 1), transformer(model).grid
-        if model.family == "vit" and (grid.rows % side or grid.columns % side):
+        if grid.rows % side or grid.columns % side:
             problems.append(
                 f"model.stages: {stages} stages halve the grid {stages - 1} times, and {grid.rows} x {grid.columns} "
                 f"patches are not divisible by {side}; use fewer stages or another patch_size"
@@ -69,6 +69,8 @@ class Pyramid(Stages):
         text, problems = self.text(), []
         if model.family != "vit":
             problems.append(f"model.stages: a {model.family} has stages already; set flat, or family: vit")
+        elif not (embed := patch_embed_of(model)).spatial:
+            problems.append(f"model.stages: tokens of {embed.text()} have no neighbours to merge; set flat")
         if model.class_token or model.dist_token or "class_token" in readout_of(model).needs:
             problems.append(f"model.stages: {text} has no place for a class token; set global_pool: avg or map")
         if model.reg_tokens:

@@ -23,7 +23,6 @@ from vitbench.model.layers import (
     GroupNorm,
     LayerNorm,
     LayerScale,
-    PatchProjection,
     StochasticDepth,
     depth_rates,
     dropout,
@@ -276,7 +275,7 @@ class MaskedPatchViT(Encoder):
     does on their pooled vector, so that its weights carry over.
     """
 
-    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, num_outputs: int) -> None:
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module, num_outputs: int) -> None:
         super().__init__(model, patch_embed)
         self.mask_token = nn.Parameter(torch.empty(1, 1, known(model.embed_dim)))
         self.mpp_head = nn.Linear(known(model.embed_dim), num_outputs)
