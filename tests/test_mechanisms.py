@@ -44,6 +44,7 @@ MECHANISMS = [
     ("objective", "classify"),
     ("objective", "masked_patch"),
     ("objective", "mae"),
+    ("objective", "dino"),
     ("objective", "distill"),
 ]
 
