@@ -263,6 +263,7 @@ def test_flops_count_every_crop_and_the_teacher() -> None:
     ("fields", "text", "message"),
     [
         ({"pos_embed": "rope_2d"}, "dino", "model.pos_embed: rope_2d needs every patch of the grid"),
+        ({"stem": "conv", "patch_size": 4}, "dino", "train.objective.local_crops: small crops need patches; 0, or"),
         ({}, "dino(local_crops_scale=0.5)", "train.objective.local_crops_scale: 0.5 is above global_crops_scale, 0.4"),
     ],
 )

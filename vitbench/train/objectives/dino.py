@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from vitbench.model.mechanisms import readout_of, subset_problems
+from vitbench.model.mechanisms import patch_embed_of, readout_of, subset_problems
 from vitbench.model.objective import (
     AVERAGE,
     STUDENT,
@@ -81,6 +81,8 @@ class Dino(Objective):
         if model.family != "vit":
             return ["train.objective.name: dino is built for family vit"]
         problems = subset_problems(model) if self.local_crops else []
+        if self.local_crops and "patches" not in patch_embed_of(model).gives:
+            problems.append("train.objective.local_crops: small crops need patches; 0, or stem patchify")
         if self.local_crops and self.local_crops_scale > self.global_crops_scale:
             problems.append(
                 f"train.objective.local_crops_scale: {self.local_crops_scale:g} is above global_crops_scale, "
