@@ -50,6 +50,7 @@ MECHANISMS = [
     ("objective", "classify"),
     ("objective", "masked_patch"),
     ("objective", "mae"),
+    ("objective", "dino"),
     ("objective", "distill"),
 ]
 
