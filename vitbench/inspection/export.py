@@ -143,6 +143,8 @@ def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
     }
     if model.reg_tokens:
         args["reg_tokens"] = model.reg_tokens
+    if model.without is not None:
+        raise InputError(f"timm cannot hold this model: its blocks are whole, not without {model.without}")
     parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
     for part in parts:
         answer = part.timm(model)

@@ -250,9 +250,8 @@ def readout_of(model: ModelSpec) -> Readout:
 
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
-    return (
-        patch_embed_of(model), position_of(model), token_mixer_of(model), channel_mixer_of(model), readout_of(model),
-    )  # fmt: skip
+    channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
+    return (patch_embed_of(model), position_of(model), token_mixer_of(model), *channel_mixer, readout_of(model))
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:
@@ -265,6 +264,7 @@ def part_problems(model: ModelSpec) -> list[str]:
     """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
     parts = parts_of(model)
     problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
+    problems += _removal_problems(model)
     problems = problems or _placement_problems(model) + position_of(model).problems(model)
     if problems:
         return problems
@@ -288,6 +288,13 @@ def subset_problems(model: ModelSpec) -> list[str]:
     if model.pos_placement != "stem":
         problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
     return problems
+
+
+def _removal_problems(model: ModelSpec) -> list[str]:
+    """What leaves nothing of the signal where a branch is all of it."""
+    if model.without != "residual" or not model.drop_path_rate:
+        return []
+    return ["model.drop_path_rate: without residual connections a dropped branch leaves nothing of an image; set 0"]
 
 
 def _placement_problems(model: ModelSpec) -> list[str]:

@@ -55,11 +55,17 @@ def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
 
 def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
     """The tensors of block `layer`, by their name in the model."""
-    name, width, mixer = f"blocks.{layer}", transformer(model).embed_dim, token_mixer_of(model)
+    name, mixer = f"blocks.{layer}", token_mixer_of(model)
     if layer > 0:
         yield from (table.at(name, "position") for table in position_tables(model, layer))
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm1", width))
+    yield from _block_norm(model, f"{name}.norm1")
     yield from (tensor.at(f"{name}.{mixer.slot}", "token_mixer") for tensor in mixer.tensors(model))
     yield from (table.at(f"{name}.{mixer.slot}", "position") for table in position_of(model).attention_tables(model))
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm2", width))
-    yield from (tensor.at(f"{name}.mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+    if model.without != "mlp":
+        yield from _block_norm(model, f"{name}.norm2")
+        yield from (tensor.at(f"{name}.mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+
+
+def _block_norm(model: ModelSpec, name: str) -> Iterator[Tensor]:
+    scale_and_shift = norm(name, transformer(model).embed_dim) if model.without != "norm" else ()
+    yield from (replace(tensor, part="block_norm") for tensor in scale_and_shift)

@@ -33,7 +33,7 @@ MASKED, REPLACED = 1, 2
 class EncoderBlock(nn.Module):
     """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; with `every_layer` a later block adds its own positions.
 
-    The token mixer is `attn`, as in timm, or has the name of its slot.
+    The token mixer is `attn`, as in timm, or has the name of its slot. Without an MLP the mixer's branch is the block.
     """
 
     def __init__(self, model: ModelSpec, shape: Transformer, layer: int) -> None:
@@ -42,10 +42,11 @@ class EncoderBlock(nn.Module):
             register(self, position_tables(model, layer))
         mixer = token_mixer_of(model)
         self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
-        self.norm1 = LayerNorm(shape.embed_dim)
+        self.residual = model.without != "residual"
+        self.norm1 = _block_norm(model)
         self.add_module(self.slot, mixer.module(model, layer))
-        self.norm2 = LayerNorm(shape.embed_dim)
-        self.mlp = channel_mixer_of(model).module(model)
+        self.norm2 = None if model.without == "mlp" else _block_norm(model)
+        self.mlp = None if model.without == "mlp" else channel_mixer_of(model).module(model)
         self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
 
     @property
@@ -55,9 +56,17 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
         mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
-        x = x + self.drop_path(mixed)
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self._with(x, mixed)
+        return x if self.mlp is None or self.norm2 is None else self._with(x, self.mlp(self.norm2(x)))
+
+    def _with(self, x: Tensor, branch: Tensor) -> Tensor:
+        """The branch added to what it read, or the branch alone."""
+        out: Tensor = x + self.drop_path(branch) if self.residual else branch
         return out
+
+
+def _block_norm(model: ModelSpec) -> nn.Module:
+    return nn.Identity() if model.without == "norm" else LayerNorm(known(model.embed_dim))
 
 
 class ConvStemLayers(nn.Module):

@@ -26,6 +26,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.reg_tokens": frozenset(("registers",)),
     "model.dist_token": frozenset(("dist_token", "head")),
     "model.final_norm": frozenset(("final_norm",)),
+    "model.without": frozenset(("block_norm", "channel_mixer")),
     "model.head": frozenset(("head",)),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
     "data.img_size": frozenset(("position",)),
@@ -40,6 +41,7 @@ _UNREAD = tuple(f"model.{field}" for field in sorted(SHARED))
 DERIVED: Mapping[str, tuple[str, ...]] = {
     **{f"model.{field}": _UNREAD for field in MODEL_KINDS.values()},
     "model.global_pool": ("model.class_token", *_UNREAD),
+    "model.without": ("model.channel_mixer", *_UNREAD),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),
     "data.scale": ("data.name",),

@@ -34,7 +34,7 @@ MIN_STEPS = 50
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
-    "global_pool", "token_mixer", "channel_mixer",
+    "global_pool", "token_mixer", "channel_mixer", "without",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -189,6 +189,7 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += RESNET_FIELDS
     if model.family != "resnet":
         idle += unread_fields(model)
+        idle += ["channel_mixer"] if model.without == "mlp" else []
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 
