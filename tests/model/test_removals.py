@@ -54,14 +54,12 @@ def test_tensors_and_flops_go_with_the_parts() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"without": "residual", "drop_path_rate": 0.1},
-            "without residual connections a dropped branch leaves nothing",
-        ),
+        ({"drop_path_rate": 0.1}, "without residual connections a dropped branch leaves nothing; set 0"),
+        ({"layer_scale": 1e-5}, "without residual connections 1e-05 of the signal is left by every branch; set null"),
     ],
 )
 def test_a_removal_that_leaves_nothing_is_refused(fields: dict[str, Any], message: str) -> None:
-    (problem,) = costs.check(ModelSpec(**{**POOL, **fields, "class_token": False}))
+    (problem,) = costs.check(ModelSpec(**{**POOL, **fields, "without": "residual", "class_token": False}))
     assert message in problem
 
 
@@ -72,10 +70,11 @@ def test_fields_of_what_is_gone_are_not_in_the_id() -> None:
         return resolve(written, facts("fake", DataOptions()))
 
     assert spec(mlp_ratio=2.0) == spec(mlp_ratio=4.0)
+    assert spec(without="norm") == spec(without="norm", block_norm="group")
     assert spec() != spec(without=None)
 
 
 def test_export_refuses_in_one_line() -> None:
-    with pytest.raises(InputError, match="its blocks are whole, not without residual") as raised:
+    with pytest.raises(InputError, match=r"model.without residual; its vits have None") as raised:
         architecture(resolved(TINY, without="residual"), CLASSIFY)
     assert "\n" not in str(raised.value)
