@@ -9,7 +9,7 @@ Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitbench.model.tensors import Tensor
@@ -246,12 +246,15 @@ def unread_fields(model: ModelSpec) -> frozenset[str]:
 
 
 def part_problems(model: ModelSpec) -> list[str]:
-    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
+    """The first that apply: problems of the parts, capabilities that a part needs and no part gives, and problems of
+    the positions, which may ask for what the token mixer gives; one line each."""
     parts = parts_of(model)
     problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
-    problems = problems or _placement_problems(model) + position_of(model).problems(model)
-    if problems:
-        return problems
+    return problems or _placement_problems(model) or _lacking(model, parts) or position_of(model).problems(model)
+
+
+def _lacking(model: ModelSpec, parts: Sequence[Part]) -> list[str]:
+    """Capabilities that a part needs and no part gives."""
     given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
     return [
         f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "

@@ -29,8 +29,8 @@ from vitbench.store.bounds import parse
 from vitbench.store.record import ALGORITHM_VERSION
 
 
-def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
-    """Resolve every cell of every grid and every claim's arms before the first trial.
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf, warn: bool = True) -> list[Builder]:
+    """Resolve every cell of every grid and every claim's arms before the first trial; `warn` of the images on stderr.
 
     Return the builder of each experiment, so that a command resolves each cell once. Raises InputError with all
     problems.
@@ -53,7 +53,8 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         raise InputError("\n".join(problems))
     for note in dict.fromkeys(note for item in prepared for note in item.notes):
         print(f"note: {note}", file=sys.stderr)
-    _warn_of_data(builders)
+    if warn:
+        _warn_of_data(builders)
     return builders
 
 
