@@ -17,6 +17,8 @@ from vitbench.spec.trial import ModelSpec
 MECHANISMS = [
     ("patch_embed", "patchify"),
     ("patch_embed", "conv"),
+    ("patch_embed", "dct"),
+    ("patch_embed", "frequency_tokens"),
     ("position", "none"),
     ("position", "learned_1d"),
     ("position", "learned_2d"),
@@ -43,6 +45,7 @@ MECHANISMS = [
     ("readout", "map"),
     ("objective", "classify"),
     ("objective", "masked_patch"),
+    ("objective", "mae"),
     ("objective", "distill"),
 ]
 

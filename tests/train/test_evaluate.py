@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_jobs import spec, trainer
+from tiny_jobs import CPU, spec, trainer
 
+from vitbench.data import DataOptions
 from vitbench.spec.trial import EvaluateSpec
 from vitbench.train import evaluate as module
 from vitbench.train.evaluate import evaluate, logits_of, probes
+from vitbench.train.resident import load_images
 
 
 @pytest.mark.parametrize("batch", [7, 100, 256, 512])
@@ -70,3 +72,25 @@ def test_held_out_classes_are_probed_without_the_trained_ones() -> None:
     asked = EvaluateSpec(linear_probe=True, few_shot_classes="held_out")
     found = probes(module_, stack.images, stack.used[0], asked, seed=0)
     assert 50 < found["linear_probe_percent"] <= 100
+
+
+def test_features_of_the_start_are_those_before_training() -> None:
+    """The probes of `features: start` read the weights that a stage starts from, whatever training makes of them."""
+    from vitbench.engines.trial_result import outcomes
+    from vitbench.model.build import build
+    from vitbench.train.loop import train_stack
+    from vitbench.train.trainer import Job, Trainer, initial_state
+
+    asked = EvaluateSpec(knn=5, linear_probe=True)
+    metrics = {}
+    for features in ("start", "trained"):
+        one = spec().model_copy(update={"evaluate": asked.model_copy(update={"features": features})})
+        parent = initial_state(Job(one, 7))
+        stack = Trainer([Job(one, 0, parent)], load_images(one.data, DataOptions(), CPU), CPU)
+        (outcome,) = outcomes(stack, train_stack(stack, lambda step, speed, loss: None))
+        metrics[features] = outcome.result.metrics
+    module_ = build(one.model, one.train.objective)
+    module_.load_state_dict(initial_state(Job(one, 0, parent)))
+    assert torch.equal(module_.state_dict()["blocks.0.attn.qkv.weight"], parent["blocks.0.attn.qkv.weight"])
+    assert metrics["start"] == probes(module_, stack.images, stack.used[0], asked, seed=0)
+    assert metrics["start"] != metrics["trained"]

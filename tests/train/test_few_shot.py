@@ -44,6 +44,23 @@ def test_neighbours_are_scikit_learns(k: int) -> None:
     assert np.array_equal(few_shot.nearest_neighbours(train, labels, test, k), model.predict(test))
 
 
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_near_neighbours_weigh_more(temperature: float) -> None:
+    """Against a loop over test images, with votes of exp(similarity / temperature)."""
+    (train, labels), (test, _) = features(150, 12), features(200, 12, seed=1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+    expected = []
+    for image in unit[1]:
+        similarity = unit[0] @ image
+        votes = np.zeros(NUM_CLASSES)
+        for neighbour in np.argsort(-similarity)[:20]:
+            votes[labels[neighbour]] += np.exp(similarity[neighbour] / temperature)
+        expected.append(int(votes.argmax()))
+    answers = few_shot.nearest_neighbours(train, labels, test, 20, temperature)
+    assert answers.tolist() == expected
+    assert answers.tolist() != few_shot.nearest_neighbours(train, labels, test, 20).tolist()
+
+
 def test_more_neighbours_than_images_is_the_commonest_class() -> None:
     x, labels = np.eye(3), np.array([1, 1, 0])
     assert few_shot.nearest_neighbours(x, labels, x, 10).tolist() == [1, 1, 1]

@@ -16,7 +16,7 @@ from vitbench.store.record import Result, Status
 from vitbench.train.checkpoint import pack, weights_sha256
 from vitbench.train.evaluate import Evaluation, probes
 from vitbench.train.loop import Trained
-from vitbench.train.trainer import Trainer
+from vitbench.train.trainer import Trainer, initial_state
 
 PREDICTIONS = "predictions.npz"
 WEIGHTS = "checkpoints/final.safetensors"
@@ -78,7 +78,8 @@ def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None
     metrics: dict[str, float] = {}
     if ok and trainer.used[e].train.size:
         module = build(spec.model, spec.train.objective)
-        module.load_state_dict(member.state)
+        probed = member.state if spec.evaluate.features == "trained" else initial_state(job)
+        module.load_state_dict(probed)
         module.to(trainer.device)
         metrics = probes(module, trainer.images, member.members, spec.evaluate, job.seed)
     return Result(

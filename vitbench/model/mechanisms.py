@@ -4,7 +4,8 @@ Every method takes the resolved ModelSpec; `vitbench.model.sizes.transformer(mod
 nothing is refused: it cannot be exported, and it gives no capability.
 
 Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
-`patches` (a patch embedding whose patches do not overlap), `class_token`.
+`patches` (a patch embedding whose patches do not overlap), `subset` (a mixer or an encoding that works on some of the
+patches), `class_token`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitbench.model.sizes import Grid, patch_grid
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism, registered
 from vitbench.spec.trial import ModelSpec
@@ -64,10 +66,24 @@ class PatchEmbed(Part):
     """Images to tokens."""
 
     kind: ClassVar[str] = "patch_embed"
+    spatial: ClassVar[bool] = True
+    """True if a token is a place in the image."""
+
+    def grid(self, model: ModelSpec) -> Grid:
+        """The grid of tokens of a ViT."""
+        return patch_grid(model)
+
+    def num_coefficients(self, model: ModelSpec) -> int | None:
+        """Frequencies of a patch that a token holds; None if it holds pixels."""
+        return None
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name inside `patch_embed`."""
         raise NotImplementedError
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        """Multiply-adds of products that use no weight, per image, by name."""
+        return {}
 
     def module(self, model: ModelSpec) -> nn.Module:
         """A module from images `[B, C, H, W]` to tokens `[B, N, D]`, its state named as `tensors` says."""
@@ -262,6 +278,19 @@ def _lacking(model: ModelSpec, parts: Sequence[Part]) -> list[str]:
         for part in parts
         if (missing := part.needs - given)
     ]
+
+
+def subset_problems(model: ModelSpec) -> list[str]:
+    """Why the blocks of a transformer cannot see some of the patches only, one line each."""
+    parts = (position_of(model), token_mixer_of(model))
+    problems = [
+        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs every patch of the grid, and the blocks see some of them"
+        for part in parts
+        if "subset" not in part.gives
+    ]
+    if model.pos_placement != "stem":
+        problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
+    return problems
 
 
 def _placement_problems(model: ModelSpec) -> list[str]:

@@ -146,6 +146,11 @@ class Objective(Mechanism):
         """The normal form for `model`, so that equal functions have equal ids."""
         return self
 
+    def encoded(self, model: ModelSpec) -> ModelSpec:
+        """The model whose blocks cost what the trained network's blocks cost: that of smaller images, if they see some
+        of the patches only."""
+        return model
+
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """The tensors of its heads (and of the readout, if it pools) by their name in the model."""
         raise NotImplementedError
@@ -190,16 +195,15 @@ class Objective(Mechanism):
 
 @functools.lru_cache(maxsize=1024)
 def objective_of(spec: ObjectiveSpec) -> Objective:
-    """The objective of a spec; it takes its fields from ObjectiveSpec."""
+    """The objective of a spec, with its flat fields."""
     named: Objective = mechanism("objective", spec.name)
-    flat = {key: getattr(spec, key) for key in type(named).model_fields if key in ObjectiveSpec.model_fields}
-    return named.model_copy(update=flat)
+    return named.model_copy(update={key: getattr(spec, key) for key in named.flat})
 
 
 def spec_of(objective: Objective) -> ObjectiveSpec:
-    """The spec of an objective: its fields that ObjectiveSpec has stay flat, the others are part of the name."""
+    """The spec of an objective: some fields stay flat, the others are part of the name."""
     fields = {key: getattr(objective, key) for key in type(objective).model_fields}
-    flat = {key: value for key, value in fields.items() if key in ObjectiveSpec.model_fields}
+    flat = {key: fields[key] for key in objective.flat}
     inside = {key: value for key, value in fields.items() if key not in flat}
     return ObjectiveSpec(name=type(objective)(**inside).text(), **flat)
 

@@ -22,7 +22,8 @@ def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]
     """Every tensor of the model's `state_dict`, for a resolved spec; the objective adds its heads."""
     if model.family == "resnet":
         return tuple(t if t.part else replace(t, part="backbone") for t in resnet_tensors(model))
-    return (*_encoder(model), *objective_of(objective).tensors(model))
+    trained = objective_of(objective)
+    return (*_encoder(model, trained.encoded(model)), *trained.tensors(model))
 
 
 def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:
@@ -33,7 +34,8 @@ def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:
     return position_of(model).tables(model) if layer == 0 or model.pos_placement == "every_layer" else ()
 
 
-def _encoder(model: ModelSpec) -> Iterator[Tensor]:
+def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
+    """The encoder's tensors; `encoded` says which tokens its blocks see."""
     shape, scheme = transformer(model), SCHEMES[model.weight_init]
     if shape.class_token:
         yield Tensor("cls_token", (1, 1, shape.embed_dim), scheme.class_token, decay=False, part="class_token")
@@ -45,13 +47,14 @@ def _encoder(model: ModelSpec) -> Iterator[Tensor]:
     yield from (table.at("", "position") for table in position_tables(model, 0))
     yield from (tensor.at("patch_embed", "patch_embed") for tensor in patch_embed_of(model).tensors(model))
     for layer in range(shape.depth):
-        yield from _block(model, layer)
+        yield from block_tensors(encoded, layer)
     if model.final_norm != "none":
         name = "norm" if model.final_norm == "before_pool" else "fc_norm"
         yield from (replace(tensor, part="final_norm") for tensor in norm(name, shape.embed_dim))
 
 
-def _block(model: ModelSpec, layer: int) -> Iterator[Tensor]:
+def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
+    """The tensors of block `layer`, by their name in the model."""
     name, width, mixer = f"blocks.{layer}", transformer(model).embed_dim, token_mixer_of(model)
     if layer > 0:
         yield from (table.at(name, "position") for table in position_tables(model, layer))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model.layers import LayerNorm, PatchProjection, StochasticDepth, depth_rates, dropout
+from vitbench.model.layers import LayerNorm, StochasticDepth, depth_rates, dropout
 from vitbench.model.mechanisms import channel_mixer_of, position_of, readout_of, token_mixer_of
 from vitbench.model.parameters import position_tables
 from vitbench.model.placing import Rotation, register, spread
@@ -112,10 +112,17 @@ class Encoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Tokens `[B, T, D]` of embedded patches `[B, N, D]`."""
-        turn = self.position.rotation(self.model, patches.device)
-        x = self._with_prefix(patches)
+        return self.layers(self.placed_tokens(patches))
+
+    def placed_tokens(self, patches: Tensor) -> Tensor:
+        """Tokens `[B, T, D]` that enter the first block: the prefix tokens and the patches, with their positions."""
+        return self._placed(self._with_prefix(patches), 0)
+
+    def layers(self, x: Tensor) -> Tensor:
+        """All blocks and the final norm, on what enters the first block."""
+        turn = self.position.rotation(self.model, x.device)
         for layer, block in enumerate(self.blocks):
-            x = self._placed(x, layer)
+            x = self._placed(x, layer) if layer > 0 else x
             x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
         out: Tensor = self.norm(x)
         return out
@@ -222,7 +229,7 @@ class MaskedPatchViT(Encoder):
     does on their pooled vector, so that its weights carry over.
     """
 
-    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, num_outputs: int) -> None:
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module, num_outputs: int) -> None:
         super().__init__(model, patch_embed)
         self.mask_token = nn.Parameter(torch.empty(1, 1, known(model.embed_dim)))
         self.mpp_head = nn.Linear(known(model.embed_dim), num_outputs)

@@ -70,11 +70,9 @@ def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
     """Fields of probes go back to their defaults without probes."""
     if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
         return EvaluateSpec(test=evaluate.test)
-    if evaluate.few_shot:
-        return evaluate
-    defaults = EvaluateSpec()
-    idle = {"few_shot_draws": defaults.few_shot_draws, "few_shot_l2": defaults.few_shot_l2}
-    return evaluate.model_copy(update=idle)
+    idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
+    idle += [] if evaluate.knn else ["knn_temperature"]
+    return evaluate.model_copy(update={key: getattr(EvaluateSpec(), key) for key in idle})
 
 
 def _data(data: DataSpec, facts: Facts) -> DataSpec:

@@ -62,6 +62,8 @@ class Mechanism(BaseModel):
 
     kind: ClassVar[str]
     name: ClassVar[str]
+    flat: ClassVar[frozenset[str]] = frozenset()
+    """Its fields that a resolved spec holds beside the name, as in the first edition; the others are in its text."""
     source_sha256: ClassVar[str | None] = None
 
     @classmethod

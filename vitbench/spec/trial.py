@@ -170,10 +170,12 @@ class ObjectiveSpec(Frozen):
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return value
         name, _, inside = value["name"].partition("(")
-        if inside and name in registered("objective"):  # Move fields out of the text: each has one place.
+        objective = registered("objective").get(name)
+        if inside and objective:  # Move fields out of the text: each has one place.
             value = {**mechanism("objective", value["name"]).model_dump(mode="json"), **value, "name": name}
-        extra = {key: item for key, item in value.items() if key not in cls.model_fields}
-        shared = {key: item for key, item in value.items() if key in cls.model_fields}
+        in_text = objective.model_fields.keys() - objective.flat if objective else set()
+        extra = {key: item for key, item in value.items() if key in in_text or key not in cls.model_fields}
+        shared = {key: item for key, item in value.items() if key not in extra}
         return {**shared, "name": {"name": value["name"], **extra}} if extra else value
 
 
@@ -231,6 +233,12 @@ class EvaluateSpec(Frozen):
     few_shot_classes: Literal["trained", "held_out"] = "trained"
     linear_probe: bool = False
     knn: Annotated[int, Field(ge=0)] = Field(0, description="Neighbours; 0: off")
+    knn_temperature: PositiveFloat | None = Field(
+        None, description="Neighbours vote with exp(cosine similarity / temperature), DINO: 0.07; None: all alike"
+    )
+    features: Literal["trained", "start"] = Field(
+        "trained", description="Features of the trained weights, or of the weights that the stage starts from"
+    )
 
 
 class TrialSpec(Frozen):

@@ -82,7 +82,8 @@ def probes(module: nn.Module, images: ImageSource, used: Members, spec: Evaluate
     if spec.linear_probe:
         out["linear_probe_percent"] = _percent(few_shot.linear_probe(train_x, train_y, test_x), test_y)
     if spec.knn:
-        out["knn_percent"] = _percent(few_shot.nearest_neighbours(train_x, train_y, test_x, spec.knn), test_y)
+        answers = few_shot.nearest_neighbours(train_x, train_y, test_x, spec.knn, spec.knn_temperature)
+        out["knn_percent"] = _percent(answers, test_y)
     return out
 
 

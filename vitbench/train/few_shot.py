@@ -44,16 +44,28 @@ def ridge(train: Floats, labels: Ints, test: Floats, l2: float) -> Ints:
     return np.asarray((test @ weights).argmax(1), dtype=np.int64)
 
 
-def nearest_neighbours(train: Floats, labels: Ints, test: Floats, k: int) -> Ints:
-    """Classes by majority of the k nearest in cosine similarity; a tie goes to the smaller class."""
+def nearest_neighbours(train: Floats, labels: Ints, test: Floats, k: int, temperature: float | None = None) -> Ints:
+    """Classes by votes of the k nearest in cosine similarity; a tie goes to the smaller class.
+
+    Each has one vote, or with `temperature` exp(similarity / temperature) votes, as in DINO (Caron et al. 2021).
+    """
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in (train, test))
-    votes = labels[np.argpartition(-(test @ train.T), min(k, len(train)) - 1, axis=1)[:, :k]]
-    counts = (votes[:, :, None] == np.arange(labels.max() + 1)).sum(1)
-    return np.asarray(counts.argmax(1), dtype=np.int64)
+    similarity = test @ train.T
+    nearest = np.argpartition(-similarity, min(k, len(train)) - 1, axis=1)[:, :k]
+    weights = np.ones(nearest.shape)
+    if temperature is not None:  # Less the largest one, which changes no order and cannot overflow.
+        closeness = np.take_along_axis(similarity, nearest, axis=1)
+        weights = np.exp((closeness - closeness.max(1, keepdims=True)) / temperature)
+    of_class = labels[nearest][:, :, None] == np.arange(labels.max() + 1)
+    return np.asarray((weights[:, :, None] * of_class).sum(1).argmax(1), dtype=np.int64)
 
 
 def linear_probe(train: Floats, labels: Ints, test: Floats) -> Ints:
-    """Classes by multinomial logistic regression (scikit-learn, L-BFGS, C = 1) on z-scored features."""
+    """Classes by multinomial logistic regression (scikit-learn, L-BFGS, C = 1) on z-scored features.
+
+    The z-score is what BatchNorm without scale and shift gives: MAE's protocol (He et al. 2022, App. A.1). Differs: the
+    published code trains the layer by LARS; here its loss is minimised.
+    """
     from sklearn.linear_model import LogisticRegression
 
     train, test = z_score(train, test)

@@ -1,4 +1,4 @@
-"""Losses: cross entropy of labels, distillation, and masked patch prediction with its corruptions and targets.
+"""Losses: cross entropy of labels, distillation, masked patch prediction and masked autoencoding with their targets.
 
 E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
@@ -125,3 +125,23 @@ def masked_patch_hits(predicted: Tensor, targets: Tensor, action: Tensor) -> tup
     right = (logits.argmax(-1) == targets).float().mean(-1)
     corrupted = (action != INTACT).float()
     return (right * corrupted).sum((1, 2)), corrupted.sum((1, 2))
+
+
+def pixel_targets(pixels: Tensor, patch_size: int, *, normalised: bool) -> Tensor:
+    """Pixels of the patches `[E, B, N, P P C]` of standardised images `[E, B, C, H, W]`.
+
+    If `normalised`, each patch has mean 0 and (unbiased) variance 1; a patch of one colour is 0.
+    Source: He et al. 2022, section 3, with the published code's order and epsilon.
+    """
+    patches = rearrange(pixels, "e b c (h p) (w q) -> e b (h w) (p q c)", p=patch_size, q=patch_size)
+    if not normalised:
+        return patches
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) * torch.rsqrt(variance + 1e-6)
+
+
+def masked_error(predicted: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
+    """Mean squared error per member `[E]` over the masked patches; predicted and targets `[E, B, N, out]`,
+    masked `[E, B, N]`."""
+    each, weight = (predicted.float() - targets).square().mean(-1), masked.float()
+    return (each * weight).sum((1, 2)) / weight.sum((1, 2))

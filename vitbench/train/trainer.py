@@ -67,7 +67,7 @@ class Trainer:
         if recompute and isinstance(module, Encoder):
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
-        self.stack = Stack(module, [_initial_state(job, device) for job in jobs], device)
+        self.stack = Stack(module, [initial_state(job) for job in jobs], device)
         self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
         tensors = tensors_by_name(self.spec.model, self.train.objective)
         decaying = {name for name, tensor in tensors.items() if tensor.decays}
@@ -260,8 +260,8 @@ class NetworkCalls:
         return self._trainer.class_of.gather(1, index)
 
 
-def _initial_state(job: Job, device: torch.device) -> dict[str, Tensor]:
-    """Fresh weights of a job, on the CPU; the weights of its parent, if any, replace them."""
+def initial_state(job: Job) -> dict[str, Tensor]:
+    """The weights that a job starts from, on the CPU: fresh ones, replaced by those of its parent, if any."""
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
     if job.parent is not None:

@@ -19,7 +19,7 @@ class LearnedPosition(Position):
     Source: Dosovitskiy et al. 2021, App. D.4.
     """
 
-    gives: ClassVar[frozenset[str]] = frozenset({"positions"})
+    gives: ClassVar[frozenset[str]] = frozenset({"positions", "subset"})
     absolute: ClassVar[bool] = True
 
     def reads(self, model: ModelSpec) -> frozenset[str]:

@@ -12,6 +12,7 @@ class NoPosition(Position):
     """Nothing is added."""
 
     name: ClassVar[str] = "none"
+    gives: ClassVar[frozenset[str]] = frozenset({"subset"})
     fixed: ClassVar[bool] = True
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:

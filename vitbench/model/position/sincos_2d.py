@@ -21,7 +21,7 @@ class Sincos2d(Position):
     """Sines and cosines of the column, then of the row, D/4 frequencies each; the class token has no place."""
 
     name: ClassVar[str] = "sincos_2d"
-    gives: ClassVar[frozenset[str]] = frozenset({"positions"})
+    gives: ClassVar[frozenset[str]] = frozenset({"positions", "subset"})
     absolute: ClassVar[bool] = True
     fixed: ClassVar[bool] = True
 

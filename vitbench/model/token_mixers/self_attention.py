@@ -21,7 +21,7 @@ class SelfAttention(TokenMixer):
     """
 
     name: ClassVar[str] = "attention"
-    gives: ClassVar[frozenset[str]] = frozenset({"attention_maps"})
+    gives: ClassVar[frozenset[str]] = frozenset({"attention_maps", "subset"})
     slot: ClassVar[str] = "attn"
 
     def reads(self, model: ModelSpec) -> frozenset[str]:
@@ -58,6 +58,8 @@ class SelfAttention(TokenMixer):
 
 class PartialAttention(SelfAttention):
     """The base of mixers in which a patch attends to some of the patches only, and nothing else is a token."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({"attention_maps"})
 
     def problems(self, model: ModelSpec) -> list[str]:
         return super().problems(model) + self.prefix_problems(model)
