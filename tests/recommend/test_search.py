@@ -32,7 +32,7 @@ def plan(minutes: float, frame: Frame | None = None) -> tuple[Allocation, Recipe
 
 
 def answer_by(truth: Truth, asked: Ask) -> Reply:
-    """The true score of every arm, the same at every seed but for a small wiggle."""
+    """The true score of every arm, nearly the same at every seed."""
     arms = {
         name: Tried(
             recipe,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vitbench.recommend.outcome import (
     NAMES,
@@ -12,10 +14,14 @@ from vitbench.recommend.outcome import (
     method_lines,
     open_lines,
 )
+from vitbench.recommend.search import Tried
 from vitbench.recommend.words import gap_words, interval_words, lead_words
 from vitbench.report.pages.html import render
 from vitbench.report.pages.inline_svg import inline_svg
-from vitbench.report.plots.style import COLOURS, MARKERS, MUTED, RC
+from vitbench.report.plots.style import COLOURS, MARKERS, MUTED, log_axis, plotting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FAMILY_ORDER = ("vit", "resnet", "hybrid")
 
@@ -64,35 +70,32 @@ def picture(outcome: Outcome) -> str | None:
     tried = [each for each in outcome.search.tried.values() if each.scores and each.speed > 0 and each.params > 0]
     if not tried:
         return None
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(RC):
-        fig = Figure(figsize=(7.2, 3.0), layout="constrained")
+    key = None if outcome.recipe is None else outcome.recipe.key
+    with plotting():
+        fig = Figure(figsize=(9.0, 3.4), layout="constrained")
         left, right = fig.subplots(1, 2, sharey=True)
         for axes, values, label in (
             (left, [each.speed for each in tried], "Images per second in training, one process"),
             (right, [float(each.params) for each in tried], "Parameters"),
         ):
-            means = [sum(each.scores.values()) / len(each.scores) for each in tried]
-            for number, family in enumerate(FAMILY_ORDER):
-                at = [row for row, each in enumerate(tried) if each.recipe.family == family]
-                axes.plot(
-                    [values[row] for row in at],
-                    [means[row] for row in at],
-                    linestyle="none",
-                    marker=MARKERS[number],
-                    color=COLOURS[number],
-                    label=family,
-                    markersize=5.0,
-                )
-            key = None if outcome.recipe is None else outcome.recipe.key
-            for row in [row for row, each in enumerate(tried) if each.recipe.key == key]:
-                axes.plot([values[row]], [means[row]], marker="o", markersize=12, fillstyle="none", color=MUTED)
-            axes.set_xscale("log")
+            _dots(axes, values, tried, key)
+            log_axis(axes, [float(f"{value:.2g}") for value in values])
             axes.set_xlabel(label)
         left.set_ylabel("Validation top-1 (%)")
         left.legend(loc="best")
         buffer = io.StringIO()
         fig.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _dots(axes: Axes, values: Sequence[float], tried: Sequence[Tried], key: object) -> None:
+    """One mark per recipe, by family; a ring around the recommended one."""
+    means = [sum(each.scores.values()) / len(each.scores) for each in tried]
+    for number, family in enumerate(FAMILY_ORDER):
+        at = [row for row, each in enumerate(tried) if each.recipe.family == family]
+        x, y = [values[row] for row in at], [means[row] for row in at]
+        axes.plot(x, y, linestyle="none", marker=MARKERS[number], color=COLOURS[number], label=family, markersize=5.0)
+    for row in [row for row, each in enumerate(tried) if each.recipe.key == key]:
+        axes.plot([values[row]], [means[row]], marker="o", markersize=12, fillstyle="none", color=MUTED)
