@@ -13,7 +13,7 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
-from vitbench.model.mechanisms import Readout, unread_fields
+from vitbench.model.mechanisms import Readout, Stages, unread_fields
 from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
 from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
@@ -34,7 +34,8 @@ MIN_STEPS = 50
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
-    "global_pool", "token_mixer", "channel_mixer",
+    "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps",
+    "layer_scale",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -144,7 +145,10 @@ def default_patch(img_size: int | tuple[int, int]) -> int | None:
 def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     named = variant(model.name) if model.name else {}
     written = model.model_dump(exclude_unset=True, exclude={"name"})
-    fields: dict[str, Any] = {**named, **{key: value for key, value in written.items() if value is not None}}
+    written = {key: value for key, value in written.items() if value is not None}
+    stages: Stages = mechanism("stages", written.get("stages") or named.get("stages") or ModelSpec().stages)
+    depth = {} if stages.num_blocks() is None else {"depth": stages.num_blocks()}
+    fields: dict[str, Any] = {**named, **depth, **written}
     family = fields.setdefault("family", "vit")
     assert data.img_size is not None
     of_data = {

@@ -13,6 +13,7 @@ from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.data import Facts, cropped_share, describe
+from vitbench.model.mechanisms import stage_models, token_mixer_of
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics, has_validation
@@ -56,7 +57,8 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         problems.extend(cell_problems)
     if problems:
         raise InputError("\n".join(problems))
-    for note in dict.fromkeys(note for item in prepared for note in item.notes):
+    notes = [*(note for item in prepared for note in item.notes), *_model_notes(builders)]
+    for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
     _warn_of_data(builders)
     return builders
@@ -66,6 +68,14 @@ def _all_stages(builder: Builder) -> list[list[ResolvedStage]]:
     """The stages of every arm at the first setting."""
     setting = settings(builder.experiment)[0]
     return [builder.stages(arm, setting) for arm in builder.arms.values()]
+
+
+def _model_notes(builders: Sequence[Builder]) -> Iterator[str]:
+    """What the token mixers of all arms have to say about themselves."""
+    for builder in builders:
+        for stages in _all_stages(builder):
+            models = [stage.spec.model for stage in stages if stage.spec.model.family != "resnet"]
+            yield from (note for model in models for note in token_mixer_of(model).notes(stage_models(model)))
 
 
 def overlap_line(facts: Facts) -> str | None:
