@@ -23,7 +23,7 @@ from vitbench.spec import mechanism as registry
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.train.crops import zoomed
 from vitbench.train.losses import contrast, contrastive_loss
-from vitbench.train.objectives.moco_v3 import MocoV3
+from vitbench.train.objectives.momentum_contrast import MocoV3
 
 SMALL = "moco_v3(hidden_dim=16, out_dim=8)"
 
