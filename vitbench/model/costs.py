@@ -1,6 +1,6 @@
 """What a model costs, in closed form from its spec: parameters, multiply-adds, training FLOPs. No torch.
 
-A multiply-add (MAC) is 2 FLOPs; a training step is 3 forward passes. Counted are matrix products and convolutions;
+A multiply-add (MAC) is 2 FLOPs; training costs 3 forward passes. Counted are matrix products and convolutions;
 norms, activations, softmax, weight standardisation and rotations are not (nor does torch's FlopCounterMode count them).
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import part_problems, patch_embed_of, token_mixer_of
-from vitbench.model.objective import STUDENT, objective_of
+from vitbench.model.mechanisms import blocks_of, patch_embed_of, stage_models, token_mixer_of
+from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, Pass, objective_of
 from vitbench.model.parameters import parameters
-from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
+from vitbench.model.part_problems import part_problems
+from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
     "check", "forward_flops", "forward_macs", "grid", "network_flops", "num_params", "num_tokens", "parameters",
-    "total_stride", "train_flops", "trial_flops",
+    "pass_flops", "total_stride", "train_flops", "trial_flops",
 ]  # fmt: skip
 
 FLOPS_PER_MAC = 2
@@ -45,8 +46,8 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
 def product_macs(model: ModelSpec) -> dict[str, int]:
     """Multiply-adds of the blocks' products that use no weight, for one image, by name."""
     mixer, macs = token_mixer_of(model), dict[str, int]()
-    for layer in range(transformer(model).depth):
-        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
+    for number, (stage, layer, _) in enumerate(blocks_of(model)):
+        macs |= {f"blocks.{number}.{mixer.slot}.{name}": count for name, count in mixer.macs(stage, layer).items()}
     return macs
 
 
@@ -54,8 +55,7 @@ def hidden_flops(model: ModelSpec) -> int:
     """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
     if model.family == "resnet":
         return 0
-    mixer = token_mixer_of(model)
-    return FLOPS_PER_MAC * sum(mixer.hidden_macs(model, layer) for layer in range(transformer(model).depth))
+    return FLOPS_PER_MAC * sum(token_mixer_of(model).hidden_macs(stage, layer) for stage, layer, _ in blocks_of(model))
 
 
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
@@ -68,18 +68,37 @@ def _forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     return FLOPS_PER_MAC * sum(forward_macs(model, objective).values())
 
 
+def pass_flops(
+    model: ModelSpec, objective: ObjectiveSpec, others: Mapping[str, int] | None = None
+) -> list[tuple[Pass, int]]:
+    """The forward passes of one training step and the FLOPs of all views of one image in each.
+
+    `others` gives the FLOPs of one forward pass of each network of another stage, by role.
+    """
+    frozen = others or {}
+    return [
+        (one, one.num_views * (frozen[one.role] if one.role in frozen else _view_flops(model, objective, one)))
+        for one in objective_of(objective).passes(model)
+    ]
+
+
+def _view_flops(model: ModelSpec, objective: ObjectiveSpec, one: Pass) -> int:
+    """FLOPs of one view through the trained network, or through an average of it."""
+    seen = model if one.img_size is None else model.model_copy(update={"img_size": one.img_size})
+    return forward_flops(seen, objective)
+
+
 def train_flops(
     model: ModelSpec, objective: ObjectiveSpec, num_images: int, others: Mapping[str, int] | None = None
 ) -> int:
-    """FLOPs of training on `num_images` images (repeats counted): 3 forward passes each, and what the objective adds.
+    """FLOPs of training on `num_images` images (repeats counted): all networks, and the trained one's backward pass.
 
     `others` gives the FLOPs of one forward pass of each network of another stage, by role.
 
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
-    trained, student = objective_of(objective), forward_flops(model, objective)
-    forward = {STUDENT: student, **dict.fromkeys(trained.averaged_roles, student), **(others or {})}
-    return trained.step_flops(forward) * num_images
+    passes = pass_flops(model, objective, others)
+    return num_images * sum(flops * (TRAIN_PER_FORWARD if one.role == STUDENT else 1) for one, flops in passes)
 
 
 def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> int:
@@ -103,6 +122,8 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.family == "vit" and not problems and not trained.predicts_classes and len(stage_models(model)) > 1:
+        problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
         problems.append(
             f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"

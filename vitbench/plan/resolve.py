@@ -13,8 +13,8 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
-from vitbench.model.mechanisms import Readout, unread_fields
-from vitbench.model.objective import Objective, objective_of, spec_of
+from vitbench.model.mechanisms import Readout, Stages, unread_fields
+from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
 from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
@@ -34,7 +34,8 @@ MIN_STEPS = 50
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
-    "global_pool", "token_mixer", "channel_mixer",
+    "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps",
+    "layer_scale",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -146,7 +147,10 @@ def default_patch(img_size: int | tuple[int, int]) -> int | None:
 def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     named = variant(model.name) if model.name else {}
     written = model.model_dump(exclude_unset=True, exclude={"name"})
-    fields: dict[str, Any] = {**named, **{key: value for key, value in written.items() if value is not None}}
+    written = {key: value for key, value in written.items() if value is not None}
+    stages: Stages = mechanism("stages", written.get("stages") or named.get("stages") or ModelSpec().stages)
+    depth = {} if stages.num_blocks() is None else {"depth": stages.num_blocks()}
+    fields: dict[str, Any] = {**named, **depth, **written}
     family = fields.setdefault("family", "vit")
     assert data.img_size is not None
     of_data = {
@@ -211,6 +215,8 @@ def _train(
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
     update["objective"] = spec_of(objective)
+    if objective.kept != STUDENT:
+        update |= {key: getattr(TrainSpec(), key) for key in ("model_ema", "model_ema_decay", "model_ema_warmup")}
     update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
     if "mixup" not in objective.reads:
         update["mixup"] = 0.0
@@ -230,7 +236,7 @@ def _check_objective(
             f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
             f"name it in the stage, as in uses: {{{missing[0]}: STAGE}}"
         )
-    if objective.num_views > 1 and train.augment == "none":
+    if objective.num_views > 1 and train.augment == "none" and not objective.cuts_views:
         raise InputError(f"train.objective {objective.text()} compares views of an image; set train.augment: light")
     if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
         raise InputError(

@@ -13,6 +13,7 @@ from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.data import Facts, cropped_share, describe
+from vitbench.model.mechanisms import stage_models, token_mixer_of
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics, has_validation
@@ -31,6 +32,7 @@ from vitbench.store.record import ALGORITHM_VERSION
 
 SIZE_OF_AXIS = {"log2_grid_side": "grid_side", "log2_coefficients": "num_coefficients", "depth": "depth"}
 """The size of a model that each axis reads; other axes read what every trial has."""
+WORDS_OF_SIZE = {"grid_side": "square grid", "num_coefficients": "cosine coefficients", "depth": "depth"}
 
 
 def check_all(prepared: Sequence[Prepared], facts_of: FactsOf, warn: bool = True) -> list[Builder]:
@@ -55,7 +57,8 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf, warn: bool = True
         problems.extend(cell_problems)
     if problems:
         raise InputError("\n".join(problems))
-    for note in dict.fromkeys(note for item in prepared for note in item.notes):
+    notes = [*(note for item in prepared for note in item.notes), *_model_notes(builders)]
+    for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
     if warn:
         _warn_of_data(builders)
@@ -66,6 +69,14 @@ def _all_stages(builder: Builder) -> list[list[ResolvedStage]]:
     """The stages of every arm at the first setting."""
     setting = settings(builder.experiment)[0]
     return [builder.stages(arm, setting) for arm in builder.arms.values()]
+
+
+def _model_notes(builders: Sequence[Builder]) -> Iterator[str]:
+    """What the token mixers of all arms have to say about themselves."""
+    for builder in builders:
+        for stages in _all_stages(builder):
+            models = [stage.spec.model for stage in stages if stage.spec.model.family != "resnet"]
+            yield from (note for model in models for note in token_mixer_of(model).notes(stage_models(model)))
 
 
 def overlap_line(facts: Facts) -> str | None:
@@ -255,7 +266,7 @@ def _axis_problems(builder: Builder, claim: Claim) -> list[str]:
     for refs, where in claim_references(experiment, claim):
         for arm in (arm for ref in refs for arm in find_arms(experiment, factors_only(experiment, ref), where)):
             if model_sizes(builder.stages(arm, setting)[-1].spec.model)[size] is None:
-                problems[f"arm {arm.name} has no {size.replace('_', ' ')}, along which x: {claim.x} runs"] = None
+                problems[f"arm {arm.name} has no {WORDS_OF_SIZE[size]}, along which x: {claim.x} runs"] = None
     return list(problems)
 
 
