@@ -69,7 +69,7 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
     """Fields of probes go back to their defaults without probes."""
     if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
-        return EvaluateSpec()
+        return EvaluateSpec(test=evaluate.test)
     idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
     idle += [] if evaluate.knn else ["knn_temperature"]
     return evaluate.model_copy(update={key: getattr(EvaluateSpec(), key) for key in idle})
@@ -94,10 +94,12 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
 
 
 def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
-    """Nothing; InputError if a class has too few training images for a probe to be what its name says.
+    """Nothing; InputError if a probe would read test images that are to stay unread, or has too few training images.
 
     With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
     """
+    if not evaluate.test and (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+        raise InputError("evaluate.test: probes are scored on test images; leave them out, or leave out test: false")
     if not (evaluate.few_shot or evaluate.knn):
         return
     sizes = probe_sizes(evaluate, data, facts)

@@ -236,8 +236,9 @@ class TrainSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """Measures beside top-1 accuracy, on frozen features (pre-logits)."""
+    """Whether the test images are read, and measures beside top-1 accuracy, on frozen features (pre-logits)."""
 
+    test: bool = Field(True, description="false: read no test image; the trial has validation scores only")
     few_shot: Items[PositiveInt] = Field((), description="Shots per class, for example [1, 5, 10, 25]")
     few_shot_draws: PositiveInt = 3
     few_shot_l2: PositiveFloat = 1024.0
