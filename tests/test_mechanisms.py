@@ -51,6 +51,7 @@ MECHANISMS = [
     ("objective", "masked_patch"),
     ("objective", "mae"),
     ("objective", "dino"),
+    ("objective", "moco_v3"),
     ("objective", "distill"),
 ]
 

@@ -18,9 +18,19 @@ from vitbench.spec.trial import ModelSpec
 
 
 def part_problems(model: ModelSpec) -> list[str]:
-    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
-    if problems := stages_of(model).problems(model) or _problems_by_stage(model):
-        return problems
+    """The first that apply, one line each: problems of the parts, fields of other encodings, capabilities that no part
+    gives, and problems of the positions, which may ask for what the token mixer gives."""
+    return (
+        stages_of(model).problems(model)
+        or _problems_by_stage(model)
+        or _placement_problems(model)
+        or _lacking(model)
+        or list(dict.fromkeys(line for stage in stage_models(model) for line in position_of(stage).problems(stage)))
+    )
+
+
+def _lacking(model: ModelSpec) -> list[str]:
+    """Capabilities that a part needs and no part gives."""
     parts = parts_of(model)
     given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
     return [
@@ -32,17 +42,15 @@ def part_problems(model: ModelSpec) -> list[str]:
 
 
 def _problems_by_stage(model: ModelSpec) -> list[str]:
-    """Problems of every part in the stages that have it, each line once."""
+    """Problems of every part but the positions in the stages that have it, each line once."""
     stages = stage_models(model)
     problems = [
         *patch_embed_of(model).problems(model),
         *token_mixer_of(model).problems_of_stages(stages),
-        *(line for stage in stages for line in channel_mixer_of(stage).problems(stage)),
+        *(line for stage in stages if stage.without != "mlp" for line in channel_mixer_of(stage).problems(stage)),
         *readout_of(model).problems(stages[-1]),
+        *_removal_problems(model),
     ]
-    if not problems:
-        problems = _placement_problems(model)
-        problems += [line for stage in stages for line in position_of(stage).problems(stage)]
     return list(dict.fromkeys(problems))
 
 
@@ -56,6 +64,19 @@ def subset_problems(model: ModelSpec) -> list[str]:
     ]
     if model.pos_placement != "stem":
         problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
+    return problems
+
+
+def _removal_problems(model: ModelSpec) -> list[str]:
+    """What leaves nothing of an image where a branch is all of the signal."""
+    problems = []
+    if model.without == "residual" and model.drop_path_rate:
+        problems.append("model.drop_path_rate: without residual connections a dropped branch leaves nothing; set 0")
+    if model.without == "residual" and model.layer_scale is not None:
+        problems.append(
+            f"model.layer_scale: without residual connections {model.layer_scale:g} of the signal is left by every "
+            "branch; set null"
+        )
     return problems
 
 

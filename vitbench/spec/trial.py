@@ -105,6 +105,9 @@ class ModelSpec(Frozen):
     pos_embed: PositionName = "learned_1d"
     token_mixer: TokenMixerName = Field("attention", description="How tokens mix in a block")
     channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
+    without: Literal["norm", "residual", "mlp"] | None = Field(
+        None, description="What every block lacks: both norms, both residual connections, or the channel mixer"
+    )
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
@@ -233,8 +236,9 @@ class TrainSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """Measures beside top-1 accuracy, on frozen features (pre-logits)."""
+    """Whether the test images are read, and measures beside top-1 accuracy, on frozen features (pre-logits)."""
 
+    test: bool = Field(True, description="false: read no test image; the trial has validation scores only")
     few_shot: Items[PositiveInt] = Field((), description="Shots per class, for example [1, 5, 10, 25]")
     few_shot_draws: PositiveInt = 3
     few_shot_l2: PositiveFloat = 1024.0

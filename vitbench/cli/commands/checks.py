@@ -35,8 +35,8 @@ SIZE_OF_AXIS = {"log2_grid_side": "grid_side", "log2_coefficients": "num_coeffic
 WORDS_OF_SIZE = {"grid_side": "square grid", "num_coefficients": "cosine coefficients", "depth": "depth"}
 
 
-def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
-    """Resolve every cell of every grid and every claim's arms before the first trial.
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf, warn: bool = True) -> list[Builder]:
+    """Resolve every cell of every grid and every claim's arms before the first trial; `warn` of the images on stderr.
 
     Return the builder of each experiment, so that a command resolves each cell once. Raises InputError with all
     problems.
@@ -60,7 +60,8 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
     notes = [*(note for item in prepared for note in item.notes), *_model_notes(builders)]
     for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
-    _warn_of_data(builders)
+    if warn:
+        _warn_of_data(builders)
     return builders
 
 
