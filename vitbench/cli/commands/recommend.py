@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import time
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -24,7 +24,6 @@ from vitbench.recommend.budget import (
     END_SECONDS,
     START_SECONDS,
     Allocation,
-    PlannedQuestion,
     Speeds,
     allocate,
     final_seconds,
@@ -71,6 +70,7 @@ class Ready:
 
 def recommend(options: RecommendOptions, dry_run: bool, console: Console) -> int:
     """Plan, ask, compare and answer; return the exit code: 0, or 3 where the budget ends before the comparison."""
+    began = time.monotonic()
     facts = facts_source(options.where)(options.data)
     device = choose_device(options.device)
     frame = _frame(facts, options, device)
@@ -81,12 +81,12 @@ def recommend(options: RecommendOptions, dry_run: bool, console: Console) -> int
     if options.test_once:
         looks.refuse(options.root, options.data)
     diary = Diary(options.root, settings)
-    for line in cautions.of_images(facts, num_val):
+    for line in cautions.of_images(facts, num_val, frame.img_size):
         console.print(f"warning: {printable(line)}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(_ready(frame, diary, options, device, (num_train, num_val), console), options, console)
         return 0
-    with alone(options.root), stoppable(), Clock(diary, options.seconds) as clock:
+    with alone(options.root), stoppable(), Clock(diary, options.seconds, began) as clock:
         ready = _ready(frame, diary, options, device, (num_train, num_val), console)
         clock.note(machine=asdict(ready.speeds))
         _print_plan(ready, options, console)
@@ -177,16 +177,19 @@ def _print_plan(ready: Ready, options: RecommendOptions, console: Console) -> No
     console.print(f"Then the final comparison on the test images: at least {hours_words(final)}.", highlight=False)
     unfit = [line.question for line in lines if not line.fits]
     if unfit:
+        whole = sum(line.hours for line in lines) + final
         console.print(
-            f"{hours_words(options.max_hours)} do not suffice for: {', '.join(unfit)}. All of them need about "
-            f"{hours_words(_needed_hours(ready, lines))}.",
+            f"{hours_words(options.max_hours)} do not suffice for: {', '.join(unfit)}. All questions need about "
+            f"{hours_words(whole)}.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _needed_hours(ready: Ready, lines: Sequence[PlannedQuestion]) -> float:
-    """Hours in which every question and the final comparison fit at this length of training."""
-    return sum(line.hours for line in lines) + ready.reserved / 3600
+    if allocation.cut_short or not lines[0].fits:
+        least = lines[0].hours + final
+        console.print(
+            "This budget is too small for a sure answer: trainings are as short as they may be, and the first "
+            f"question with its comparison on test images needs about {hours_words(least)}.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 class _Work:
@@ -291,7 +294,7 @@ class _Work:
 
     def _cautions(self, leader: Tried | None) -> tuple[str, ...]:
         facts, num_val = self.trainings.frame.facts, self.ready.num_val
-        lines = list(cautions.of_images(facts, num_val))
+        lines = list(cautions.of_images(facts, num_val, self.trainings.frame.img_size))
         if leader is not None:
             best = sum(leader.scores.values()) / len(leader.scores)
             majority = 100.0 * max(facts.class_counts) / sum(facts.class_counts)
