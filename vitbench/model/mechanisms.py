@@ -320,10 +320,12 @@ def blocks_of(model: ModelSpec) -> list[BlockPlace]:
 
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
-    return (
-        patch_embed_of(model), position_of(model), token_mixer_of(model), channel_mixer_of(model), readout_of(model),
-        stages_of(model),
-    )  # fmt: skip
+    channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
+    first, last = (
+        (patch_embed_of(model), position_of(model), token_mixer_of(model)),
+        (readout_of(model), stages_of(model)),
+    )
+    return (*first, *channel_mixer, *last)
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:

@@ -67,16 +67,22 @@ def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
 
 def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
     """The tensors of block `layer`, by their name in the block."""
-    width, mixer = transformer(model).embed_dim, token_mixer_of(model)
+    mixer = token_mixer_of(model)
     if layer > 0:
         yield from (table.at("", "position") for table in position_tables(model, layer))
-    yield from (replace(tensor, part="block_norm") for tensor in norm("norm1", width))
+    yield from _block_norm(model, "norm1")
     yield from (tensor.at(mixer.slot, "token_mixer") for tensor in mixer.tensors(model))
     yield from (table.at(mixer.slot, "position") for table in position_of(model).attention_tables(model))
     yield from _layer_scale(model, "ls1")
-    yield from (replace(tensor, part="block_norm") for tensor in norm("norm2", width))
-    yield from (tensor.at("mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
-    yield from _layer_scale(model, "ls2")
+    if model.without != "mlp":
+        yield from _block_norm(model, "norm2")
+        yield from (tensor.at("mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+        yield from _layer_scale(model, "ls2")
+
+
+def _block_norm(model: ModelSpec, name: str) -> Iterator[Tensor]:
+    scale_and_shift = () if model.without == "norm" else norm(name, transformer(model).embed_dim)
+    yield from (replace(tensor, part="block_norm") for tensor in scale_and_shift)
 
 
 def _layer_scale(model: ModelSpec, name: str) -> Iterator[Tensor]:

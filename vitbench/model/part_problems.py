@@ -47,8 +47,9 @@ def _problems_by_stage(model: ModelSpec) -> list[str]:
     problems = [
         *patch_embed_of(model).problems(model),
         *token_mixer_of(model).problems_of_stages(stages),
-        *(line for stage in stages for line in channel_mixer_of(stage).problems(stage)),
+        *(line for stage in stages if stage.without != "mlp" for line in channel_mixer_of(stage).problems(stage)),
         *readout_of(model).problems(stages[-1]),
+        *_removal_problems(model),
     ]
     return list(dict.fromkeys(problems))
 
@@ -63,6 +64,19 @@ def subset_problems(model: ModelSpec) -> list[str]:
     ]
     if model.pos_placement != "stem":
         problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
+    return problems
+
+
+def _removal_problems(model: ModelSpec) -> list[str]:
+    """What leaves nothing of an image where a branch is all of the signal."""
+    problems = []
+    if model.without == "residual" and model.drop_path_rate:
+        problems.append("model.drop_path_rate: without residual connections a dropped branch leaves nothing; set 0")
+    if model.without == "residual" and model.layer_scale is not None:
+        problems.append(
+            f"model.layer_scale: without residual connections {model.layer_scale:g} of the signal is left by every "
+            "branch; set null"
+        )
     return problems
 
 

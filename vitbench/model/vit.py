@@ -49,7 +49,8 @@ class EncoderBlock(nn.Module):
     """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; with `every_layer` a later block adds its own positions.
 
     `model` is that of the block's stage, and `layer` its number there. `merge` makes the tokens of the stage before
-    those of this one. The token mixer is `attn`, as in timm, or has the name of its slot.
+    those of this one. The token mixer is `attn`, as in timm, or has the name of its slot; `without: mlp` leaves its
+    branch alone.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class EncoderBlock(nn.Module):
             register(self, position_tables(model, layer))
         mixer = token_mixer_of(model)
         self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
+        self.residual, whole = model.without != "residual", model.without != "mlp"
         self.norm1 = _block_norm(model)
         self.add_module(self.slot, mixer.module(model, layer))
         self.ls1 = _layer_scale(model)
-        self.norm2 = _block_norm(model)
-        self.mlp = channel_mixer_of(model).module(model)
-        self.ls2 = _layer_scale(model)
+        self.norm2 = _block_norm(model) if whole else None
+        self.mlp = channel_mixer_of(model).module(model) if whole else None
+        self.ls2 = _layer_scale(model) if whole else None
         self.drop_path = StochasticDepth(drop_path_rate)
 
     @property
@@ -77,13 +79,21 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
         x = self.merge(x)
         mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
-        x = x + self.drop_path(self.ls1(mixed))
-        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        x = self._with(x, self.ls1(mixed))
+        if self.mlp is None or self.norm2 is None or self.ls2 is None:
+            return x
+        return self._with(x, self.ls2(self.mlp(self.norm2(x))))
+
+    def _with(self, x: Tensor, branch: Tensor) -> Tensor:
+        """The branch added to what it read, or the branch alone."""
+        out: Tensor = x + self.drop_path(branch) if self.residual else branch
         return out
 
 
 def _block_norm(model: ModelSpec) -> nn.Module:
     width = known(model.embed_dim)
+    if model.without == "norm":
+        return nn.Identity()
     return GroupNorm(width) if model.block_norm == "group" else LayerNorm(width, model.norm_eps)
 
 

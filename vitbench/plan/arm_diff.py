@@ -26,6 +26,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.reg_tokens": frozenset(("registers",)),
     "model.dist_token": frozenset(("dist_token", "head")),
     "model.final_norm": frozenset(("final_norm",)),
+    "model.without": frozenset(("block_norm", "channel_mixer", "layer_scale")),
     "model.block_norm": frozenset(("block_norm",)),
     "model.norm_eps": frozenset(),
     "model.layer_scale": frozenset(("layer_scale",)),
@@ -43,6 +44,7 @@ _UNREAD = tuple(f"model.{field}" for field in sorted(SHARED))
 DERIVED: Mapping[str, tuple[str, ...]] = {
     **{f"model.{field}": _UNREAD for field in MODEL_KINDS.values()},
     "model.global_pool": ("model.class_token", *_UNREAD),
+    "model.without": ("model.channel_mixer", *_UNREAD),
     "model.stages": ("model.depth", *_UNREAD),
     "data.train_fraction": ("train.steps",),
     "data.classes": ("model.num_classes", "train.steps"),

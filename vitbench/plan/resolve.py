@@ -34,8 +34,7 @@ MIN_STEPS = 50
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
-    "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps",
-    "layer_scale",
+    "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps", "layer_scale", "without",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -195,6 +194,7 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += RESNET_FIELDS
     if model.family != "resnet":
         idle += unread_fields(model)
+        idle += {"mlp": ["channel_mixer"], "norm": ["block_norm"]}.get(model.without or "", [])
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 

@@ -105,6 +105,9 @@ class ModelSpec(Frozen):
     pos_embed: PositionName = "learned_1d"
     token_mixer: TokenMixerName = Field("attention", description="How tokens mix in a block")
     channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
+    without: Literal["norm", "residual", "mlp"] | None = Field(
+        None, description="What every block lacks: both norms, both residual connections, or the channel mixer"
+    )
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
