@@ -13,7 +13,7 @@ from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import Stopped, stoppable
 from vitbench.cli.commands.device import choose_device, choose_num_jobs
 from vitbench.cli.commands.prepare import facts_source
-from vitbench.cli.commands.recommend_answer import write_answer
+from vitbench.cli.commands.recommend_answer import EXPERIMENT, write_answer
 from vitbench.cli.commands.recommend_options import RecommendOptions
 from vitbench.cli.commands.recommend_trainings import Trainings, tested_arms
 from vitbench.data import Facts, partition_sizes
@@ -46,6 +46,8 @@ LEAST_FINAL, MOST_FINAL = 3, 10
 FINAL_SHARE = 0.9
 FIRST_RESERVES = 0.35
 """The first question leaves this share of the budget to the final comparison, if that needs so much."""
+GAUGE_SHARE = 0.02
+"""Share of the budget for timing one model."""
 GUESSED_NOISE = 1.5
 """Spread of a score in points before the first trainings show it."""
 
@@ -141,7 +143,7 @@ def _measured(arms: dict[str, Recipe], frame: Frame, device: str, options: Recom
     from vitbench.bench.machine_gauge import peak_mib, seconds_per_flop
 
     models = {name: model_of(recipe, frame) for name, recipe in arms.items()}
-    per_flop = seconds_per_flop(models, frame.batch_size, device, 1)
+    per_flop = seconds_per_flop(models, frame.batch_size, device, GAUGE_SHARE * options.seconds)
     return Speeds(per_flop, peak_mib(), choose_num_jobs(options.jobs, device, 1))
 
 
@@ -215,7 +217,7 @@ class _Work:
         outcome = self._write(with_weights=True)
         for line in outcome.headline_lines():
             self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-        for name in ("recommendation.md", "recommendation.html", "recommended.yaml"):
+        for name in ("recommendation.md", "recommendation.html", EXPERIMENT)[: 3 if outcome.recipe else 2]:
             self.console.print(f"Wrote {self.options.root / name}", markup=False, highlight=False, soft_wrap=True)
         return 0 if outcome.tested else 3
 
