@@ -73,8 +73,10 @@ def disagreements(said: Mapping[str, Place], true: Mapping[str, Place]) -> list[
     ]
 
 
-def test_every_claim_is_listed_once() -> None:
-    assert len(rows()) == 83
+def test_every_claim_is_listed_once_and_counted() -> None:
+    number = re.search(r"These are all (\d+) claims", page())
+    assert number is not None
+    assert len(rows()) == int(number[1])
 
 
 def test_page_and_files_agree_on_what_is_declared() -> None:

@@ -17,6 +17,8 @@ from vitbench.spec.trial import ModelSpec
 MECHANISMS = [
     ("patch_embed", "patchify"),
     ("patch_embed", "conv"),
+    ("patch_embed", "dct"),
+    ("patch_embed", "frequency_tokens"),
     ("position", "none"),
     ("position", "learned_1d"),
     ("position", "learned_2d"),

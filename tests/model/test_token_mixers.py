@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,14 @@ from vitbench.model import costs, token_places
 from vitbench.model.build import build, initialise
 from vitbench.model.mechanisms import position_of, token_mixer_of
 from vitbench.model.sizes import Grid, transformer
+from vitbench.model.weights.start import misfit, tensors_by_name
+from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import load
+from vitbench.spec.mechanism import canonical
 from vitbench.spec.trial import ModelSpec
 
 GRID = Grid(8, 8)
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def model_of(mixer: str, **fields: Any) -> ModelSpec:
@@ -128,6 +134,62 @@ def test_the_strided_pattern_is_flex_attentions() -> None:
     out = flex.flex_attention(q, k, v, block_mask=block_mask, scale=1.0)
     expected = module.proj(out.transpose(1, 2).flatten(2))  # type: ignore[operator]
     assert (mixed(module, model, x) - expected).abs().max() < 1e-5
+
+
+PATTERNS = {
+    "local": lambda grid: token_places.neighbourhoods(grid, 3),
+    "strided": lambda grid: token_places.strided(grid.area, grid.columns),
+    "strided by 2": lambda grid: token_places.strided(grid.area, 2),
+    "fixed": lambda grid: token_places.fixed(grid.area, grid.columns, 1),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("grid", [Grid(4, 4), Grid(2, 5), Grid(5, 2)])
+def test_every_patch_sees_itself_and_later_ones_so_no_row_is_empty_or_causal(pattern: str, grid: Grid) -> None:
+    patterns = PATTERNS[pattern](grid)
+    assert all(patch in keys for patch, keys in enumerate(patterns))
+    assert max(patterns[0]) > 0, "the first patch sees a later one"
+    assert all(len(set(keys)) == len(keys) for keys in patterns)
+
+
+@torch.no_grad()
+def test_without_positions_a_neighbourhood_has_no_order() -> None:
+    """Two neighbours change places: nothing changes in the middle, unless positions act inside the attention."""
+    changed = {}
+    for position in ("none", "relative_2d"):
+        model = model_of("local", pos_embed=position)
+        module, x = mixer_of(model), tokens(model)
+        swapped = x.clone()
+        swapped[:, [18, 36]] = x[:, [36, 18]]  # Two corners of the 3 x 3 patches around patch 27.
+        changed[position] = float((mixed(module, model, x) - mixed(module, model, swapped))[:, 27].abs().max())
+    assert changed["none"] < 1e-5
+    assert changed["relative_2d"] > 1e-3
+
+
+@pytest.mark.parametrize("mixer", ["mlp", "random"])
+def test_weights_of_tokens_belong_to_one_number_of_patches(mixer: str) -> None:
+    given = {tensor.name: tensor.shape for tensor in costs.parameters(model_of(mixer), CLASSIFY)}
+    problem = misfit(given, tensors_by_name(model_of(mixer, img_size=8), CLASSIFY))
+    assert problem is not None
+    assert "and it cannot be interpolated" in problem
+
+
+def test_tables_of_offsets_are_not_decayed() -> None:
+    tables = [t for t in costs.parameters(model_of("window"), CLASSIFY) if t.name.endswith("_bias_table")]
+    assert [table.decays for table in tables] == [False, False]
+
+
+def test_shipped_windows_have_one_kind_of_position() -> None:
+    """A learned bias and positions added to the tokens are both on by default."""
+    experiment = load(EXPERIMENTS / "token_mixer.yaml")
+    assert isinstance(experiment, Experiment)
+    mixers = {name: canonical("token_mixer", arm["model.token_mixer"]) for name, arm in experiment.arms.items()}
+    windows = [name for name, text in mixers.items() if "window" in text]
+    assert len(windows) == 4
+    for name in windows:
+        biased = "offset_bias=false" not in mixers[name]
+        assert not (biased and experiment.arms[name].get("model.pos_embed") != "none"), name
 
 
 @pytest.mark.parametrize("mixer", ["local", "axial_alternate", "window(offset_bias=false)", "sparse_fixed"])
@@ -256,6 +318,8 @@ def test_costs_relative_to_attention_at_64_tokens() -> None:
     ("mixer", "fields", "message"),
     [
         ("window", {"global_pool": "token"}, "window has no place for a class token; set global_pool: avg or map"),
+        ("sparse_strided", {"global_pool": "token"}, "sparse_strided has no place for a class token"),
+        ("axial_alternate", {"global_pool": "token"}, "axial_alternate has no place for a class token"),
         ("mlp", {"reg_tokens": 2}, "mlp has no place for register tokens; set 0"),
         ("window(window_size=3)", {}, "windows of 3 do not divide 8 x 8 patches; 1, 2, 4, 8 do"),
         ("shifted_window(window_size=8)", {}, "have no shift, so this is `window`"),

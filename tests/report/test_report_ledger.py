@@ -1,4 +1,4 @@
-"""The scoreboard knows all published claims, whether or not a run asked them."""
+"""The scoreboard knows all claims, whether or not a run asked them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ CLAIMS = (Path(__file__).parents[2] / "docs/CLAIMS.md").read_text(encoding="utf-
 
 def test_the_ledger_is_the_page_of_claims() -> None:
     assert list(ledger()) == re.findall(r"^\| ([A-Z][A-Z0-9-]+-\d+) \|", CLAIMS, re.MULTILINE)
-    assert len(ledger()) == 81
     assert all(entry.section and entry.says and entry.source and entry.needs for entry in ledger().values())
 
 
@@ -42,5 +41,5 @@ def test_every_claim_stands_on_the_scoreboard_once(tmp_path: Path) -> None:
     for claim in ledger():
         asked = {"CLS-01": "CLS-01", "CLS-02": "CLS-02a"}.get(claim, claim)
         assert text.count(f'id="{asked}"') == 1, claim
-    assert "2 verdicts on 2 of the 81 published claims" in text
-    assert "79 of 81 claims" in text
+    assert f"2 verdicts on 2 of the {len(ledger())} claims that vitbench can test" in text
+    assert f"{len(ledger()) - 2} of {len(ledger())} claims" in text

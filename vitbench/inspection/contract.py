@@ -212,7 +212,7 @@ def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
     try:
         text = canonical(case.kind, {"name": mechanism(case.kind, case.text).name, **fields})
         pool = case.spec.model.global_pool if case.kind != "readout" else "token"
-        return spec_with(case.kind, text, pool)
+        return spec_with(case.kind, text, pool, known(case.spec.model.patch_size))
     except InputError:
         return None
 

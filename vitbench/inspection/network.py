@@ -21,7 +21,7 @@ from vitbench.data import DataOptions, facts
 from vitbench.data.source import optional
 from vitbench.inspection.export import CONFIG_FILE, find_trial, kept_weights
 from vitbench.model.build import build, initialise
-from vitbench.model.mechanisms import token_mixer_of
+from vitbench.model.mechanisms import patch_embed_of, token_mixer_of
 from vitbench.model.objective import Objective, objective_of
 from vitbench.model.sizes import known, total_stride
 from vitbench.model.weights.pretrained import fetch
@@ -71,7 +71,11 @@ class Subject:
 
     @property
     def side(self) -> int:
-        """Cells along one edge of the token grid."""
+        """Cells along one edge of the token grid. Raises InputError if the tokens are no places in the image."""
+        if self.spec is not None and self.spec.model.family == "vit":
+            embed = patch_embed_of(self.spec.model)
+            if not embed.spatial:
+                raise InputError(f"{self.name}: its tokens, {embed.text()}, are no places in the image")
         return self.img_size // self.patch_px
 
     @property

@@ -38,19 +38,23 @@ class Specimen:
 
 
 def case_of(kind: str, text: str) -> Specimen:
-    """The tiny ViT with the mechanism: with a class token if it can, else with average pooling. Raises InputError."""
+    """The tiny ViT with the mechanism: with a class token if it can, else with average pooling, then larger patches.
+
+    Raises InputError if none can.
+    """
     reasons = []
-    for pool in ("token", "avg"):
+    for pool, patch_size in (("token", 2), ("avg", 2), ("token", 4)):
         try:
-            return Specimen(kind, text, spec_with(kind, text, pool), spec_with(kind, None, pool))
+            specs = [spec_with(kind, chosen, pool, patch_size) for chosen in (text, None)]
+            return Specimen(kind, text, *specs)
         except InputError as error:
             reasons.append(str(error))
     raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
 
 
-def spec_with(kind: str, text: str | None, pool: str = "token") -> TrialSpec:
+def spec_with(kind: str, text: str | None, pool: str = "token", patch_size: int = 2) -> TrialSpec:
     """The resolved spec of the tiny ViT, with a mechanism or without. Raises InputError."""
-    model, objective = {**TINY, "global_pool": pool}, ObjectiveSpec()
+    model, objective = {**TINY, "global_pool": pool, "patch_size": patch_size}, ObjectiveSpec()
     if text is not None and kind == "objective":
         objective = ObjectiveSpec(name=text)
     elif text is not None:

@@ -53,11 +53,13 @@ def filters(subject: Subject, shown: Shown) -> Findings:
 
 def _projection(subject: Subject) -> np.ndarray:
     """The patch projection `[D, C, P, P]`. Raises InputError if the patches have fewer than two pixels per side."""
-    proj: Any = getattr(getattr(subject.module, "patch_embed", None), "proj", None)
-    if proj is None or proj.weight.shape[-1] < 2:
+    embed: Any = getattr(subject.module, "patch_embed", None)
+    proj = getattr(embed, "proj", None)
+    weight: Any = embed.filters() if hasattr(embed, "filters") else getattr(proj, "weight", None)
+    if weight is None or weight.dim() != 4 or weight.shape[-1] < 2:
         raise InputError(f"{subject.name}: has no patch projection of more than one pixel, so it has no filters")
-    weight: np.ndarray = proj.weight.detach().double().cpu().numpy()
-    return weight
+    out: np.ndarray = weight.detach().double().cpu().numpy()
+    return out
 
 
 def positions(subject: Subject, shown: Shown) -> Findings:

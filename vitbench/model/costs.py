@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import part_problems, token_mixer_of
+from vitbench.model.mechanisms import part_problems, patch_embed_of, token_mixer_of
 from vitbench.model.objective import STUDENT, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
@@ -37,6 +37,7 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
     }
     if model.family == "resnet":
         return macs
+    macs |= {f"patch_embed.{name}": count for name, count in patch_embed_of(model).macs(model).items()}
     trained = objective_of(objective)
     return macs | product_macs(trained.encoded(model)) | trained.macs(model)
 

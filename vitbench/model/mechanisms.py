@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitbench.model.sizes import Grid, patch_grid
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism, registered
 from vitbench.spec.trial import ModelSpec
@@ -65,10 +66,24 @@ class PatchEmbed(Part):
     """Images to tokens."""
 
     kind: ClassVar[str] = "patch_embed"
+    spatial: ClassVar[bool] = True
+    """True if a token is a place in the image."""
+
+    def grid(self, model: ModelSpec) -> Grid:
+        """The grid of tokens of a ViT."""
+        return patch_grid(model)
+
+    def num_coefficients(self, model: ModelSpec) -> int | None:
+        """Frequencies of a patch that a token holds; None if it holds pixels."""
+        return None
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name inside `patch_embed`."""
         raise NotImplementedError
+
+    def macs(self, model: ModelSpec) -> dict[str, int]:
+        """Multiply-adds of products that use no weight, per image, by name."""
+        return {}
 
     def module(self, model: ModelSpec) -> nn.Module:
         """A module from images `[B, C, H, W]` to tokens `[B, N, D]`, its state named as `tensors` says."""

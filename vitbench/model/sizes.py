@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from vitbench.spec.mechanism import mechanism
 from vitbench.spec.trial import ModelSpec, sides, size_words
 
 T = TypeVar("T")
@@ -172,10 +173,16 @@ def total_stride(model: ModelSpec) -> int:
     return stride if model.family == "resnet" else stride * known(model.patch_size)
 
 
+def patch_grid(model: ModelSpec) -> Grid:
+    """The patches of a ViT's images."""
+    return pixel_grid(model).divided(known(model.patch_size))
+
+
 def grid(model: ModelSpec) -> Grid:
     """The token grid (of a ResNet: the last feature map)."""
     if model.family == "vit":
-        return pixel_grid(model).divided(known(model.patch_size))
+        cells: Grid = mechanism("patch_embed", model.stem).grid(model)
+        return cells
     features = backbone(model).grid
     return features if model.family == "resnet" else features.divided(known(model.patch_size))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model.layers import LayerNorm, PatchProjection, StochasticDepth, depth_rates, dropout
+from vitbench.model.layers import LayerNorm, StochasticDepth, depth_rates, dropout
 from vitbench.model.mechanisms import channel_mixer_of, position_of, readout_of, token_mixer_of
 from vitbench.model.parameters import position_tables
 from vitbench.model.placing import Rotation, register, spread
@@ -229,7 +229,7 @@ class MaskedPatchViT(Encoder):
     does on their pooled vector, so that its weights carry over.
     """
 
-    def __init__(self, model: ModelSpec, patch_embed: PatchProjection, num_outputs: int) -> None:
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module, num_outputs: int) -> None:
         super().__init__(model, patch_embed)
         self.mask_token = nn.Parameter(torch.empty(1, 1, known(model.embed_dim)))
         self.mpp_head = nn.Linear(known(model.embed_dim), num_outputs)

@@ -12,9 +12,11 @@ import numpy as np
 
 from vitbench.base.contained import exists
 from vitbench.base.durable import replace_durably
+from vitbench.model.mechanisms import patch_embed_of
 from vitbench.model.sizes import grid
 from vitbench.plan.trials import Plan, Trial
 from vitbench.spec.metrics import DEFAULT_TUNING
+from vitbench.spec.trial import ModelSpec
 from vitbench.store.answers import read_trial_answers
 from vitbench.store.record import REPORTS, Record
 from vitbench.store.trials import Store
@@ -29,8 +31,7 @@ def rows(plan: Plan, records: Mapping[str, Record]) -> list[Row]:
 
 def _row(trial: Trial, record: Record, plan: Plan) -> Row:
     model = trial.spec.model
-    square = isinstance(model.img_size, int) and model.family == "vit"
-    side = grid(model).rows if square else None
+    sizes = model_sizes(model)
     return {
         "arm": trial.arm,
         "levels": dict(trial.levels),
@@ -50,11 +51,22 @@ def _row(trial: Trial, record: Record, plan: Plan) -> Row:
         "algorithm_version": record.algorithm_version,
         "num_classes": model.num_classes,
         **({"class_names": list(trial.class_names)} if trial.class_names else {}),
-        "grid_side": side,
-        "depth": model.depth,
+        "grid_side": sizes["grid_side"],
+        **({"num_coefficients": sizes["num_coefficients"]} if sizes["num_coefficients"] is not None else {}),
+        "depth": sizes["depth"],
         "spec": record.spec,
         "result": with_short_curve(record.result.model_dump(mode="json")),
         "run": record.run.model_dump(mode="json"),
+    }
+
+
+def model_sizes(model: ModelSpec) -> dict[str, int | None]:
+    """Sizes along which a claim's x may run; None where a model has no such size."""
+    square = isinstance(model.img_size, int) and model.family == "vit"
+    return {
+        "grid_side": grid(model).rows if square else None,
+        "num_coefficients": None if model.family == "resnet" else patch_embed_of(model).num_coefficients(model),
+        "depth": model.depth,
     }
 
 

@@ -15,7 +15,9 @@ Form = Literal[
     "difference", "equivalence", "ordering", "interaction", "slope", "diminishing_returns",
     "share_of_gain", "statistic", "crossover", "frontier_ratio", "descriptive",
 ]  # fmt: skip
-Axis = Literal["log2_images", "log2_train_flops", "log2_grid_side", "log2_params", "depth", "layer_fraction"]
+Axis = Literal[
+    "log2_images", "log2_train_flops", "log2_grid_side", "log2_params", "log2_coefficients", "depth", "layer_fraction"
+]
 CROSSED_FORMS = ("difference", "statistic", "interaction", "slope")
 
 

@@ -1,4 +1,4 @@
-"""Shorthand names of models and their meaning: `ViT-Ti/4`, `R26x1`, `R26x1+ViT-Ti/16`."""
+"""Shorthand names of models and their meaning: `ViT-Ti/4`, `Axial-ViT-B/32`, `R26x1`, `R26x1+ViT-Ti/16`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ HYBRIDS: dict[int, tuple[str, bool]] = {
 }
 """{total stride: (root, True if stage 3 takes the blocks of stage 4)}. Source: Dosovitskiy et al. 2021, section 4.1."""
 
-_VIT = re.compile(r"(?:ViT-)?(?P<size>[A-Za-z]+)(?:/(?P<patch>\d+))?")
+_VIT = re.compile(r"(?P<axial>Axial-)?(?:ViT-)?(?P<size>[A-Za-z]+)(?:/(?P<patch>\d+))?")
 _TIMM_VIT = re.compile(r"(?:vit|deit)_(?P<size>[a-z]+)(?:_r(?P<depth>\d+)_s(?P<stride>\d+)|_patch(?P<patch>\d+))_\d+")
 _TIMM_RESNET = re.compile(r"resnetv2_(?P<depth>\d+)x(?P<width>\d+)_bit")
 TIMM_SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H"}
 _RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<width>\d+(?:\.\d+)?))?")
 _FORMS = (
-    "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH, R{14,20,26,50,101,152,200}xWIDTH, or both as R26x1+ViT-Ti/STRIDE; "
+    "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH (axial blocks: Axial-ViT-...), R{14,20,26,50,101,152,200}xWIDTH, or both as "
+    "R26x1+ViT-Ti/STRIDE; "
     "timm's vit_tiny_patch16_224 and the like are accepted"
 )
 
@@ -87,11 +88,18 @@ def _vit(name: str, part: str) -> dict[str, Any]:
     size = match["size"] if match else part.removeprefix("ViT-").partition("/")[0]
     if match is None or size not in SIZES:
         raise InputError(f"model.name: {name!r} is not a model; {_FORMS}.{_near(part, size)}")
-    if match["patch"] is None:
-        return {"family": "vit", **SIZES[size]}
-    if int(match["patch"]) == 0:
+    if match["patch"] is not None and int(match["patch"]) == 0:
         raise InputError(f"model.name: {name!r} has patch size 0; it must be at least 1")
-    return {"family": "vit", "patch_size": int(match["patch"]), **SIZES[size]}
+    patch = {} if match["patch"] is None else {"patch_size": int(match["patch"])}
+    return {"family": "vit", **patch, **SIZES[size], **(_axial(SIZES[size]) if match["axial"] else {})}
+
+
+def _axial(size: dict[str, Any]) -> dict[str, Any]:
+    """Fields of axial blocks: each is a block over rows, then a block over columns, so there are twice as many.
+
+    Source: Dosovitskiy et al. 2021, App. D.6.
+    """
+    return {"token_mixer": "axial_alternate", "depth": 2 * size["depth"], "global_pool": "avg"}
 
 
 def _resnet(name: str, part: str) -> dict[str, Any]:

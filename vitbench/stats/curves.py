@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitbench.base.errors import InputError
 from vitbench.stats.distributions import Floats
 from vitbench.stats.intervals import NO_SPREAD
 from vitbench.stats.table import Row
@@ -71,10 +72,18 @@ _AXES: Mapping[str, Callable[[Row], float]] = {
     "log2_train_flops": lambda row: math.log2(row["result"]["train_flops"]),
     "log2_params": lambda row: math.log2(row["result"]["num_params"]),
     "log2_grid_side": lambda row: math.log2(row["grid_side"]),
+    "log2_coefficients": lambda row: math.log2(row["num_coefficients"]),
     "depth": lambda row: float(row["depth"]),
 }
 
 
 def axis_value(row: Row, axis: str) -> float | None:
-    """x of an ok trial; None of any other, whose counts may never have been written."""
-    return _AXES[axis](row) if row["status"] == "ok" else None
+    """x of an ok trial; None of any other, whose counts may never have been written. Raises InputError without one."""
+    if row["status"] != "ok":
+        return None
+    try:
+        return _AXES[axis](row)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"arm {row['arm']}: has no {axis.removeprefix('log2_')}, along which a claim's x runs"
+        ) from error

@@ -67,6 +67,7 @@ class _Line(Frozen):
     algorithm_version: Version = 1
     num_classes: Positive | None = None
     grid_side: Positive | None = None
+    num_coefficients: Positive | None = None
     depth: Positive | None = None
     floor_percent: Percent | None = None
     spec: Fields

@@ -16,6 +16,7 @@ from vitbench.data import Facts, cropped_share, describe
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics, has_validation
+from vitbench.plan.run_table import model_sizes
 from vitbench.plan.shared_settings import claim_references, factors_only
 from vitbench.plan.stage_graph import ResolvedStage, check_roles
 from vitbench.plan.trials import Builder, FactsOf, settings
@@ -27,6 +28,9 @@ from vitbench.spec.trial import size_words
 from vitbench.stats.verdict import claim_problem
 from vitbench.store.bounds import parse
 from vitbench.store.record import ALGORITHM_VERSION
+
+SIZE_OF_AXIS = {"log2_grid_side": "grid_side", "log2_coefficients": "num_coefficients", "depth": "depth"}
+"""The size of a model that each axis reads; other axes read what every trial has."""
 
 
 def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
@@ -211,7 +215,8 @@ def _claim_problems(item: Prepared, builder: Builder) -> Iterator[str]:
             yield f"{experiment.name}: {too_fine}"
         for part in claim.part_claims():
             if part.untested is None and part.form != "descriptive":
-                for line in _arm_problems(experiment, part) or _test_set_problems(builder, part):
+                lines = _arm_problems(experiment, part)
+                for line in lines or [*_test_set_problems(builder, part), *_axis_problems(builder, part)]:
                     yield f"{experiment.name}, claim {part.id}: {line}"
 
 
@@ -237,6 +242,19 @@ def _arm_problems(experiment: Experiment, claim: Claim) -> list[str]:
     for refs, where in claim_references(experiment, claim):
         for ref in refs:
             problems |= _problems(partial(find_arms, experiment, factors_only(experiment, ref), where))
+    return list(problems)
+
+
+def _axis_problems(builder: Builder, claim: Claim) -> list[str]:
+    """Arms that lack the size along which the claim's x runs."""
+    experiment, size = builder.experiment, SIZE_OF_AXIS.get(claim.x or "")
+    if size is None:
+        return []
+    setting, problems = settings(experiment)[0], dict[str, None]()
+    for refs, where in claim_references(experiment, claim):
+        for arm in (arm for ref in refs for arm in find_arms(experiment, factors_only(experiment, ref), where)):
+            if model_sizes(builder.stages(arm, setting)[-1].spec.model)[size] is None:
+                problems[f"arm {arm.name} has no {size.replace('_', ' ')}, along which x: {claim.x} runs"] = None
     return list(problems)
 
 

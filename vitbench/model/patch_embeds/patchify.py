@@ -50,6 +50,16 @@ def grid_problems(model: ModelSpec) -> list[str]:
 def projection(model: ModelSpec, in_width: int, patch: int) -> Iterator[Tensor]:
     """The projection of patches of `patch` cells to embed_dim."""
     shape = transformer(model)
-    bound = f"uniform:{(in_width * patch**2) ** -0.5:.6g}"
-    inits = (bound, bound) if model.weight_init == "timm" else ("lecun_normal", "zeros")
+    inits = _inits(model, in_width * patch**2)
     yield from affine("proj", (shape.embed_dim, in_width, patch, patch), inits, shape.num_patches)
+
+
+def flat_projection(model: ModelSpec, in_width: int) -> Iterator[Tensor]:
+    """The projection of vectors of `in_width` numbers, one per token, to embed_dim; it starts as that of patches."""
+    shape = transformer(model)
+    yield from affine("proj", (shape.embed_dim, in_width), _inits(model, in_width), shape.num_patches)
+
+
+def _inits(model: ModelSpec, fan_in: int) -> tuple[str, str]:
+    bound = f"uniform:{fan_in**-0.5:.6g}"
+    return (bound, bound) if model.weight_init == "timm" else ("lecun_normal", "zeros")

@@ -1,7 +1,7 @@
 """Attention inside rows in even blocks and inside columns in odd ones, counted from 0.
 
-Source: the alternation of Ho et al. 2019 and Wang et al. 2020 at the depth of a plain ViT. The axial block of
-Dosovitskiy et al. 2021, App. D.6, has both attentions and two MLPs, and is another mechanism.
+Source: the alternation of Ho et al. 2019 and Wang et al. 2020. The axial block of Dosovitskiy et al. 2021, App. D.6
+(row attention, MLP, column attention, MLP) is two of these blocks: `Axial-ViT-B/32` has twice the depth of ViT-B/32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All published claims that vitbench can test, read from docs/CLAIMS.md, the only list of them."""
+"""All claims that vitbench can test, read from docs/CLAIMS.md, the only list of them."""
 
 from __future__ import annotations
 

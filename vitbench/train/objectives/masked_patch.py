@@ -61,10 +61,8 @@ class MaskedPatch(Objective):
         yield from (replace(tensor, role="task", part="head") for tensor in heads)
 
     def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
-        from vitbench.model.layers import PatchProjection
         from vitbench.model.vit import MaskedPatchViT
 
-        assert isinstance(patch_embed, PatchProjection)
         return MaskedPatchViT(model, patch_embed, prediction_width(model, self))
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
