@@ -46,6 +46,7 @@ MECHANISMS = [
     ("objective", "classify"),
     ("objective", "masked_patch"),
     ("objective", "mae"),
+    ("objective", "dino"),
     ("objective", "distill"),
 ]
 

@@ -12,6 +12,7 @@ from vitbench.base.errors import InputError
 from vitbench.inspection.attention import readouts
 from vitbench.inspection.layerwise import hold
 from vitbench.inspection.network import Subject
+from vitbench.spec.mechanism import registered
 from vitbench.spec.trial import TrialSpec
 
 
@@ -28,6 +29,33 @@ def test_attention_is_read_from_mixers_that_have_it() -> None:
     with pytest.raises(InputError, match="trial x: its token mixer, depthwise, has no attention to look at") as raised:
         subject(token_mixer="depthwise", global_pool="avg").blocks()
     assert "\n" not in str(raised.value)
+
+
+ATTENDS = {
+    "attention": True, "axial_alternate": True, "local": True, "shifted_window": True, "sparse_fixed": True,
+    "sparse_strided": True, "window": True, "depthwise": False, "identity": False, "mlp": False, "pool": False,
+    "random": False,
+}  # fmt: skip
+"""Whether distance and rollout apply to a mixer; the other analyses apply to all."""
+
+
+def test_the_table_of_mixers_is_whole() -> None:
+    assert ATTENDS.keys() == registered("token_mixer").keys()
+
+
+@pytest.mark.parametrize("mixer", ATTENDS)
+@torch.no_grad()
+def test_inspect_says_which_analyses_a_mixer_has(mixer: str) -> None:
+    """Maps of windows and of axes are those of all patches, with zeros, so distances compare with full attention."""
+    network = subject(token_mixer=mixer, global_pool="avg", pos_embed="none")
+    if not ATTENDS[mixer]:
+        with pytest.raises(InputError, match=f"its token mixer, {mixer}, has no attention to look at"):
+            readouts(network, torch.rand(2, 1, 8, 8))
+        return
+    maps = network.module.attention(torch.rand(2, 1, 8, 8))  # type: ignore[operator]
+    assert maps.shape == (2, 2, 2, 16, 16)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, 2, 16))
+    assert set(readouts(network, torch.rand(2, 1, 8, 8))) == set(readouts(subject(), torch.rand(2, 1, 8, 8)))
 
 
 @pytest.mark.parametrize(("pool", "class_token"), [("token", True), ("avg", False)])

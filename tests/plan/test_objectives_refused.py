@@ -7,11 +7,14 @@ from typing import ClassVar
 
 import pytest
 from made_plans import experiment, facts_of
+from model_specs import TINY, resolved
 
 from vitbench.base.errors import InputError
+from vitbench.model.costs import forward_flops, train_flops
 from vitbench.model.objective import FROZEN
 from vitbench.plan.trials import Builder
 from vitbench.spec import mechanism as registry
+from vitbench.spec.trial import ObjectiveSpec
 from vitbench.train.objectives.classify import Classify
 
 
@@ -59,5 +62,7 @@ def test_a_column_that_the_data_lack_is_refused_by_the_plan() -> None:
 
 
 def test_another_networks_forward_pass_is_in_the_flops() -> None:
-    assert Distill().step_flops({"student": 100, "teacher": 40}) == 340
-    assert Classify().step_flops({"student": 100}) == 300
+    model = resolved(TINY)
+    forward = forward_flops(model, ObjectiveSpec())
+    assert train_flops(model, ObjectiveSpec(name=Distill.name), 2, {"teacher": 40}) == 2 * (3 * forward + 40)
+    assert train_flops(model, ObjectiveSpec(), 2) == 6 * forward

@@ -25,7 +25,7 @@ from vitbench.inspection.specimen import (
     trainer_of,
 )
 from vitbench.model.costs import check, parameters
-from vitbench.model.objective import AVERAGE, Call, Given
+from vitbench.model.objective import AVERAGE, STUDENT, Call, Given, Pass
 from vitbench.plan.resolve import resolve
 from vitbench.spec import mechanism as registry
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
@@ -41,7 +41,7 @@ class MeanTeacher(Classify):
     name: ClassVar[str] = "mean_teacher_of_this_test"
     networks: ClassVar[Mapping[str, str]] = {"mean": AVERAGE}
 
-    def momentum(self, role: str, step: int, num_steps: int) -> float:
+    def momentum_at(self, role: str, step: int, num_steps: int) -> float:
         return 0.5 + 0.4 * step / num_steps
 
     def state(self, model: ModelSpec) -> Mapping[str, tuple[int, ...]]:
@@ -62,10 +62,13 @@ class TwoViews(Classify):
     """Labels, and equal answers to two views of an image."""
 
     name: ClassVar[str] = "two_views_of_this_test"
-    num_views: ClassVar[int] = 2
 
-    def step_flops(self, forward: Mapping[str, int]) -> int:
-        return 2 * super().step_flops(forward)
+    @property
+    def num_views(self) -> int:
+        return 2
+
+    def passes(self, model: ModelSpec) -> list[Pass]:
+        return [Pass(STUDENT, num_views=2)]
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
         one, other = (call.forward(call.standardise(images), train=True) for images in (unit, call.view(1)))
@@ -121,7 +124,7 @@ def test_the_contract_notices_networks_that_are_in_no_checkpoint(
 def test_the_contract_notices_a_forward_pass_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from vitbench.train.objectives.distill import Distill
 
-    monkeypatch.setattr(Distill, "step_flops", lambda self, forward: 3 * forward["student"])
+    monkeypatch.setattr(Distill, "passes", lambda self, model: [Pass(STUDENT)])
     assert any("FLOPs are listed for one step" in line for line in check_mechanism("objective", "distill"))
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.objective import MemberBatch, objective_of
+from vitbench.model.objective import STUDENT, MemberBatch, objective_of
 from vitbench.model.sizes import known, pixel_grid
 from vitbench.plan.trials import Trial
-from vitbench.spec.trial import TrialSpec
+from vitbench.spec.trial import TrialSpec, sides
 
 STATE_COPIES = 6
 """Tensors of the size of a member's weights: weights, gradients, two moments, best weights, decay per tensor."""
@@ -25,7 +25,7 @@ OVERHEAD, SHARE_OF_FREE = 1.1, 0.8
 
 
 def activation_bytes(spec: TrialSpec) -> int:
-    """Bytes that one member's forward pass keeps for the backward pass, for one micro-batch.
+    """Bytes that one member's forward passes keep for the backward pass, for one micro-batch.
 
     The model runs on tensors without data, so every model is counted as it is written. Everything counts as fp32, and
     so do the products of attention, which a fused kernel would not keep.
@@ -40,8 +40,11 @@ def activation_bytes(spec: TrialSpec) -> int:
     num_images = -(-train.batch_size // train.grad_accum)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
-        images = torch.empty(num_images, known(model.in_chans), *pixel_grid(model))
-        module(images, *drawn_inputs(spec, num_images))
+        for one in objective_of(train.objective).passes(model):
+            if one.role == STUDENT:
+                size = pixel_grid(model) if one.img_size is None else sides(one.img_size)
+                num_views = one.num_views * num_images
+                module(torch.empty(num_views, known(model.in_chans), *size), *drawn_inputs(spec, num_views))
     parameters = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in parameters)
 

@@ -39,6 +39,7 @@ class TrialOutcome:
 def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
     """The outcomes of a stack. Read the test data once, for the last weights and for the best by validation."""
     classifies = trainer.objective.predicts_classes
+    measured = [{}] * len(trained) if classifies else trainer.measures()
     last = trainer.test() if classifies else [None] * len(trained)
     best = None
     if classifies:
@@ -57,7 +58,7 @@ def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
         files = {WEIGHTS: pack(member.state)}
         if answer is not None:
             files[PREDICTIONS] = predictions(answer, trainer, e)
-        out.append(TrialOutcome(_result(trainer, e, member, answer, best_answer), "ok", files=files))
+        out.append(TrialOutcome(_result(trainer, e, member, answer, best_answer, measured[e]), "ok", files=files))
     return out
 
 
@@ -65,20 +66,27 @@ def _flat(trainer: Trainer, state: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([state[name].reshape(-1) for name in trainer.stack.shapes])
 
 
-def _result(trainer: Trainer, e: int, member: Trained, answer: Evaluation | None, best: Evaluation | None) -> Result:
-    """The deterministic part of one member's record."""
+def _result(
+    trainer: Trainer,
+    e: int,
+    member: Trained,
+    answer: Evaluation | None,
+    best: Evaluation | None,
+    measured: Mapping[str, float] | None = None,
+) -> Result:
+    """The deterministic part of one member's record; `measured` are the numbers of its objective."""
     job, spec = trainer.jobs[e], trainer.jobs[e].spec
     steps = spec.train.steps or 0
     num_images = steps * spec.train.batch_size
     ok = member.diverged_at is None
     last_point = member.curve[-1] if member.curve and ok else None
-    metrics: dict[str, float] = {}
+    metrics = dict(measured or {})
     if ok and trainer.used[e].train.size:
         module = build(spec.model, spec.train.objective)
         probed = member.state if spec.evaluate.features == "trained" else initial_state(job)
         module.load_state_dict(probed)
         module.to(trainer.device)
-        metrics = probes(module, trainer.images, member.members, spec.evaluate, job.seed)
+        metrics |= probes(module, trainer.images, member.members, spec.evaluate, job.seed)
     return Result(
         test_top1_percent=answer.top1_percent if answer else None,
         test_top1_best_val_percent=best.top1_percent if best else None,

@@ -32,7 +32,7 @@ from vitbench.inspection.specimen import (
 )
 from vitbench.model import costs
 from vitbench.model.build import build
-from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, is_task_name, objective_of
+from vitbench.model.objective import is_task_name, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import known, pixel_grid, total_stride
 from vitbench.plan.arm_diff import spec_difference
@@ -138,14 +138,12 @@ def _step_costs(case: Specimen) -> Iterator[str]:
 
     spec = case.spec.model_copy(update={"train": case.spec.train.model_copy(update={"batch_size": 1})})
     trainer = trainer_of(spec, (0,))
-    objective, networks = objective_of(spec.train.objective), costs.network_flops(networks_of(spec))
-    student = costs.forward_flops(spec.model, spec.train.objective) + costs.hidden_flops(spec.model)
-    others = dict.fromkeys(objective.averaged_roles, student) | networks
-    frozen = objective.step_flops({STUDENT: 0, **others})
-    forward = frozen + (objective.step_flops({STUDENT: student, **others}) - frozen) // TRAIN_PER_FORWARD
+    networks, hidden = costs.network_flops(networks_of(spec)), costs.hidden_flops(spec.model)
+    passes = costs.pass_flops(spec.model, spec.train.objective, networks)
+    forward = sum(flops + one.num_views * hidden * (one.role not in networks) for one, flops in passes)
     (batches, pixels, draws), *_ = trainer.feed.raw(0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trainer._losses({"pixels": pixels, "draws": draws, **trainer._drawn(batches)})
+        trainer._losses({"pixels": pixels, "draws": draws, **trainer._drawn(batches), **trainer.networks.scheduled(0)})
     trainer.feed.close()
     counted = counter.get_total_flops()
     if counted != forward:

@@ -25,7 +25,20 @@ def build(model: ModelSpec, objective: ObjectiveSpec) -> nn.Module:
     """The module of a resolved spec that `costs.check` finds nothing wrong with; its parameters hold no values yet."""
     if model.family == "resnet":
         return ResNet(model)
-    return objective_of(objective).module(model, patch_embed_of(model).module(model))
+    module = objective_of(objective).module(model, patch_embed_of(model).module(model))
+    frozen = {tensor.name for tensor in parameters(model, objective) if not tensor.trained}
+    for name in frozen & {name for name, _ in module.named_parameters()}:
+        _freeze(module, name)
+    return module
+
+
+def _freeze(module: nn.Module, name: str) -> None:
+    """Turn a parameter into a buffer: it is kept, and neither gradients nor weight decay reach it."""
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    tensor = getattr(owner, last).detach()
+    delattr(owner, last)
+    owner.register_buffer(last, tensor)
 
 
 def initialise(module: nn.Module, model: ModelSpec, objective: ObjectiveSpec, seed: int) -> None:

@@ -1,6 +1,6 @@
 """What a model costs, in closed form from its spec: parameters, multiply-adds, training FLOPs. No torch.
 
-A multiply-add (MAC) is 2 FLOPs; a training step is 3 forward passes. Counted are matrix products and convolutions;
+A multiply-add (MAC) is 2 FLOPs; training costs 3 forward passes. Counted are matrix products and convolutions;
 norms, activations, softmax, weight standardisation and rotations are not (nor does torch's FlopCounterMode count them).
 """
 
@@ -10,14 +10,14 @@ import functools
 from collections.abc import Mapping
 
 from vitbench.model.mechanisms import part_problems, patch_embed_of, token_mixer_of
-from vitbench.model.objective import STUDENT, objective_of
+from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, Pass, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
     "check", "forward_flops", "forward_macs", "grid", "network_flops", "num_params", "num_tokens", "parameters",
-    "total_stride", "train_flops", "trial_flops",
+    "pass_flops", "total_stride", "train_flops", "trial_flops",
 ]  # fmt: skip
 
 FLOPS_PER_MAC = 2
@@ -68,18 +68,37 @@ def _forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
     return FLOPS_PER_MAC * sum(forward_macs(model, objective).values())
 
 
+def pass_flops(
+    model: ModelSpec, objective: ObjectiveSpec, others: Mapping[str, int] | None = None
+) -> list[tuple[Pass, int]]:
+    """The forward passes of one training step and the FLOPs of all views of one image in each.
+
+    `others` gives the FLOPs of one forward pass of each network of another stage, by role.
+    """
+    frozen = others or {}
+    return [
+        (one, one.num_views * (frozen[one.role] if one.role in frozen else _view_flops(model, objective, one)))
+        for one in objective_of(objective).passes(model)
+    ]
+
+
+def _view_flops(model: ModelSpec, objective: ObjectiveSpec, one: Pass) -> int:
+    """FLOPs of one view through the trained network, or through an average of it."""
+    seen = model if one.img_size is None else model.model_copy(update={"img_size": one.img_size})
+    return forward_flops(seen, objective)
+
+
 def train_flops(
     model: ModelSpec, objective: ObjectiveSpec, num_images: int, others: Mapping[str, int] | None = None
 ) -> int:
-    """FLOPs of training on `num_images` images (repeats counted): 3 forward passes each, and what the objective adds.
+    """FLOPs of training on `num_images` images (repeats counted): all networks, and the trained one's backward pass.
 
     `others` gives the FLOPs of one forward pass of each network of another stage, by role.
 
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
-    trained, student = objective_of(objective), forward_flops(model, objective)
-    forward = {STUDENT: student, **dict.fromkeys(trained.averaged_roles, student), **(others or {})}
-    return trained.step_flops(forward) * num_images
+    passes = pass_flops(model, objective, others)
+    return num_images * sum(flops * (TRAIN_PER_FORWARD if one.role == STUDENT else 1) for one, flops in passes)
 
 
 def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> int:

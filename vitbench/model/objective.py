@@ -6,9 +6,10 @@ E stacked trials, B batch, N patches, K classes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism, registered
@@ -31,7 +32,18 @@ FROZEN, AVERAGE = "frozen", "average"
 """Where another network comes from: an earlier stage (`uses: {ROLE: STAGE}`), or the average of the trained one's
 weights over the steps."""
 TRAIN_PER_FORWARD = 3
-"""A training step costs three forward passes: its own, and a backward pass of twice its size."""
+"""Training costs three forward passes: its own, and a backward pass of twice its size."""
+
+
+class Pass(NamedTuple):
+    """Forward passes of one network in one training step, for one image.
+
+    `num_views` views of the image pass, of `img_size` pixels (None: the model's).
+    """
+
+    role: str
+    num_views: int = 1
+    img_size: int | tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,10 @@ class Objective(Mechanism):
     changes: ClassVar[frozenset[str]] = frozenset({"head", "mask_token", "readout", "final_norm"})
     """Kinds of parts whose tensors its choice may change."""
     task_names: ClassVar[tuple[str, ...]] = ()
-    num_views: ClassVar[int] = 1
-    """Views of each image per step, each with draws of its own; `call.view(n)` gives the later ones."""
+    kept: ClassVar[str] = STUDENT
+    """The role of the network that is evaluated and kept: the trained one, or one of its averages."""
+    cuts_views: ClassVar[bool] = False
+    """True if it cuts its views out of the images itself, so that they differ even without augmentation."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -120,6 +134,15 @@ class Objective(Mechanism):
         """Roles of moving averages of the trained network."""
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
 
+    @property
+    def num_views(self) -> int:
+        """Views of each image per step, each with draws of its own; `call.view(n)` gives the later ones."""
+        return 1
+
+    def frozen_parts(self, model: ModelSpec) -> frozenset[str]:
+        """The kinds of parts of the encoder that keep their first weights."""
+        return frozenset()
+
     def problems(self, model: ModelSpec) -> list[str]:
         """Why this objective cannot train `model`, one line each."""
         return []
@@ -128,9 +151,16 @@ class Objective(Mechanism):
         """Why the networks of earlier stages, by role, do not suit a resolved `spec`, one line each."""
         return []
 
-    def momentum(self, role: str, step: int, num_steps: int) -> float:
+    def momentum_at(self, role: str, step: int, num_steps: int) -> float:
         """The share of a moving average that stays after step `step` of `num_steps`, counted from 0."""
         raise NotImplementedError
+
+    def schedules(self, num_steps: int) -> Mapping[str, Sequence[float]]:
+        """Numbers that change with the steps, by name: one per step, which the loss of that step finds in `given`.
+
+        Validation has those of the last step.
+        """
+        return {}
 
     def state(self, model: ModelSpec) -> Mapping[str, tuple[int, ...]]:
         """Shapes of tensors, by name, that the objective keeps between steps beside all weights; they start at zero."""
@@ -163,12 +193,12 @@ class Objective(Mechanism):
         """The trained network."""
         raise NotImplementedError
 
-    def step_flops(self, forward: Mapping[str, int]) -> int:
-        """FLOPs of one training image, from one forward pass per network (`student` is the trained one).
+    def passes(self, model: ModelSpec) -> Sequence[Pass]:
+        """The forward passes of one training step, of the trained network (STUDENT) and of the others.
 
-        A backward pass costs two forward passes; a frozen network has only the forward pass.
+        Passes of the trained network are followed by a backward pass; the others are not.
         """
-        return TRAIN_PER_FORWARD * forward[STUDENT] + sum(forward[role] for role in self.networks)
+        return [Pass(STUDENT), *(Pass(role) for role in self.networks)]
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         """What a batch is trained for, as functions of (seed, epoch, index).
@@ -188,6 +218,10 @@ class Objective(Mechanism):
         """
         raise NotImplementedError
 
+    def measures(self, call: Call, unit: torch.Tensor, given: Given) -> Mapping[str, torch.Tensor]:
+        """Numbers per member `[E]` on validation images after training, by the name of their metric."""
+        return {}
+
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
         """Arguments of timm's model for its heads, or why timm cannot hold the model. The default is a refusal."""
         return f"train.objective {self.text()}; its models have no such heads"
@@ -206,6 +240,18 @@ def spec_of(objective: Objective) -> ObjectiveSpec:
     flat = {key: fields[key] for key in objective.flat}
     inside = {key: value for key, value in fields.items() if key not in flat}
     return ObjectiveSpec(name=type(objective)(**inside).text(), **flat)
+
+
+def rising_momentum(start: float, step: int, num_steps: int) -> float:
+    """The momentum of an average after a step, by a cosine from `start` to 1; 0 throughout if `start` is 0.
+
+    `start` is what stays after a thousandth of all steps, so that trainings of any length have averages that lag by the
+    same share of them. Source: Grill et al. 2020 (BYOL), App. C. Differs: there it is what stays after one step.
+    """
+    if start == 0:
+        return 0.0
+    first: float = start ** (1000 / num_steps)
+    return 1 - (1 - first) * (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
 def is_task_name(name: str) -> bool:

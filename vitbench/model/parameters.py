@@ -23,7 +23,9 @@ def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]
     if model.family == "resnet":
         return tuple(t if t.part else replace(t, part="backbone") for t in resnet_tensors(model))
     trained = objective_of(objective)
-    return (*_encoder(model, trained.encoded(model)), *trained.tensors(model))
+    frozen, encoder = trained.frozen_parts(model), _encoder(model, trained.encoded(model))
+    tensors = (replace(tensor, trained=False) if tensor.part in frozen else tensor for tensor in encoder)
+    return (*tensors, *trained.tensors(model))
 
 
 def position_tables(model: ModelSpec, layer: int) -> tuple[Tensor, ...]:

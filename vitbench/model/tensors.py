@@ -19,11 +19,11 @@ Resampling = Literal["grid", "axis"]
 class Tensor:
     """One tensor.
 
-    `uses`: multiply-adds per element for one image. `trained`: False for running statistics. `decay`: whether weight
-    decay applies; a trained tensor of two or more dimensions must say so. `role`: the `encoder` carries over to
-    another task, a `readout` may be missing there and then starts fresh, what is of the `task` never carries over.
-    `resample`: how its rows are interpolated to another grid; None: not at all. The first `prefix_rows` belong to no
-    patch. `part` is the kind of mechanism that owns it.
+    `uses`: multiply-adds per element for one image. `trained`: False for running statistics and for what an objective
+    freezes. `decay`: whether weight decay applies; a trained tensor of two or more dimensions must say so. `role`: the
+    `encoder` carries over to another task, a `readout` may be missing there and then starts fresh, what is of the
+    `task` never carries over. `resample`: how its rows are interpolated to another grid; None: not at all. The first
+    `prefix_rows` belong to no patch. `part` is the kind of mechanism that owns it.
     """
 
     name: str

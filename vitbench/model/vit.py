@@ -174,14 +174,26 @@ def _replayed(block: nn.Module, x: Tensor, turn: Rotation | None) -> Tensor:
     return out
 
 
-class ViT(Encoder):
+class PooledEncoder(Encoder):
+    """An encoder with its readout."""
+
+    def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
+        super().__init__(model, patch_embed)
+        self.readout = readout_of(model)
+        self.attn_pool = self.readout.module(model)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """One normalised feature vector per image, `[B, D]`, of tokens `[B, T, D]`."""
+        out: Tensor = self.fc_norm(self.readout.pooled(tokens, self.num_prefix_tokens, self.attn_pool))
+        return out
+
+
+class ViT(PooledEncoder):
     """Images `[B, C, H, W]` -> logits `[B, num_classes]`."""
 
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__(model, patch_embed)
         shape = transformer(model)
-        self.readout = readout_of(model)
-        self.attn_pool = self.readout.module(model)
         self.representation = nn.Linear(shape.embed_dim, shape.embed_dim) if model.head == "mlp_tanh" else None
         self.head = nn.Linear(shape.embed_dim, known(model.num_classes))
 
@@ -190,7 +202,7 @@ class ViT(Encoder):
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits `[B, num_classes]` of encoded tokens, or the features `[B, D]` before the classifier."""
-        features = self.fc_norm(self._pooled(tokens))
+        features = self.pooled(tokens)
         if self.representation is not None:
             features = torch.tanh(self.representation(features))
         out: Tensor = features if pre_logits else self.head(features)
@@ -199,10 +211,6 @@ class ViT(Encoder):
     def pre_logits(self, images: Tensor) -> Tensor:
         """Features `[B, D]` before the classifier."""
         return self.forward_head(self.forward_features(images), pre_logits=True)
-
-    def _pooled(self, tokens: Tensor) -> Tensor:
-        """`[B, D]`: what the readout makes of tokens `[B, T, D]`."""
-        return self.readout.pooled(tokens, self.num_prefix_tokens, self.attn_pool)
 
 
 class DistilledViT(ViT):

@@ -14,7 +14,7 @@ from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, unread_fields
-from vitbench.model.objective import Objective, objective_of, spec_of
+from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
 from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
@@ -209,6 +209,8 @@ def _train(
     if train.opt == "adamw":
         update["momentum"] = TrainSpec().momentum
     update["objective"] = spec_of(objective)
+    if objective.kept != STUDENT:
+        update |= {key: getattr(TrainSpec(), key) for key in ("model_ema", "model_ema_decay", "model_ema_warmup")}
     update |= {key: getattr(TrainSpec(), key) for key in LABELLED if key not in objective.reads}
     if "mixup" not in objective.reads:
         update["mixup"] = 0.0
@@ -228,7 +230,7 @@ def _check_objective(
             f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
             f"name it in the stage, as in uses: {{{missing[0]}: STAGE}}"
         )
-    if objective.num_views > 1 and train.augment == "none":
+    if objective.num_views > 1 and train.augment == "none" and not objective.cuts_views:
         raise InputError(f"train.objective {objective.text()} compares views of an image; set train.augment: light")
     if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
         raise InputError(

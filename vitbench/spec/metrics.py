@@ -75,6 +75,8 @@ _NAMED = {
         Metric("test_loss", "Test loss", "nats", "lower", "test"),
         _accuracy("linear_probe_percent", "Linear probe (%)"),
         _accuracy("knn_percent", "Knn (%)"),
+        Metric("teacher_entropy_nats", "Teacher's entropy", "nats", None, "training"),
+        Metric("teacher_kl_nats", "Teacher's divergence", "nats", None, "training"),
         Metric("num_params", "Num params", "parameters", None, "cost"),
         Metric("forward_flops", "Forward flops", "FLOPs", None, "cost"),
         Metric("train_flops", "Train flops", "FLOPs", None, "cost"),

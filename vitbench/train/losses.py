@@ -1,4 +1,4 @@
-"""Losses: cross entropy of labels, distillation, masked patch prediction and masked autoencoding with their targets.
+"""Losses: cross entropy of labels, distillation, masked patches with their targets, self-distillation, contrast.
 
 E stacked trials, B batch, K classes, N patches, P patch size, C channels, g cells per side of a down-sampled patch.
 """
@@ -145,3 +145,36 @@ def masked_error(predicted: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
     masked `[E, B, N]`."""
     each, weight = (predicted.float() - targets).square().mean(-1), masked.float()
     return (each * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+def dino_loss(
+    student: Tensor, teacher: Tensor, centre: Tensor, student_temp: float, teacher_temp: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """The loss and the entropy of the teacher's answers, per member `[E]`.
+
+    Logits of the student `[E, V, B, K]` and of the teacher `[E, 2, B, K]`, whose crops are the student's first two;
+    centre `[E, K]`. The loss is the mean cross entropy over pairs of different crops.
+    Source: Caron et al. 2021, Algorithm 1 and the published code.
+    """
+    target = ((teacher.float() - centre[:, None, None]) / teacher_temp).log_softmax(-1)
+    log_p = (student.float() / student_temp).log_softmax(-1)
+    others = log_p.sum(1, keepdim=True) - log_p[:, : target.shape[1]]
+    cross_entropy = -(target.exp() * others).sum(-1).mean((1, 2)) / (log_p.shape[1] - 1)
+    return cross_entropy, -(target.exp() * target).sum(-1).mean((1, 2))
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Logits `[E, B, B]` of queries and keys `[E, B, K]`: cosines over temperature; the diagonal is of one image.
+
+    It is a sum of products, so that counted FLOPs are those of the networks.
+    """
+    q, k = F.normalize(queries.float(), dim=-1), F.normalize(keys.float(), dim=-1)
+    return (q.unsqueeze(2) * k.unsqueeze(1)).sum(-1) / temperature
+
+
+def contrastive_loss(logits: Tensor, temperature: float) -> Tensor:
+    """2 x temperature x cross entropy of the diagonal of `[E, B, B]`, per member `[E]`.
+
+    Source: Chen et al. 2021 (MoCo v3), Algorithm 1.
+    """
+    return -2 * temperature * logits.log_softmax(-1).diagonal(dim1=1, dim2=2).mean(-1)

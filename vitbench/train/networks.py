@@ -39,15 +39,25 @@ class Networks:
         self.averages = {role: trained.flat.clone() for role in objective.averaged_roles}
         self.state: dict[str, Tensor] = {}
         self._shares: dict[str, Tensor] = {}
+        self._schedules: dict[str, Tensor] = {}
 
     def start(self, model: ModelSpec, num_steps: int) -> None:
-        """Allocate the objective's state, zero everywhere, and read its momenta of all steps."""
+        """Allocate the objective's state, zero everywhere, and read its schedules and momenta of all steps."""
         device, members = self.trained.flat.device, self.trained.num_members
         shapes = self.objective.state(model)
         self.state = {name: torch.zeros(members, *shape, device=device) for name, shape in shapes.items()}
         for role in self.averages:
-            momenta = [self.objective.momentum(role, step, num_steps) for step in range(num_steps)]
+            momenta = [self.objective.momentum_at(role, step, num_steps) for step in range(num_steps)]
             self._shares[role] = 1 - torch.tensor(momenta, dtype=torch.float32, device=device)
+
+        schedules = self.objective.schedules(num_steps)
+        self._schedules = {
+            name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in schedules.items()
+        }
+
+    def scheduled(self, step: int) -> dict[str, Tensor]:
+        """The objective's numbers of a step (-1: the last one), as tensors on the device."""
+        return {name: values[step] for name, values in self._schedules.items()}
 
     def outputs(self, role: str, *inputs: Tensor) -> Tensor:
         """Outputs `[E, B, ...]` of another network, in evaluation mode and without gradient."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from vitbench.base.errors import InputError
 from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
-from vitbench.model.objective import MemberBatch, objective_of
+from vitbench.model.objective import STUDENT, MemberBatch, objective_of
 from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrainSpec, TrialSpec
 from vitbench.train.augment import Augment, mixed
@@ -101,7 +101,9 @@ class Trainer:
 
     @property
     def evaluated(self) -> Tensor:
-        """The weights `[E, P]` that are read and kept: the moving average if there is one, else the current ones."""
+        """The weights `[E, P]` that are read and kept: those of an average if there is one, else the current ones."""
+        if self.objective.kept != STUDENT:
+            return self.networks.averages[self.objective.kept]
         return self.stack.flat if self.average is None else self.average
 
     def step(self, step: int) -> None:
@@ -113,7 +115,7 @@ class Trainer:
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
         for batches, pixels, draws in self.feed.raw(step):
-            self._add({"pixels": pixels, "draws": draws, **self._drawn(batches)})
+            self._add({"pixels": pixels, "draws": draws, **self._drawn(batches), **self.networks.scheduled(step)})
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
         numbers |= self.networks.numbers(step)
         if self.average is not None:
@@ -194,22 +196,35 @@ class Trainer:
             out.append((answers.top1_percent, answers.loss, True) if answers.finite else (None, None, False))
         return out
 
+    @torch.no_grad()
     def _validate_loss(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
         """As `validate`, for an objective without classes, under draws that never change."""
-        num_images, hits = index.shape[1], None
-        loss, percent = torch.zeros(2, len(self.jobs), device=self.device)
-        for start, unit in zip(range(0, num_images, BATCH), self.images.read("train", index, BATCH), strict=True):
-            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
-            share = unit.shape[1] / num_images
-            with torch.no_grad():
-                batch_loss, hits = self.objective.validation(self.calls, unit, self._drawn(still))
-                loss += share * batch_loss
-                if hits is not None:
-                    percent += share * hits
+        hits, loss, percent = None, *torch.zeros(2, len(self.jobs), device=self.device)
+        for unit, given, share in self._still(index):
+            batch_loss, hits = self.objective.validation(self.calls, unit, given)
+            loss += share * batch_loss
+            if hits is not None:
+                percent += share * hits
         return [
             (p if hits is not None else None, v, True) if math.isfinite(v) else (None, None, False)
             for p, v in zip(percent.tolist(), loss.tolist(), strict=True)
         ]
+
+    def _still(self, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float]]:
+        """Training images `index [E, M]` in batches, without augmentation, with draws that never change and the numbers
+        of the last step; each with its share of the images."""
+        for start, unit in zip(range(0, index.shape[1], BATCH), self.images.read("train", index, BATCH), strict=True):
+            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
+            yield unit, self._drawn(still) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
+
+    @torch.no_grad()
+    def measures(self) -> list[dict[str, float]]:
+        """What the objective measures on each member's validation images."""
+        index, sums = np.stack([used.val for used in self.used]), dict[str, Tensor]()
+        for unit, given, share in self._still(index) if index.size else ():
+            for name, values in self.objective.measures(self.calls, unit, given).items():
+                sums[name] = sums.get(name, torch.zeros(())) + share * values.cpu()
+        return [{name: float(values[e]) for name, values in sums.items()} for e in range(len(self.jobs))]
 
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
         """Test answers of every member, in one pass; read once, after training. Members have the same classes."""

@@ -31,6 +31,7 @@ from vitbench.store.record import ALGORITHM_VERSION
 
 SIZE_OF_AXIS = {"log2_grid_side": "grid_side", "log2_coefficients": "num_coefficients", "depth": "depth"}
 """The size of a model that each axis reads; other axes read what every trial has."""
+WORDS_OF_SIZE = {"grid_side": "square grid", "num_coefficients": "cosine coefficients", "depth": "depth"}
 
 
 def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
@@ -254,7 +255,7 @@ def _axis_problems(builder: Builder, claim: Claim) -> list[str]:
     for refs, where in claim_references(experiment, claim):
         for arm in (arm for ref in refs for arm in find_arms(experiment, factors_only(experiment, ref), where)):
             if model_sizes(builder.stages(arm, setting)[-1].spec.model)[size] is None:
-                problems[f"arm {arm.name} has no {size.replace('_', ' ')}, along which x: {claim.x} runs"] = None
+                problems[f"arm {arm.name} has no {WORDS_OF_SIZE[size]}, along which x: {claim.x} runs"] = None
     return list(problems)
 
 
