@@ -31,7 +31,8 @@ MOST_PROCESSES = 4
 
 SLOW_FILES = {
     "base/test_output", "bench/test_bench", "bench/test_settling", "cli/test_cli", "cli/test_fuzz_cli",
-    "cli/test_own_images", "cli/test_raced_run", "cli/test_text_output", "cli/test_upkeep", "cli/test_watch",
+    "cli/test_own_images", "cli/test_raced_run", "cli/test_recommend", "cli/test_text_output", "cli/test_upkeep",
+    "cli/test_watch",
     "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
     "engines/test_stages_finetune", "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
     "inspection/test_export", "inspection/test_inspection", "inspection/test_other_formats",
@@ -42,8 +43,8 @@ SLOW_FILES = {
     "report/test_report_browser", "report/test_report_page", "report/test_report_plots", "spec/test_fuzz_load",
     "stats/test_stats_oracles", "stats/test_stats_simulation", "store/test_fuzz_records", "store/test_records",
     "test_docs_site", "test_layers", "test_readme", "test_shipped_experiments", "test_style", "test_words",
-    "train/test_dino", "train/test_loop", "train/test_mae", "train/test_networks", "train/test_non_square_training",
-    "train/test_recipe", "train/test_stream",
+    "train/test_dino", "train/test_loop", "train/test_mae", "train/test_momentum_contrast", "train/test_networks",
+    "train/test_non_square_training", "train/test_recipe", "train/test_stream",
 }  # fmt: skip
 """Files whose tests together took over 2 seconds, or train the smoke experiment: `slow`, for a short inner loop."""
 

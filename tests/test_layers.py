@@ -41,18 +41,21 @@ ROOMS = (
     Room("engines", 5, "numpy", "torch"),
     Room("report", 5, "numpy pandas matplotlib jinja2 markupsafe tabulate rich"),
     Room("inspection", 6, "numpy pandas torch einops", "timm torchvision PIL matplotlib safetensors scipy"),
+    Room("recommend", 6, "numpy", "matplotlib"),
     Room("bench", 7, "numpy scipy pandas rich", "torch timm torchvision vit_pytorch matplotlib"),
     Room("cli", 8, "typer rich yaml numpy", "torch pynvml pandas"),
 )
 """The rooms, lowest first. A room imports only from rooms on lower floors."""
 ROOM = {room.name: room for room in ROOMS}
 
-TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "cli"} | {
-    "model.sizes", "model.token_places", "model.tensors", "model.costs", "model.weights.start", "model.mechanisms",
+TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "recommend", "cli"} | {
+    "model.sizes", "model.token_places", "model.tensors", "model.costs", "model.weights.start",
+    "model.weights.timm_names", "model.mechanisms", "model.part_problems", "model.pyramid", "model.stages",
     "model.objective", "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers",
     "model.channel_mixers", "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
     "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
+    "bench.simulated_recommend",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

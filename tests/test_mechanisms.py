@@ -17,6 +17,10 @@ from vitbench.spec.trial import ModelSpec
 MECHANISMS = [
     ("patch_embed", "patchify"),
     ("patch_embed", "conv"),
+    ("patch_embed", "overlap"),
+    ("stages", "flat"),
+    ("stages", "patch_merging"),
+    ("stages", "convolution"),
     ("patch_embed", "dct"),
     ("patch_embed", "frequency_tokens"),
     ("position", "none"),
@@ -47,6 +51,7 @@ MECHANISMS = [
     ("objective", "masked_patch"),
     ("objective", "mae"),
     ("objective", "dino"),
+    ("objective", "moco_v3"),
     ("objective", "distill"),
 ]
 

@@ -11,7 +11,7 @@ from conftest import Cli
 
 from vitbench.bench import cuda, cuda_checks
 
-SIZE = cuda_checks.Size("cpu")
+SIZE = cuda_checks.DeviceUnderTest("cpu")
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_finished_steps_are_read_and_failed_ones_repeated(tmp_path: Path, monkey
     calls: list[str] = []
 
     def step(name: str, found: dict[str, Any] | None) -> Any:
-        def run(size: cuda_checks.Size) -> dict[str, Any]:
+        def run(size: cuda_checks.DeviceUnderTest) -> dict[str, Any]:
             calls.append(name)
             if found is None:
                 raise RuntimeError("no kernel")

@@ -9,10 +9,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitbench.model import costs
 from vitbench.model.build import build
+from vitbench.model.mechanisms import stage_models
 from vitbench.model.sizes import pixel_grid
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
-NAMED = ["ViT-Mu/2", "ViT-Ti/4", "ViT-S/32", "ViT-B/16", "ViT-L/16", "ViT-H/14", "R14x0.5", "R50x1", "R200x3"]
+NAMED = [
+    "Swin-T",
+    "PoolFormer-S12",
+    "Mixer-S/16",
+    "ViT-Mu/2",
+    "ViT-Ti/4",
+    "ViT-S/32",
+    "ViT-B/16",
+    "ViT-L/16",
+    "ViT-H/14",
+    "R14x0.5",
+    "R50x1",
+    "R200x3",
+]
 HYBRIDS = ["R26x1+ViT-Ti/4", "R14x0.25+ViT-Mu/8", "R50x1+ViT-B/16", "R50x1+ViT-L/32"]
 CASES = {
     **{name: (resolved(fields), CLASSIFY) for name, fields in MECHANISMS.items()},
@@ -73,4 +87,5 @@ def test_num_tokens_is_the_sequences_length(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
     tokens = module.forward_features(torch.empty(2, model.in_chans, *pixel_grid(model), device="meta"))
-    assert tokens.shape == (2, costs.num_tokens(model), model.embed_dim)
+    last = stage_models(model)[-1]
+    assert tokens.shape == (2, costs.num_tokens(last), last.embed_dim)

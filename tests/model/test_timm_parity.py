@@ -44,6 +44,12 @@ CASES: dict[str, tuple[str, dict[str, Any], ModelSpec, float]] = {
         named("Ti/16", 64, 10, depth=2, global_pool="map"),
         1e-5,
     ),
+    "layer scale": (
+        "vit_tiny_patch16_224",
+        {"depth": 2, "init_values": 0.1},
+        named("Ti/16", 64, 10, depth=2, layer_scale=0.1),
+        1e-5,
+    ),
     "non-square": ("vit_tiny_patch16_224", {"depth": 2}, named("Ti/16", (32, 80), 10, depth=2), 1e-5),
     "BiT, non-square": ("resnetv2_50x1_bit", {}, named("R50x1", (64, 97), 10), 1e-4),
     "hybrid, non-square": ("vit_base_r50_s16_224", {"depth": 2}, named("R50x1+ViT-B/16", (64, 96), 10, depth=2), 1e-4),

@@ -336,6 +336,7 @@ def test_costs_relative_to_attention_at_64_tokens() -> None:
         ("pool(pool_size=4)", {}, "pool needs an odd pool_size; it is 4"),
         ("pool", {"pos_embed": "relative_2d"}, "needs attention maps, which pool does not give"),
         ("mlp", {"pos_embed": "rope_2d"}, "needs attention maps, which mlp does not give"),
+        ("mlp", {"pos_embed": "rope_2d", "num_heads": None}, "needs attention maps, which mlp does not give"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(mixer: str, fields: dict[str, Any], message: str) -> None:

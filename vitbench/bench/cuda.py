@@ -19,7 +19,7 @@ from vitbench.base.errors import printable
 from vitbench.bench import cuda_checks, cuda_speed
 
 LIMIT_SECONDS = 480.0
-STEPS: dict[str, Callable[[cuda_checks.Size], dict[str, Any]]] = {
+STEPS: dict[str, Callable[[cuda_checks.DeviceUnderTest], dict[str, Any]]] = {
     "parity": cuda_checks.parity,
     "stack": cuda_checks.stack,
     "graph": cuda_checks.graph,
@@ -58,7 +58,7 @@ class StepResult:
 
 def run(device: str, folder: Path, limit_seconds: float = LIMIT_SECONDS) -> Iterator[StepResult]:
     """Yield the steps as they end; a step that raises is a failed check. No step begins after `limit_seconds`."""
-    began, size = time.monotonic(), cuda_checks.Size(device)
+    began, size = time.monotonic(), cuda_checks.DeviceUnderTest(device)
     identity = _identity(device)
     for name, step in STEPS.items():
         path = folder / f"cuda_{name}.json"

@@ -1,6 +1,6 @@
 """Does a CUDA device compute what the CPU computes? Checks of `vitbench bench cuda`.
 
-Each takes a `Size` and returns a summary, `passed`, and its numbers; `skipped` where the device cannot do it.
+Each takes a `DeviceUnderTest` and returns a summary, `passed`, and its numbers; `skipped` where the device cannot do it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OBJECTIVES = ("classify", "masked_patch", "mae")
 
 
 @dataclass(frozen=True)
-class Size:
+class DeviceUnderTest:
     """The device, and how large a measurement may be: on a CPU only the code is tried."""
 
     device: str
@@ -87,7 +87,7 @@ def _kinds() -> Iterator[tuple[str, TrialSpec]]:
     yield "medium augmentation", spec(VIT, **{**sgd, "augment": "medium"})
 
 
-def parity(size: Size) -> dict[str, Any]:
+def parity(size: DeviceUnderTest) -> dict[str, Any]:
     """Losses and weights after three SGD steps, against the CPU."""
     set_precision("fp32")
     rows = {}
@@ -103,7 +103,7 @@ def parity(size: Size) -> dict[str, Any]:
     }
 
 
-def stack(size: Size) -> dict[str, Any]:
+def stack(size: DeviceUnderTest) -> dict[str, Any]:
     """Members of a stack of four against the same trials alone."""
     set_precision("fp32")
     one = spec(VIT, opt="sgd", warmup_fraction=0.0)
@@ -126,7 +126,7 @@ def _alone(one: TrialSpec, seed: int, device: str) -> Trainer:
     return alone
 
 
-def graph(size: Size) -> dict[str, Any]:
+def graph(size: DeviceUnderTest) -> dict[str, Any]:
     """A replayed CUDA graph against single operations: equal bits."""
     if not size.is_gpu:
         return {"skipped": True, "summary": "CUDA graphs need a CUDA device"}
@@ -139,7 +139,7 @@ def graph(size: Size) -> dict[str, Any]:
     return {"passed": not unequal, "summary": summary, "kinds": rows}
 
 
-def resume(size: Size) -> dict[str, Any]:
+def resume(size: DeviceUnderTest) -> dict[str, Any]:
     """A training from a checkpoint in its middle against one without a stop: equal bits."""
     one, program = spec(VIT), "graph" if size.is_gpu else "eager"
     whole = weights(after(one, size.device, STEPS, program=program))
@@ -158,7 +158,7 @@ def resume(size: Size) -> dict[str, Any]:
     return {"passed": equal, "summary": f"bits {'equal' if equal else 'differ'} after a stop at step {STEPS // 2}"}
 
 
-def bf16(size: Size) -> dict[str, Any]:
+def bf16(size: DeviceUnderTest) -> dict[str, Any]:
     """The mean loss of a training in bf16 against fp32."""
     losses = {}
     for precision in ("fp32", "bf16"):
@@ -174,7 +174,7 @@ def bf16(size: Size) -> dict[str, Any]:
     }
 
 
-def out_of_memory(size: Size) -> dict[str, Any]:
+def out_of_memory(size: DeviceUnderTest) -> dict[str, Any]:
     """Trials of one shape that do not fit as one stack: split, and every one of them gets its record."""
     from vitbench.bench.cuda_speed import run_text
 

@@ -6,9 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
-from vitbench.bench.cuda_checks import Size
+from vitbench.bench.cuda_checks import DeviceUnderTest
 from vitbench.bench.steps import matmul_peak, seconds, spec_of, trainer_of
 from vitbench.bench.timed_command import measure
 from vitbench.data import DataOptions, facts
@@ -41,7 +41,7 @@ def run_text(text: str, device: str, engine: str) -> tuple[list[Record], list[st
     return list(outcome.records.values()), said
 
 
-def stack_speed(size: Size) -> dict[str, Any]:
+def stack_speed(size: DeviceUnderTest) -> dict[str, Any]:
     """Images per second of stacks of 1, 4, 16 and 64 small models (28 pixels, 50 tokens, batch 64)."""
     set_precision("fp32")
     train = TrainSpec(steps=10_000, batch_size=64, augment="light")
@@ -55,10 +55,10 @@ def stack_speed(size: Size) -> dict[str, Any]:
     return {"summary": f"images/s of a stack of {listed}", "images_per_second": rows}
 
 
-def peak_share(size: Size) -> dict[str, Any]:
+def peak_share(size: DeviceUnderTest) -> dict[str, Any]:
     """The share of the bf16 peak that ViT-B/16 reaches, step by step and compiled, and its images per second."""
     name, img_size, batch = ("ViT-B/16", 224, 128) if size.is_gpu else ("ViT-Ti/16", 32, 2)
-    precision = "bf16" if size.is_gpu else "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16" if size.is_gpu else "fp32"
     train = TrainSpec(steps=10_000, batch_size=batch, augment="none", precision=precision)
     one = spec_of(ModelSpec(name=name), img_size, 1000, train)
     set_precision(precision)
@@ -79,7 +79,7 @@ def peak_share(size: Size) -> dict[str, Any]:
     return {"summary": f"{name}: share of {peak / 1e12:.0f} TFLOP/s: {listed}", "matmul_peak": peak, "programs": rows}
 
 
-def ablation(size: Size) -> dict[str, Any]:
+def ablation(size: DeviceUnderTest) -> dict[str, Any]:
     """Seconds of `vitbench run ablation`, the README's first command (on a CPU: of `run smoke`)."""
     name = "ablation" if size.is_gpu else "smoke"
     with tempfile.TemporaryDirectory() as root:

@@ -20,14 +20,15 @@ NUM_IMAGES = 256
 """Images that the steps draw from."""
 
 
-def spec_of(model: ModelSpec, img_size: int, num_classes: int, train: TrainSpec) -> TrialSpec:
+def spec_of(model: ModelSpec, img_size: int | tuple[int, int], num_classes: int, train: TrainSpec) -> TrialSpec:
     """A resolved spec on drawn images of any size."""
     counts = (NUM_IMAGES // num_classes + 1,) * num_classes
     names = tuple(map(str, range(num_classes)))
     in_chans = 3 if model.in_chans is None else model.in_chans
     drawn = Facts(
-        "drawn", img_size, in_chans, num_classes, names, counts, sum(counts), num_classes, False, "drawn", "", True
-    )
+        "drawn", img_size if isinstance(img_size, int) else None, in_chans, num_classes, names, counts, sum(counts),
+        num_classes, False, "drawn", "", True,
+    )  # fmt: skip
     data = DataSpec(name="drawn", img_size=img_size, val_fraction=0.0)
     return resolve(TrialSpec(model=model, data=data, train=train), drawn)
 

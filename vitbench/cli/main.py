@@ -52,7 +52,7 @@ from vitbench.cli.commands.tools import tools
 from vitbench.cli.setting_options import SettingsGroup
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
-input or usage; 3 incomplete; 4 a --check failed; 5 results folder refused; 6 no space; 129 SIGHUP, 130
+input or usage; 3 incomplete; 4 a --check or --test-once failed; 5 results folder refused; 6 no space; 129 SIGHUP, 130
 Ctrl-C and 143 SIGTERM, which the same command resumes."""
 
 NO_MEMORY = ("failed to map segment", "cannot allocate memory")
@@ -138,6 +138,51 @@ def plan(
 
     request = experiment_request(name, data, seeds, sets)
     raise typer.Exit(show_plan(request, data_options_of(data_dir), results, diff, console(), as_json))
+
+
+@app.command()
+def recommend(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="Your images: folder:PATH, parquet:PATH, fashion_mnist, ...",
+            metavar="NAME",
+            autocompletion=completion.data,
+        ),
+    ],
+    max_hours: Annotated[
+        float, typer.Option("--max-hours", help="The budget, all sessions together.", metavar="HOURS")
+    ],
+    aim: Annotated[
+        str, typer.Option("--for", help="What counts: accuracy, speed or size.", metavar="AIM")
+    ] = "accuracy",
+    test_once: Annotated[
+        bool, typer.Option("--test-once", help="Refuse if these test images were read before (exit code 4).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Measure this machine, print the plan.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also export the model as ONNX.")] = False,
+    img_size: Annotated[
+        int | None,
+        typer.Option("--img-size", min=8, help="Side in pixels (default: that of the images, at most 64 on a CPU)."),
+    ] = None,
+    data_dir: DataDir = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="The results folder (default: results/recommend-NAME).")
+    ] = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend a model for your images: ask what pays within your hours, and test the answer once."""
+    from vitbench.cli.commands import recommend as command
+    from vitbench.cli.commands.recommend_options import RecommendOptions, aim_named, check_hours
+
+    options = RecommendOptions(
+        data, check_hours(max_hours), aim_named(aim), data_options_of(data_dir), results, img_size, test_once, onnx,
+        device, jobs, quiet,
+    )  # fmt: skip
+    raise typer.Exit(command.recommend(options, dry_run, console()))
 
 
 @app.command("list")

@@ -15,6 +15,7 @@ from vitbench.data.types import DataOptions, Facts, Floats, Pixels, resident
 from vitbench.spec.trial import DataSpec
 
 MOST_IMAGES = 5_000
+MOST_QUICK = 2_000
 LARGEST_SIDE = 32
 STRENGTH, MAX_ITER = 1e-2, 200
 
@@ -36,6 +37,17 @@ def pixel_floor_percent(facts: Facts, name: str, options: DataOptions) -> float:
     score = _score((train, data.train.labels[rows]), (test, data.test.labels))
     write_aside(json.dumps({"data": facts.name, "top1_percent": score}), path)
     return score
+
+
+def pixel_validation_percent(facts: Facts, name: str, options: DataOptions, val_fraction: float) -> float:
+    """As `pixel_floor_percent`, scored on the validation images of seed 0; no test image is read."""
+    data = open_images(name, replace(options, download=False)).train
+    parts = partition(data, 0, DataSpec(val_fraction=val_fraction))
+    side = min(facts.img_size or LARGEST_SIDE, LARGEST_SIDE)
+    rng = np.random.default_rng(0)
+    rows, val_rows = (rng.permutation(part)[:MOST_QUICK] for part in (parts.train, parts.val))
+    train, val = (_flat(resident(data.take(part), side)) for part in (rows, val_rows))
+    return _score((train, data.labels[rows]), (val, data.labels[val_rows]))
 
 
 def _flat(images: Pixels) -> Floats:

@@ -20,7 +20,8 @@ from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, TrialOutcome, ou
 from vitbench.model import costs
 from vitbench.model.objective import objective_of
 from vitbench.model.sizes import known
-from vitbench.model.weights.start import find, start_sha256, without_task
+from vitbench.model.weights.start import find, start_sha256, tensors_by_name, without_task
+from vitbench.model.weights.timm_names import in_our_names
 from vitbench.plan.trial_id import trial_id
 from vitbench.plan.trials import Trial
 from vitbench.spec.experiment import START
@@ -262,7 +263,8 @@ def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor
     identity = trial_id(trial.spec, trial.seed, trial.data_fingerprint, trial.parents, start_sha256(trial.spec))
     if identity != trial.trial_id:
         raise InputError(f"model.init_from: {start} changed after planning; run the same command again")
-    return read_weights(find(start))
+    names = tensors_by_name(trial.spec.model, trial.spec.train.objective)
+    return in_our_names(read_weights(find(start)), trial.spec.model, names)
 
 
 def _spec_of(identity: str, options: Options) -> TrialSpec:

@@ -37,12 +37,16 @@ class TrialOutcome:
 
 
 def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
-    """The outcomes of a stack. Read the test data once, for the last weights and for the best by validation."""
+    """The outcomes of a stack. Read the test data once, for the last weights and for the best by validation.
+
+    A spec with `evaluate.test: false`, and an objective without classes, read none.
+    """
     classifies = trainer.objective.predicts_classes
     measured = [{}] * len(trained) if classifies else trainer.measures()
-    last = trainer.test() if classifies else [None] * len(trained)
+    tests = classifies and trainer.spec.evaluate.test
+    last = trainer.test() if tests else [None] * len(trained)
     best = None
-    if classifies:
+    if tests:
         flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
         best = last if torch.equal(flat, trainer.evaluated) else trainer.test(flat)
     out = []

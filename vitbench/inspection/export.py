@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import InputError, ResultsError, nearest
 from vitbench.data import DataOptions, facts
-from vitbench.model.mechanisms import Part, parts_of, position_of
+from vitbench.model.mechanisms import Part, parts_of, position_of, stage_models
 from vitbench.model.objective import Objective, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import backbone, known, pixel_grid, transformer
 from vitbench.model.weights.start import WEIGHTS_FILE
+from vitbench.model.weights.timm_names import Family, family_of, in_timms_names
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
@@ -118,12 +119,24 @@ def architecture(model: ModelSpec, objective: ObjectiveSpec) -> Architecture:
         args = {"layers": list(known(model.layers)), "width_factor": model.width_factor, "stem_type": "fixed"}
         name, args = (BATCH_NORM, args) if model.norm_layer == "batch" else (known(bit), {})
         return Architecture(name, args, "stem.conv", "head.fc")
+    if (family := family_of(model)) is not None:
+        return _of_family(model, family, objective)
     args = _vit_args(model, objective)
     if model.family != "hybrid":
         return Architecture(VIT, args, "patch_embed.proj", "head")
     if reason := _backbone_obstacle(model):
         raise InputError(f"timm cannot hold this model: {reason}")
     return Architecture(HYBRIDS[known(model.layers)], args, "patch_embed.backbone.stem.conv", "head")
+
+
+def _of_family(model: ModelSpec, family: Family, objective: ObjectiveSpec) -> Architecture:
+    """timm's Swin, PoolFormer or MLP-Mixer. Raises InputError with the reason where timm has none like `model`."""
+    heads, answer = objective_of(objective).timm(model), family.arguments(model)
+    for part in (heads, answer):
+        if isinstance(part, str):
+            raise InputError(f"timm cannot hold this model: {part}")
+    assert not isinstance(answer, str)
+    return Architecture(*answer, family.first_conv, family.classifier)
 
 
 def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
@@ -143,6 +156,10 @@ def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
     }
     if model.reg_tokens:
         args["reg_tokens"] = model.reg_tokens
+    if model.layer_scale is not None:
+        args["init_values"] = model.layer_scale
+    if other := _other_than(model, {"without": None, "block_norm": "layer", "norm_eps": ModelSpec().norm_eps}):
+        raise InputError(f"timm cannot hold this model: {other}")
     parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
     for part in parts:
         answer = part.timm(model)
@@ -196,6 +213,8 @@ def timm_state(spec: TrialSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
     out = {name: tensor for name, tensor in state.items() if predicts or table[name].role != "task"}
     if spec.model.family == "resnet":
         return out
+    if (family := family_of(spec.model)) is not None:
+        return in_timms_names(out, spec.model, family)
     module = build(spec.model, spec.train.objective)
     module.load_state_dict(state)
     positions: Tensor | None = module.positions(0, state["patch_embed.proj.weight"].device)  # type: ignore[operator]
@@ -234,7 +253,7 @@ def _config(spec: TrialSpec, chosen: Architecture, standardised: dict[str, Any],
     return {
         "architecture": chosen.name,
         "num_classes": num_classes,
-        "num_features": backbone(model).width if model.family == "resnet" else model.embed_dim,
+        "num_features": backbone(model).width if model.family == "resnet" else stage_models(model)[-1].embed_dim,
         "global_pool": "avg" if model.family == "resnet" else model.global_pool,
         **({"label_names": names} if names and classifies else {}),
         "model_args": chosen.model_args,

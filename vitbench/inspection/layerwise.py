@@ -70,7 +70,7 @@ def layers(subject: Subject, shown: Shown) -> Findings:
         if tested.prefix is not None and fitted.prefix is not None:
             row |= _accuracies("class_token_", fitted.prefix[layer], tested.prefix[layer], labels)
         row["token_probe_percent"] = _single_tokens(fitted.tokens[layer], tested.tokens[layer], labels)
-        if subject.patch_px and hasattr(subject.module, "blocks"):
+        if subject.patch_px and hasattr(subject.module, "blocks") and not subject.is_pyramid:
             patches = test.patches(subject.patch_px)[:, tested.kept]
             cka = representation.token_patch_cka(tested.tokens[layer].astype(np.float64), patches)
             row["token_localisation"] = 100.0 * representation.localisation(cka)

@@ -21,7 +21,7 @@ from vitbench.data import DataOptions, facts
 from vitbench.data.source import optional
 from vitbench.inspection.export import CONFIG_FILE, find_trial, kept_weights
 from vitbench.model.build import build, initialise
-from vitbench.model.mechanisms import patch_embed_of, token_mixer_of
+from vitbench.model.mechanisms import patch_embed_of, stage_models, token_mixer_of
 from vitbench.model.objective import Objective, objective_of
 from vitbench.model.sizes import known, total_stride
 from vitbench.model.weights.pretrained import fetch
@@ -79,6 +79,11 @@ class Subject:
         return self.img_size // self.patch_px
 
     @property
+    def is_pyramid(self) -> bool:
+        """True if its stages have different grids."""
+        return self.spec is not None and self.spec.model.family != "resnet" and len(stage_models(self.spec.model)) > 1
+
+    @property
     def objective(self) -> Objective | None:
         """The training objective, or None if it is unknown."""
         return None if self.spec is None else objective_of(self.spec.train.objective)
@@ -95,6 +100,8 @@ class Subject:
             mixer = token_mixer_of(self.spec.model)
             if "attention_maps" not in mixer.gives:
                 raise InputError(f"{self.name}: its token mixer, {mixer.text()}, has no attention to look at")
+            if self.is_pyramid:
+                raise InputError(f"{self.name}: its stages have different grids, so its attention cannot be compared")
         if not attending:
             raise InputError(f"{self.name}: a {type(self.module).__name__} has no attention to look at")
         return attending

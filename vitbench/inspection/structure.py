@@ -98,7 +98,7 @@ def position_map(subject: Subject) -> np.ndarray:
     if turn is not None:
         cos, sin = (part[subject.num_prefix :].double().numpy() for part in turn)
         return similarity.rotary_map(cos, sin)
-    tables = _relative_tables(subject)
+    tables = {} if subject.is_pyramid else _relative_tables(subject)
     if not tables:
         raise InputError(f"{subject.name}: has no positions to compare")
     assert position is not None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from vitbench.model.mechanisms import part_problems, patch_embed_of, token_mixer_of
+from vitbench.model.mechanisms import blocks_of, patch_embed_of, stage_models, token_mixer_of
 from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, Pass, objective_of
 from vitbench.model.parameters import parameters
-from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride, transformer
+from vitbench.model.part_problems import part_problems
+from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 __all__ = [
@@ -45,8 +46,8 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
 def product_macs(model: ModelSpec) -> dict[str, int]:
     """Multiply-adds of the blocks' products that use no weight, for one image, by name."""
     mixer, macs = token_mixer_of(model), dict[str, int]()
-    for layer in range(transformer(model).depth):
-        macs |= {f"blocks.{layer}.{mixer.slot}.{name}": count for name, count in mixer.macs(model, layer).items()}
+    for number, (stage, layer, _) in enumerate(blocks_of(model)):
+        macs |= {f"blocks.{number}.{mixer.slot}.{name}": count for name, count in mixer.macs(stage, layer).items()}
     return macs
 
 
@@ -54,8 +55,7 @@ def hidden_flops(model: ModelSpec) -> int:
     """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
     if model.family == "resnet":
         return 0
-    mixer = token_mixer_of(model)
-    return FLOPS_PER_MAC * sum(mixer.hidden_macs(model, layer) for layer in range(transformer(model).depth))
+    return FLOPS_PER_MAC * sum(token_mixer_of(model).hidden_macs(stage, layer) for stage, layer, _ in blocks_of(model))
 
 
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:
@@ -122,6 +122,8 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.family == "vit" and not problems and not trained.predicts_classes and len(stage_models(model)) > 1:
+        problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
         problems.append(
             f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"

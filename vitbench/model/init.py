@@ -47,6 +47,7 @@ def _xavier_qkv(tensor: Tensor, _: float, generator: Generator) -> None:
 FILL: dict[str, Callable[[Tensor, float, Generator], object]] = {
     "zeros": lambda tensor, _, generator: tensor.zero_(),
     "ones": lambda tensor, _, generator: tensor.fill_(1.0),
+    "constant": lambda tensor, value, generator: tensor.fill_(value),
     "normal": lambda tensor, std, generator: tensor.normal_(0.0, std, generator=generator),
     "trunc_normal": lambda tensor, std, generator: nn.init.trunc_normal_(tensor, std=std, generator=generator),
     "uniform": lambda tensor, bound, generator: tensor.uniform_(-bound, bound, generator=generator),

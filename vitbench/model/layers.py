@@ -12,10 +12,35 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm with the epsilon of vit_jax and timm."""
+    """LayerNorm; the default epsilon is that of vit_jax and of timm's ViT."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps=eps)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Tokens `[B, T, D]` of each image, normalised over tokens and channels together, then scaled per channel.
+
+    Source: Yu et al. 2022 (PoolFormer), section 3. Its epsilon, 1e-5, is torch's default.
+    """
 
     def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
+        super().__init__(1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x.transpose(1, 2))
+        return out.transpose(1, 2)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel. Source: Touvron et al. 2021 (CaiT), section 2; the state name is timm's."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim))
+
+    def forward(self, branch: Tensor) -> Tensor:
+        return branch * self.gamma
 
 
 def dropout(rate: float) -> nn.Module:
@@ -77,17 +102,60 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PatchProjection(nn.Module):
-    """Images `[B, C, Y p, X p]` -> tokens `[B, Y X, D]`: a convolution whose stride is its kernel.
+    """Images `[B, C, Y p, X p]` -> tokens `[B, Y X, D]`: a convolution whose stride is its kernel, then any norm.
 
     It runs as the matrix product that it is: so it stacks (vmap) without a grouped convolution.
     """
 
-    def __init__(self, in_width: int, dim: int, patch_size: int) -> None:
+    def __init__(self, in_width: int, dim: int, patch_size: int, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_width, dim, patch_size, stride=patch_size)
+        self.norm = norm or nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         p = self.patch_size
         patches = rearrange(images, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=p)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        out: Tensor = self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+        return out
+
+
+class OverlappingProjection(nn.Module):
+    """Images `[B, C, Y p, X p]` -> tokens `[B, Y X, D]`: a convolution of stride p and kernel 2 p - 1."""
+
+    def __init__(self, in_width: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_width, dim, 2 * patch_size - 1, stride=patch_size, padding=patch_size // 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = rearrange(self.proj(images), "b d y x -> b (y x) d")
+        return out
+
+
+class MergeOverlapping(OverlappingProjection):
+    """Tokens `[B, 2 Y 2 X, D]` of a grid -> tokens `[B, Y X, D']`, each of which sees 3 x 3 of them."""
+
+    def __init__(self, rows: int, in_width: int, dim: int) -> None:
+        super().__init__(in_width, dim, 2)
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(rearrange(x, "b (y x) d -> b d y x", y=self.rows))
+
+
+class MergePatches(nn.Module):
+    """Tokens `[B, 2 Y 2 X, D]` of a grid -> tokens `[B, Y X, D']`, each made of 2 x 2 of them.
+
+    The four parts stand in the order of Swin's code: down the first column, then down the second.
+    """
+
+    def __init__(self, rows: int, in_width: int, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.rows = rows
+        self.norm = LayerNorm(4 * in_width, norm_eps)
+        self.reduction = nn.Linear(4 * in_width, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fours = rearrange(x, "b (y p x q) d -> b (y x) (q p d)", y=self.rows // 2, p=2, q=2)
+        out: Tensor = self.reduction(self.norm(fours))
+        return out

@@ -36,7 +36,7 @@ class MaskedAutoencoder(Encoder):
         self.mask_token = nn.Parameter(torch.empty(1, 1, mask_width))
         self.decoder_embed = nn.Linear(known(model.embed_dim), width)
         self.decoder, self.decoder_shape = decoder, shape
-        self.decoder_blocks = nn.ModuleList(EncoderBlock(decoder, shape, layer) for layer in range(shape.depth))
+        self.decoder_blocks = nn.ModuleList(EncoderBlock(decoder, layer) for layer in range(shape.depth))
         self.decoder_norm = LayerNorm(width)
         self.decoder_pred = nn.Linear(width, known(model.patch_size) ** 2 * known(model.in_chans))
 

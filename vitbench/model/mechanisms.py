@@ -10,12 +10,12 @@ patches), `class_token`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from vitbench.model.sizes import Grid, patch_grid
+from vitbench.model.sizes import Grid, known, patch_grid
 from vitbench.model.tensors import Tensor
-from vitbench.spec.mechanism import Mechanism, mechanism, registered
+from vitbench.spec.mechanism import Mechanism, mechanism
 from vitbench.spec.trial import ModelSpec
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ MODEL_KINDS: Mapping[str, str] = {
     "token_mixer": "token_mixer",
     "channel_mixer": "channel_mixer",
     "readout": "global_pool",
+    "stages": "stages",
 }
 """{kind: the field of ModelSpec that chooses it}."""
 
@@ -150,6 +151,8 @@ class TokenMixer(Part):
     kind: ClassVar[str] = "token_mixer"
     changes: ClassVar[frozenset[str]] = frozenset({"position"})
     slot: ClassVar[str] = "mixer"
+    timm_class: ClassVar[str | None] = None
+    """The class of timm's that has this mixer, beside its ViT: a key of `weights.timm_names.FAMILIES`."""
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """One block's tensors by their name inside `blocks.N.<slot>`, with `macs` for each use of a weight."""
@@ -166,6 +169,14 @@ class TokenMixer(Part):
     def module(self, model: ModelSpec, layer: int) -> nn.Module:
         """The module of block `layer`, its state named as `tensors` says."""
         raise NotImplementedError
+
+    def problems_of_stages(self, stages: Sequence[ModelSpec]) -> list[str]:
+        """Why the stages of an encoder, or its one grid, cannot have this mixer."""
+        return [line for stage in stages for line in self.problems(stage)]
+
+    def notes(self, stages: Sequence[ModelSpec]) -> list[str]:
+        """What a user should know before training with this mixer in these stages, one line each."""
+        return []
 
     def prefix_problems(self, model: ModelSpec) -> list[str]:
         """For `problems` of a mixer that has no place for tokens which are no patches."""
@@ -188,6 +199,34 @@ class ChannelMixer(Part):
 
     def module(self, model: ModelSpec) -> nn.Module:
         """The module of one block, its state named as `tensors` says."""
+        raise NotImplementedError
+
+
+class Stages(Part):
+    """Whether all blocks work on one grid, or stages of blocks on ever coarser ones.
+
+    Every stage is described by the ModelSpec of a flat encoder, so that parts need not know of stages.
+    """
+
+    kind: ClassVar[str] = "stages"
+    changes: ClassVar[frozenset[str]] = frozenset(
+        ("token_mixer", "channel_mixer", "position", "block_norm", "layer_scale", "readout", "final_norm", "head")
+    )
+
+    def num_blocks(self) -> int | None:
+        """The number of all blocks; None: `model.depth` says it."""
+        return None
+
+    def models(self, model: ModelSpec) -> tuple[ModelSpec, ...]:
+        """The flat model of every stage: its `depth`, `embed_dim`, `num_heads` and `patch_size`."""
+        raise NotImplementedError
+
+    def merge_tensors(self, before: ModelSpec, after: ModelSpec) -> Iterator[Tensor]:
+        """Tensors between two stages by their name inside `blocks.N.merge`, where N is the first block of `after`."""
+        return iter(())
+
+    def merge(self, before: ModelSpec, after: ModelSpec) -> nn.Module:
+        """A module from the tokens of `before` to those of `after`, its state named as `merge_tensors` says."""
         raise NotImplementedError
 
 
@@ -214,7 +253,9 @@ class Readout(Part):
         raise NotImplementedError
 
 
-KINDS: Mapping[str, type[Part]] = {cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout)}
+KINDS: Mapping[str, type[Part]] = {
+    cls.kind: cls for cls in (PatchEmbed, Position, TokenMixer, ChannelMixer, Readout, Stages)
+}
 """The base class of each kind."""
 
 
@@ -248,54 +289,46 @@ def readout_of(model: ModelSpec) -> Readout:
     return part
 
 
+def stages_of(model: ModelSpec) -> Stages:
+    """How the blocks are grouped."""
+    part: Stages = mechanism("stages", model.stages)
+    return part
+
+
+def stage_models(model: ModelSpec) -> tuple[ModelSpec, ...]:
+    """The flat model of every stage; of a flat encoder the model itself."""
+    return stages_of(model).models(model)
+
+
+class BlockPlace(NamedTuple):
+    """Where a block stands: the flat model of its stage, its number there, and any stage that ends before it."""
+
+    stage: ModelSpec
+    layer: int
+    before: ModelSpec | None
+
+
+def blocks_of(model: ModelSpec) -> list[BlockPlace]:
+    """The place of every block."""
+    stages = stage_models(model)
+    return [
+        BlockPlace(stage, layer, stages[number - 1] if number > 0 and layer == 0 else None)
+        for number, stage in enumerate(stages)
+        for layer in range(known(stage.depth))
+    ]
+
+
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
-    return (
-        patch_embed_of(model), position_of(model), token_mixer_of(model), channel_mixer_of(model), readout_of(model),
-    )  # fmt: skip
+    channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
+    first, last = (
+        (patch_embed_of(model), position_of(model), token_mixer_of(model)),
+        (readout_of(model), stages_of(model)),
+    )
+    return (*first, *channel_mixer, *last)
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:
     """The SHARED fields that no part of the model reads."""
     read = frozenset[str]().union(*(part.reads(model) for part in parts_of(model)))
     return SHARED - read
-
-
-def part_problems(model: ModelSpec) -> list[str]:
-    """Problems of the parts, else capabilities that a part needs and no part gives; one line each."""
-    parts = parts_of(model)
-    problems = [line for part in parts if part.kind != "position" for line in part.problems(model)]
-    problems = problems or _placement_problems(model) + position_of(model).problems(model)
-    if problems:
-        return problems
-    given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
-    return [
-        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "
-        f"which {', '.join(other.text() for other in parts if other.kind == 'token_mixer')} does not give"
-        for part in parts
-        if (missing := part.needs - given)
-    ]
-
-
-def subset_problems(model: ModelSpec) -> list[str]:
-    """Why the blocks of a transformer cannot see some of the patches only, one line each."""
-    parts = (position_of(model), token_mixer_of(model))
-    problems = [
-        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs every patch of the grid, and the blocks see some of them"
-        for part in parts
-        if "subset" not in part.gives
-    ]
-    if model.pos_placement != "stem":
-        problems.append(f"model.pos_placement: {model.pos_placement} needs every patch of the grid; stem does not")
-    return problems
-
-
-def _placement_problems(model: ModelSpec) -> list[str]:
-    """Fields of other encodings that this one does not have."""
-    position, problems = position_of(model), []
-    if model.pos_placement != "stem" and not position.absolute:
-        named = ", ".join(name for name, cls in registered("position").items() if cls.absolute)  # type: ignore[attr-defined]
-        problems.append(f"model.pos_placement: {model.pos_placement} is for {named}; {position.text()} has only stem")
-    if model.relative_clip is not None and not position.offsets:
-        problems.append(f"model.relative_clip: {position.text()} has no relative offsets to clip")
-    return problems

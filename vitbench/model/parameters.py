@@ -9,10 +9,18 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vitbench.model.mechanisms import channel_mixer_of, patch_embed_of, position_of, token_mixer_of
+from vitbench.model.mechanisms import (
+    blocks_of,
+    channel_mixer_of,
+    patch_embed_of,
+    position_of,
+    stage_models,
+    stages_of,
+    token_mixer_of,
+)
 from vitbench.model.objective import objective_of
 from vitbench.model.resnet_tensors import resnet_tensors
-from vitbench.model.sizes import transformer
+from vitbench.model.sizes import known, transformer
 from vitbench.model.tensors import SCHEMES, Tensor, norm
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
@@ -48,20 +56,36 @@ def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
         yield Tensor("reg_token", registers, scheme.register, decay=False, part="registers")
     yield from (table.at("", "position") for table in position_tables(model, 0))
     yield from (tensor.at("patch_embed", "patch_embed") for tensor in patch_embed_of(model).tensors(model))
-    for layer in range(shape.depth):
-        yield from block_tensors(encoded, layer)
+    for number, (stage, layer, before) in enumerate(blocks_of(encoded)):
+        merge = () if before is None else stages_of(model).merge_tensors(before, stage)
+        yield from (tensor.at(f"blocks.{number}.merge", "stages") for tensor in merge)
+        yield from (tensor.at(f"blocks.{number}") for tensor in block_tensors(stage, layer))
     if model.final_norm != "none":
-        name = "norm" if model.final_norm == "before_pool" else "fc_norm"
-        yield from (replace(tensor, part="final_norm") for tensor in norm(name, shape.embed_dim))
+        name, width = "norm" if model.final_norm == "before_pool" else "fc_norm", stage_models(model)[-1].embed_dim
+        yield from (replace(tensor, part="final_norm") for tensor in norm(name, known(width)))
 
 
 def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
-    """The tensors of block `layer`, by their name in the model."""
-    name, width, mixer = f"blocks.{layer}", transformer(model).embed_dim, token_mixer_of(model)
+    """The tensors of block `layer`, by their name in the block."""
+    mixer = token_mixer_of(model)
     if layer > 0:
-        yield from (table.at(name, "position") for table in position_tables(model, layer))
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm1", width))
-    yield from (tensor.at(f"{name}.{mixer.slot}", "token_mixer") for tensor in mixer.tensors(model))
-    yield from (table.at(f"{name}.{mixer.slot}", "position") for table in position_of(model).attention_tables(model))
-    yield from (replace(tensor, part="block_norm") for tensor in norm(f"{name}.norm2", width))
-    yield from (tensor.at(f"{name}.mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+        yield from (table.at("", "position") for table in position_tables(model, layer))
+    yield from _block_norm(model, "norm1")
+    yield from (tensor.at(mixer.slot, "token_mixer") for tensor in mixer.tensors(model))
+    yield from (table.at(mixer.slot, "position") for table in position_of(model).attention_tables(model))
+    yield from _layer_scale(model, "ls1")
+    if model.without != "mlp":
+        yield from _block_norm(model, "norm2")
+        yield from (tensor.at("mlp", "channel_mixer") for tensor in channel_mixer_of(model).tensors(model))
+        yield from _layer_scale(model, "ls2")
+
+
+def _block_norm(model: ModelSpec, name: str) -> Iterator[Tensor]:
+    scale_and_shift = () if model.without == "norm" else norm(name, transformer(model).embed_dim)
+    yield from (replace(tensor, part="block_norm") for tensor in scale_and_shift)
+
+
+def _layer_scale(model: ModelSpec, name: str) -> Iterator[Tensor]:
+    if model.layer_scale is not None:
+        width, init = transformer(model).embed_dim, f"constant:{model.layer_scale!r}"
+        yield Tensor(f"{name}.gamma", (width,), init, part="layer_scale")

@@ -19,11 +19,26 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model.layers import LayerNorm, StochasticDepth, depth_rates, dropout
-from vitbench.model.mechanisms import channel_mixer_of, position_of, readout_of, token_mixer_of
+from vitbench.model.layers import (
+    GroupNorm,
+    LayerNorm,
+    LayerScale,
+    StochasticDepth,
+    depth_rates,
+    dropout,
+)
+from vitbench.model.mechanisms import (
+    blocks_of,
+    channel_mixer_of,
+    position_of,
+    readout_of,
+    stage_models,
+    stages_of,
+    token_mixer_of,
+)
 from vitbench.model.parameters import position_tables
 from vitbench.model.placing import Rotation, register, spread
-from vitbench.model.sizes import Transformer, conv_stem_widths, known, norm_groups, transformer
+from vitbench.model.sizes import conv_stem_widths, known, norm_groups, transformer
 from vitbench.spec.trial import ModelSpec
 
 MASKED, REPLACED = 1, 2
@@ -33,20 +48,28 @@ MASKED, REPLACED = 1, 2
 class EncoderBlock(nn.Module):
     """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; with `every_layer` a later block adds its own positions.
 
-    The token mixer is `attn`, as in timm, or has the name of its slot.
+    `model` is that of the block's stage, and `layer` its number there. `merge` makes the tokens of the stage before
+    those of this one. The token mixer is `attn`, as in timm, or has the name of its slot; `without: mlp` leaves its
+    branch alone.
     """
 
-    def __init__(self, model: ModelSpec, shape: Transformer, layer: int) -> None:
+    def __init__(
+        self, model: ModelSpec, layer: int, drop_path_rate: float = 0.0, merge: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.merge = merge or nn.Identity()
         if layer > 0:
             register(self, position_tables(model, layer))
         mixer = token_mixer_of(model)
         self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
-        self.norm1 = LayerNorm(shape.embed_dim)
+        self.residual, whole = model.without != "residual", model.without != "mlp"
+        self.norm1 = _block_norm(model)
         self.add_module(self.slot, mixer.module(model, layer))
-        self.norm2 = LayerNorm(shape.embed_dim)
-        self.mlp = channel_mixer_of(model).module(model)
-        self.drop_path = StochasticDepth(depth_rates(model.drop_path_rate, shape.depth)[layer])
+        self.ls1 = _layer_scale(model)
+        self.norm2 = _block_norm(model) if whole else None
+        self.mlp = channel_mixer_of(model).module(model) if whole else None
+        self.ls2 = _layer_scale(model) if whole else None
+        self.drop_path = StochasticDepth(drop_path_rate)
 
     @property
     def token_mixer(self) -> nn.Module:
@@ -54,10 +77,38 @@ class EncoderBlock(nn.Module):
         return self.get_submodule(self.slot)
 
     def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
+        x = self.merge(x)
         mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
-        x = x + self.drop_path(mixed)
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self._with(x, self.ls1(mixed))
+        if self.mlp is None or self.norm2 is None or self.ls2 is None:
+            return x
+        return self._with(x, self.ls2(self.mlp(self.norm2(x))))
+
+    def _with(self, x: Tensor, branch: Tensor) -> Tensor:
+        """The branch added to what it read, or the branch alone."""
+        out: Tensor = x + self.drop_path(branch) if self.residual else branch
         return out
+
+
+def _block_norm(model: ModelSpec) -> nn.Module:
+    width = known(model.embed_dim)
+    if model.without == "norm":
+        return nn.Identity()
+    return GroupNorm(width) if model.block_norm == "group" else LayerNorm(width, model.norm_eps)
+
+
+def _layer_scale(model: ModelSpec) -> nn.Module:
+    return nn.Identity() if model.layer_scale is None else LayerScale(known(model.embed_dim))
+
+
+def _blocks(model: ModelSpec) -> nn.ModuleList:
+    """Every block; the first one of a later stage begins with the merging of patches."""
+    places = blocks_of(model)
+    rates, modules = depth_rates(model.drop_path_rate, len(places)), nn.ModuleList()
+    for (stage, layer, before), rate in zip(places, rates, strict=True):
+        merge = None if before is None else stages_of(model).merge(before, stage)
+        modules.append(EncoderBlock(stage, layer, rate, merge))
+    return modules
 
 
 class ConvStemLayers(nn.Module):
@@ -100,9 +151,11 @@ class Encoder(nn.Module):
         register(self, position_tables(model, 0))
         self.patch_embed = patch_embed
         self.pos_drop = dropout(model.drop_rate)
-        self.blocks = nn.ModuleList(EncoderBlock(model, shape, layer) for layer in range(shape.depth))
-        self.norm = LayerNorm(shape.embed_dim) if model.final_norm == "before_pool" else nn.Identity()
-        self.fc_norm = LayerNorm(shape.embed_dim) if model.final_norm == "after_pool" else nn.Identity()
+        self.blocks = _blocks(model)
+        self.stages = stage_models(model)
+        final_norm = LayerNorm(known(self.stages[-1].embed_dim), model.norm_eps)
+        self.norm = final_norm if model.final_norm == "before_pool" else nn.Identity()
+        self.fc_norm = final_norm if model.final_norm == "after_pool" else nn.Identity()
         self.recompute = False
         """Keep only what enters each block, and run it again in the backward pass: less memory, a third more time."""
 
@@ -120,8 +173,7 @@ class Encoder(nn.Module):
 
     def layers(self, x: Tensor) -> Tensor:
         """All blocks and the final norm, on what enters the first block."""
-        turn = self.position.rotation(self.model, x.device)
-        for layer, block in enumerate(self.blocks):
+        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(x.device), strict=True)):
             x = self._placed(x, layer) if layer > 0 else x
             x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
         out: Tensor = self.norm(x)
@@ -129,15 +181,19 @@ class Encoder(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
-        turn = self.position.rotation(self.model, images.device)
         x = self._with_prefix(self.patch_embed(images))
         maps = []
-        for layer, block in enumerate(self.blocks):
+        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(images.device), strict=True)):
             assert isinstance(block, EncoderBlock)
             x = self._placed(x, layer)
             maps.append(block.token_mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
             x = block(x, turn)
         return torch.stack(maps)
+
+    def _rotations(self, device: torch.device) -> list[Rotation | None]:
+        """The rotation of queries and keys in every block; blocks of one stage share it."""
+        turns = [[self.position.rotation(stage, device)] * known(stage.depth) for stage in self.stages]
+        return [turn for of_stage in turns for turn in of_stage]
 
     def positions(self, layer: int, device: torch.device) -> Tensor | None:
         """What is added to the tokens before block `layer`, `[1, T, D]`, or None."""
@@ -180,7 +236,7 @@ class PooledEncoder(Encoder):
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__(model, patch_embed)
         self.readout = readout_of(model)
-        self.attn_pool = self.readout.module(model)
+        self.attn_pool = self.readout.module(self.stages[-1])
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """One normalised feature vector per image, `[B, D]`, of tokens `[B, T, D]`."""
@@ -193,9 +249,9 @@ class ViT(PooledEncoder):
 
     def __init__(self, model: ModelSpec, patch_embed: nn.Module) -> None:
         super().__init__(model, patch_embed)
-        shape = transformer(model)
-        self.representation = nn.Linear(shape.embed_dim, shape.embed_dim) if model.head == "mlp_tanh" else None
-        self.head = nn.Linear(shape.embed_dim, known(model.num_classes))
+        width = known(self.stages[-1].embed_dim)
+        self.representation = nn.Linear(width, width) if model.head == "mlp_tanh" else None
+        self.head = nn.Linear(width, known(model.num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))

@@ -13,7 +13,7 @@ from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.splits import class_sizes
 from vitbench.model import costs
-from vitbench.model.mechanisms import Readout, unread_fields
+from vitbench.model.mechanisms import Readout, Stages, unread_fields
 from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
 from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
@@ -34,7 +34,7 @@ MIN_STEPS = 50
 VIT_FIELDS = (
     "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "class_token", "dist_token",
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
-    "global_pool", "token_mixer", "channel_mixer",
+    "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps", "layer_scale", "without",
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
@@ -69,7 +69,7 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
     """Fields of probes go back to their defaults without probes."""
     if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
-        return EvaluateSpec()
+        return EvaluateSpec(test=evaluate.test)
     idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
     idle += [] if evaluate.knn else ["knn_temperature"]
     return evaluate.model_copy(update={key: getattr(EvaluateSpec(), key) for key in idle})
@@ -94,10 +94,12 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
 
 
 def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
-    """Nothing; InputError if a class has too few training images for a probe to be what its name says.
+    """Nothing; InputError if a probe would read test images that are to stay unread, or has too few training images.
 
     With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
     """
+    if not evaluate.test and (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+        raise InputError("evaluate.test: probes are scored on test images; leave them out, or leave out test: false")
     if not (evaluate.few_shot or evaluate.knn):
         return
     sizes = probe_sizes(evaluate, data, facts)
@@ -144,7 +146,10 @@ def default_patch(img_size: int | tuple[int, int]) -> int | None:
 def _model(model: ModelSpec, data: DataSpec, facts: Facts) -> ModelSpec:
     named = variant(model.name) if model.name else {}
     written = model.model_dump(exclude_unset=True, exclude={"name"})
-    fields: dict[str, Any] = {**named, **{key: value for key, value in written.items() if value is not None}}
+    written = {key: value for key, value in written.items() if value is not None}
+    stages: Stages = mechanism("stages", written.get("stages") or named.get("stages") or ModelSpec().stages)
+    depth = {} if stages.num_blocks() is None else {"depth": stages.num_blocks()}
+    fields: dict[str, Any] = {**named, **depth, **written}
     family = fields.setdefault("family", "vit")
     assert data.img_size is not None
     of_data = {
@@ -189,6 +194,7 @@ def _without_idle_fields(model: ModelSpec) -> ModelSpec:
         idle += RESNET_FIELDS
     if model.family != "resnet":
         idle += unread_fields(model)
+        idle += {"mlp": ["channel_mixer"], "norm": ["block_norm"]}.get(model.without or "", [])
     defaults = ModelSpec()
     return model.model_copy(update={key: getattr(defaults, key) for key in idle})
 

@@ -31,6 +31,7 @@ PACKAGES = (
     "vitbench.model.token_mixers",
     "vitbench.model.channel_mixers",
     "vitbench.model.readouts",
+    "vitbench.model.stages",
     "vitbench.model.patch_embeds",
     "vitbench.train.objectives",
 )

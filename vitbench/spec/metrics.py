@@ -123,6 +123,8 @@ def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) 
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []
     probes += ["knn_percent"] if evaluate.knn else []
+    if not evaluate.test:
+        return (*(("val_top1_percent",) if has_validation else ()), *losses, *costs)
     validation = ("val_top1_percent", "test_top1_best_val_percent", *losses) if has_validation else ()
     return ("test_top1_percent", "test_loss", *validation, *probes, *costs)
 

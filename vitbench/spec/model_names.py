@@ -1,4 +1,7 @@
-"""Shorthand names of models and their meaning: `ViT-Ti/4`, `Axial-ViT-B/32`, `R26x1`, `R26x1+ViT-Ti/16`."""
+"""Shorthand names of models and their meaning: `ViT-Ti/4`, `Axial-ViT-B/32`, `R26x1`, `R26x1+ViT-Ti/16`.
+
+`mixer_names` has `Swin-T` and the like.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from typing import Any
 
 from vitbench.base.errors import InputError, nearest
+from vitbench.spec import mixer_names
 
 SIZES: dict[str, dict[str, Any]] = {
     "Mu": {"embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
@@ -43,9 +47,8 @@ _TIMM_RESNET = re.compile(r"resnetv2_(?P<depth>\d+)x(?P<width>\d+)_bit")
 TIMM_SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H"}
 _RESNET = re.compile(r"R(?P<depth>\d+)(?:x(?P<width>\d+(?:\.\d+)?))?")
 _FORMS = (
-    "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH (axial blocks: Axial-ViT-...), R{14,20,26,50,101,152,200}xWIDTH, or both as "
-    "R26x1+ViT-Ti/STRIDE; "
-    "timm's vit_tiny_patch16_224 and the like are accepted"
+    "a name is ViT-{Mu,Ti,S,B,L,H}/PATCH (axial blocks: Axial-ViT-...), R{14,20,26,50,101,152,200}xWIDTH, both as "
+    f"R26x1+ViT-Ti/STRIDE, or {mixer_names.FORMS}; timm's vit_tiny_patch16_224 and the like are accepted"
 )
 
 
@@ -56,6 +59,8 @@ def variant(name: str) -> dict[str, Any]:
     timm's names of the same models are accepted. Raises InputError for other names, with the nearest ones.
     """
     name = _of_timm(name)
+    if (fields := mixer_names.named(name)) is not None:
+        return fields
     backbone, plus, transformer = name.rpartition("+")
     if plus:
         return _hybrid(name, backbone, transformer)
@@ -69,13 +74,16 @@ def _of_timm(name: str) -> str:
     """
     bare, dot, tag = name.partition(".")
     vit, resnet = _TIMM_VIT.fullmatch(bare), _TIMM_RESNET.fullmatch(bare)
-    if not (vit and vit["size"] in TIMM_SIZES) and not resnet:
+    mixer = mixer_names.TIMM.get(bare)
+    if not (vit and vit["size"] in TIMM_SIZES) and not resnet and not mixer:
         return name
     if dot:
         raise InputError(
             f"model.name: {name!r} names weights ({tag}); write model.name: {bare}, and for the weights "
             f"model.init_from: timm:{name}"
         )
+    if mixer:
+        return mixer
     if resnet:
         return f"R{resnet['depth']}x{resnet['width']}"
     assert vit is not None
@@ -136,4 +144,5 @@ def _near(part: str, size: str) -> str:
     """The suggestion, with the patch size that the user wrote."""
     _, slash, patch = part.partition("/")
     names = [f"{prefix}{letters}{slash}{patch}" for prefix in ("ViT-", "") for letters in SIZES]
+    names += mixer_names.all_names(f"{slash}{patch}")
     return nearest(part, [*names, *(f"R{depth}x1" for depth in LAYERS)], limit=1) or nearest(size, SIZES, limit=1)

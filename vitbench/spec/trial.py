@@ -63,13 +63,14 @@ PositionName = Annotated[str, BeforeValidator(partial(canonical, "position")), N
 TokenMixerName = Annotated[str, BeforeValidator(partial(canonical, "token_mixer")), NAME_OR_FIELDS]
 ChannelMixerName = Annotated[str, BeforeValidator(partial(canonical, "channel_mixer")), NAME_OR_FIELDS]
 ReadoutName = Annotated[str, BeforeValidator(partial(canonical, "readout")), NAME_OR_FIELDS]
+StagesName = Annotated[str, BeforeValidator(partial(canonical, "stages")), NAME_OR_FIELDS]
 ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective")), NAME_OR_FIELDS]
 
 
 class ModelSpec(Frozen):
     """A ViT, a ResNet (BiT) or a hybrid; names are timm's where timm has one."""
 
-    name: str | None = Field(None, description="Shorthand: 'Mu/2', 'ViT-Ti/4', 'R26x1', 'R26x1+ViT-Ti/16'")
+    name: str | None = Field(None, description="Shorthand: 'Mu/2', 'ViT-Ti/4', 'R26x1', 'R26x1+ViT-Ti/16', 'Swin-T'")
     family: Family | None = None
     img_size: ImgSize | None = Field(None, description="Pixels per side, or [height, width]; follows the data")
     in_chans: PositiveInt | None = Field(None, description="Channels; follows the data")
@@ -93,9 +94,20 @@ class ModelSpec(Frozen):
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
     )
     head: Literal["linear", "mlp_tanh"] = "linear"
+    stages: StagesName = Field("flat", description="One grid for all blocks, or a pyramid of ever coarser ones")
+    block_norm: Literal["layer", "group"] = Field(
+        "layer", description="Norm of each branch; group: over all tokens and channels of an image (PoolFormer)"
+    )
+    norm_eps: PositiveFloat = Field(1e-6, description="Epsilon of LayerNorm; that of block_norm group is 1e-5")
+    layer_scale: PositiveFloat | None = Field(
+        None, description="First value of a learned factor per channel on each branch; None: off"
+    )
     pos_embed: PositionName = "learned_1d"
     token_mixer: TokenMixerName = Field("attention", description="How tokens mix in a block")
     channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
+    without: Literal["norm", "residual", "mlp"] | None = Field(
+        None, description="What every block lacks: both norms, both residual connections, or the channel mixer"
+    )
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
@@ -224,8 +236,9 @@ class TrainSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """Measures beside top-1 accuracy, on frozen features (pre-logits)."""
+    """Whether the test images are read, and measures beside top-1 accuracy, on frozen features (pre-logits)."""
 
+    test: bool = Field(True, description="false: read no test image; the trial has validation scores only")
     few_shot: Items[PositiveInt] = Field((), description="Shots per class, for example [1, 5, 10, 25]")
     few_shot_draws: PositiveInt = 3
     few_shot_l2: PositiveFloat = 1024.0

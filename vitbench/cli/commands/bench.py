@@ -68,6 +68,30 @@ def model(
 
 
 @bench.command()
+def mixers(
+    name: Annotated[str, typer.Argument(help="The model whose token mixer is exchanged.")] = "ViT-Mu/2",
+    mixer: Annotated[
+        list[str] | None, typer.Option(help="A token mixer beside attention, repeatable; all without it.")
+    ] = None,
+    img_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds; the mixers alternate.")] = 5,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    to: To = RESULTS,
+) -> None:
+    """Measure a model's training step with every token mixer, side by side with attention."""
+    from vitbench.bench import mixer_speed, pages
+    from vitbench.cli.commands.device import choose_device
+
+    run = (choose_device(device), threads)
+    measurement = mixer_speed.measure(name, (img_size, batch), mixer or (), rounds, run)
+    text = mixer_speed.table(measurement)
+    pages.write(to, "mixers", measurement, text, None)
+    console().print(text, markup=False, soft_wrap=True)
+
+
+@bench.command()
 def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> None:
     """Measure how cost grows with stack size, batch, depth, tokens and finished trials; fit the exponents."""
     from vitbench.bench import pages, scaling

@@ -13,6 +13,7 @@ from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.data import Facts, cropped_share, describe
+from vitbench.model.mechanisms import stage_models, token_mixer_of
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics, has_validation
@@ -34,8 +35,8 @@ SIZE_OF_AXIS = {"log2_grid_side": "grid_side", "log2_coefficients": "num_coeffic
 WORDS_OF_SIZE = {"grid_side": "square grid", "num_coefficients": "cosine coefficients", "depth": "depth"}
 
 
-def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
-    """Resolve every cell of every grid and every claim's arms before the first trial.
+def check_all(prepared: Sequence[Prepared], facts_of: FactsOf, warn: bool = True) -> list[Builder]:
+    """Resolve every cell of every grid and every claim's arms before the first trial; `warn` of the images on stderr.
 
     Return the builder of each experiment, so that a command resolves each cell once. Raises InputError with all
     problems.
@@ -56,9 +57,11 @@ def check_all(prepared: Sequence[Prepared], facts_of: FactsOf) -> list[Builder]:
         problems.extend(cell_problems)
     if problems:
         raise InputError("\n".join(problems))
-    for note in dict.fromkeys(note for item in prepared for note in item.notes):
+    notes = [*(note for item in prepared for note in item.notes), *_model_notes(builders)]
+    for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
-    _warn_of_data(builders)
+    if warn:
+        _warn_of_data(builders)
     return builders
 
 
@@ -66,6 +69,14 @@ def _all_stages(builder: Builder) -> list[list[ResolvedStage]]:
     """The stages of every arm at the first setting."""
     setting = settings(builder.experiment)[0]
     return [builder.stages(arm, setting) for arm in builder.arms.values()]
+
+
+def _model_notes(builders: Sequence[Builder]) -> Iterator[str]:
+    """What the token mixers of all arms have to say about themselves."""
+    for builder in builders:
+        for stages in _all_stages(builder):
+            models = [stage.spec.model for stage in stages if stage.spec.model.family != "resnet"]
+            yield from (note for model in models for note in token_mixer_of(model).notes(stage_models(model)))
 
 
 def overlap_line(facts: Facts) -> str | None:

@@ -20,6 +20,7 @@ from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
 from vitbench.cli.commands.device import choose_devices, choose_num_jobs, choose_num_workers, shard_of
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
 from vitbench.cli.commands.verdicts import verdicts_of
 from vitbench.data.pixel_baseline import pixel_floor_percent
@@ -29,7 +30,7 @@ from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
-from vitbench.plan.trials import Builder, Trial, settings
+from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
@@ -54,13 +55,20 @@ class Session:
 
 
 def run(request: ExperimentRequest, options: RunOptions, console: Console) -> int:
-    """Run an experiment or a suite; return the exit code."""
+    """Run an experiment or a suite, and print its tables; return the exit code."""
+    done, code = train(request, options, console)
+    _summary(done, options, console, code)
+    return code
+
+
+def train(request: ExperimentRequest, options: RunOptions, console: Console) -> tuple[list[Ran], int]:
+    """Train what is missing of an experiment or a suite; return its results and the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
     facts_of = facts_source(options.data)
     prepared = [declared(item, options) for item in prepare(request, facts_of)]
     (device, gpus), shard = choose_devices(options.device), shard_of(options.shard)
-    builders = check_all(prepared, facts_of)
+    builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
@@ -103,9 +111,8 @@ def run(request: ExperimentRequest, options: RunOptions, console: Console) -> in
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
                     break
             done.append(ran)
-            event_log.exit_code = code = _worse(code, exit_code(ran.outcome))
-    _summary(done, options, console, code)
-    return code
+            event_log.exit_code = code = worse(code, exit_code(ran.outcome))
+    return done, code
 
 
 def _chosen_engine(queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int) -> EngineChoice:
@@ -246,28 +253,6 @@ def _set_failures_aside(builder: Builder, options: RunOptions) -> None:
     plan, _ = runner.look(builder, store, CHOOSER)
     for trial_id in plan.unique():
         store.set_aside(trial_id)
-
-
-def exit_code(outcome: runner.RunOutcome) -> int:
-    """1 where a reporting trial failed or diverged or an arm has no eligible setting, 3 where trials are missing."""
-    if outcome.plan.unfit or any(_is_lost(trial, outcome) for trial in outcome.plan.trials):
-        return 1
-    return 3 if outcome.missing or outcome.stopped_by_limit or not outcome.plan.complete else 0
-
-
-def _is_lost(trial: Trial, outcome: runner.RunOutcome) -> bool:
-    """Whether a trial that a result needs gave none. A setting that diverged and left its race is no such trial."""
-    record = outcome.records.get(trial.trial_id)
-    if record is None or record.status == "ok" or trial.role == "tuning":
-        return False
-    is_leader = dict(outcome.plan.choices.get(trial.arm, {})) == dict(trial.setting)
-    return trial.role != "trial" or record.status == "failed" or is_leader
-
-
-def _worse(a: int, b: int) -> int:
-    """The more severe of two exit codes."""
-    order = (1, 3, 4, 0)
-    return min(a, b, key=order.index)
 
 
 def _summary(done: list[Ran], options: RunOptions, console: Console, code: int) -> None:

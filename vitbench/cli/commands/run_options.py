@@ -35,3 +35,4 @@ class RunOptions:
     program: str = "auto"
     recompute: bool = False
     replace_run: bool = False
+    warn: bool = True

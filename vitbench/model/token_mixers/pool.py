@@ -1,7 +1,7 @@
 """Average pooling over the grid, minus the token itself, as token mixer.
 
-Source: Yu et al. 2022 (PoolFormer), section 3. Cells beyond the grid are not counted. Differs: it stands in a pre-norm
-ViT block, whose LayerNorm normalises each token; the source normalises over channels and tokens and scales each branch.
+Source: Yu et al. 2022 (PoolFormer), section 3. Cells beyond the grid are not counted. The source's block also has
+`block_norm: group` and `layer_scale: 1e-5`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Pooling(TokenMixer):
     """The mean of `pool_size` x `pool_size` cells minus the centre, with nothing to learn."""
 
     name: ClassVar[str] = "pool"
+    timm_class: ClassVar[str | None] = "poolformer"
     pool_size: Annotated[int, Field(ge=3, le=31)] = 3
 
     def problems(self, model: ModelSpec) -> list[str]:

@@ -25,6 +25,7 @@ class TokenMlp(TokenMixer):
     """A hidden layer of `ratio` times the width D, as in the source (not of the number of patches)."""
 
     name: ClassVar[str] = "mlp"
+    timm_class: ClassVar[str | None] = "mixer"
     ratio: Annotated[float, Field(gt=0.0, le=16.0)] = 0.5
 
     def problems(self, model: ModelSpec) -> list[str]:

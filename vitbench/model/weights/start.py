@@ -21,6 +21,7 @@ from vitbench.model.objective import is_task_name
 from vitbench.model.parameters import parameters
 from vitbench.model.sizes import grid
 from vitbench.model.tensors import Resampling, Tensor
+from vitbench.model.weights.timm_names import in_our_names
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
         source = "start from the stage before"
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"init_from": None})})
     else:
-        given = read_shapes(find(start)) if start else {}
+        given = in_our_names(read_shapes(find(start)), spec.model, own) if start else {}
         problem = (_grid_problem(given, spec) or misfit(given, own)) if start else None
         source = f"model.init_from: {start}"
     if problem:
@@ -189,9 +190,14 @@ def misfit(given: Shapes, own: Tensors) -> str | None:
     if missing:
         return f"weights: they lack {_some(missing)}; the model's spec differs from that of the weights"
     for name, shape in carried.items():
-        if shape != own[name].shape and stretched(shape, own[name]) is None:
+        if own[name].shape not in (shape, as_linear(shape)) and stretched(shape, own[name]) is None:
             return f"weights: {name} has shape {shape}, the model's is {own[name].shape}, and it cannot be interpolated"
     return None
+
+
+def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a 1 x 1 convolution's weight as that of a linear layer; any other shape unchanged."""
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
 def stretched(shape: tuple[int, ...], target: Tensor) -> Resampling | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitbench.base.errors import InputError
 from vitbench.model.sizes import known
 from vitbench.model.tensors import Tensor as StateTensor
-from vitbench.model.weights.start import Shapes, Tensors, carries, misfit, square_side, stretched
+from vitbench.model.weights.start import Shapes, Tensors, as_linear, carries, misfit, square_side, stretched
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], tensors: Tensors) -> None:
@@ -36,8 +36,8 @@ def _shapes(state: Mapping[str, Tensor]) -> Shapes:
 
 def _fitted(target: StateTensor, tensor: Tensor) -> Tensor:
     """`tensor` in the shape of `target`, into which it fits."""
-    if tuple(tensor.shape) == target.shape:
-        return tensor
+    if target.shape in (tuple(tensor.shape), as_linear(tuple(tensor.shape))):
+        return tensor.view(target.shape)
     if stretched(tuple(tensor.shape), target) == "axis":
         return interpolate_axis(tensor, target.shape[-2])
     return interpolate_grid(tensor, target.shape[1], target.prefix_rows)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from vitbench.model.mechanisms import readout_of
+from vitbench.model.mechanisms import readout_of, stage_models
 from vitbench.model.objective import Arrays, Call, Given, MemberBatch, Objective
-from vitbench.model.sizes import known, transformer
+from vitbench.model.sizes import known
 from vitbench.model.tensors import SCHEMES, Tensor, affine
 from vitbench.spec.trial import ModelSpec
 
@@ -31,8 +31,9 @@ class Classify(Objective):
     )
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
-        yield from readout_of(model).tensors(model)
-        width, scheme = transformer(model).embed_dim, SCHEMES[model.weight_init]
+        last = stage_models(model)[-1]
+        yield from readout_of(model).tensors(last)
+        width, scheme = known(last.embed_dim), SCHEMES[model.weight_init]
         heads: list[Tensor] = []
         if model.head == "mlp_tanh":
             heads += affine("representation", (width, width), (scheme.representation, "zeros"), 1)
@@ -40,7 +41,7 @@ class Classify(Objective):
         yield from (replace(tensor, role="task", part="head") for tensor in heads)
 
     def macs(self, model: ModelSpec) -> dict[str, int]:
-        return readout_of(model).macs(model)
+        return readout_of(model).macs(stage_models(model)[-1])
 
     def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
         from vitbench.model.vit import ViT

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from vitbench.model.mechanisms import patch_embed_of, readout_of, subset_problems
+from vitbench.model.mechanisms import patch_embed_of, readout_of
 from vitbench.model.objective import (
     AVERAGE,
     STUDENT,
@@ -25,6 +25,7 @@ from vitbench.model.objective import (
     Pass,
     rising_momentum,
 )
+from vitbench.model.part_problems import subset_problems
 from vitbench.model.sizes import Grid, known, transformer
 from vitbench.model.tensors import SCHEMES, Tensor, affine
 from vitbench.spec.trial import ModelSpec

@@ -14,9 +14,10 @@ from pydantic import Field, PositiveInt
 
 from vitbench.base.seeding import uniforms
 from vitbench.model.costs import product_macs
-from vitbench.model.mechanisms import patch_embed_of, readout_of, subset_problems
+from vitbench.model.mechanisms import patch_embed_of, readout_of
 from vitbench.model.objective import Arrays, Call, Given, MemberBatch, Objective
 from vitbench.model.parameters import block_tensors
+from vitbench.model.part_problems import subset_problems
 from vitbench.model.sizes import Grid, known, transformer
 from vitbench.model.tensors import SCHEMES, Tensor, affine, norm
 from vitbench.spec.trial import ModelSpec
@@ -86,7 +87,7 @@ class MaskedAutoencoding(Objective):
             "embed_dim": self.decoder_embed_dim, "depth": self.decoder_depth, "num_heads": self.decoder_num_heads,
             "mlp_ratio": model.mlp_ratio or 4.0, "token_mixer": "attention", "channel_mixer": "mlp", "qkv_bias": True,
             "pos_embed": "sincos_2d", "pos_placement": "stem", "no_embed_class": False, "relative_clip": None,
-            "drop_rate": 0.0, "drop_path_rate": 0.0,
+            "block_norm": "layer", "layer_scale": None, "drop_rate": 0.0, "drop_path_rate": 0.0,
         }  # fmt: skip
         return model.model_copy(update=update)
 
@@ -101,7 +102,7 @@ class MaskedAutoencoding(Objective):
         yield from affine("decoder_embed", (self.decoder_embed_dim, width), (linear, "zeros"), encoded)
         for layer in range(self.decoder_depth):
             for tensor in block_tensors(decoder, layer):
-                yield replace(tensor, name=f"decoder_{tensor.name}")
+                yield tensor.at(f"decoder_blocks.{layer}")
         yield from norm("decoder_norm", self.decoder_embed_dim)
         outputs, num_patches = patch_values(model), transformer(model).num_patches
         yield from affine("decoder_pred", (outputs, self.decoder_embed_dim), (linear, "zeros"), num_patches)
