@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vitbench.base.errors import InputError, VitbenchError
-from vitbench.bench import finished_trials, pages, scaling
+from vitbench.bench import finished_trials, mixer_speed, pages, scaling
 from vitbench.bench.plain import Plain, build_model, forward_flops, train
 from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.bench.suite import Rules, Size, contestants, experiment_text, ratios, trials_of, write_images
@@ -148,3 +148,15 @@ def test_a_model_is_measured_beside_timms(tmp_path: Path) -> None:
     assert found["ways"].keys() == {"vitbench", "timm"}
     assert all(way["images_per_second"] > 0 for way in found["ways"].values())
     assert found["timm_missing"] is None
+
+
+def test_mixers_are_timed_side_by_side_with_attention() -> None:
+    mixers = ["window", "local(kernel_size=3)", "window(window_size=3)"]
+    measurement = mixer_speed.measure("ViT-Mu/2", (8, 4), mixers, 2, ("cpu", 1))
+    assert list(measurement["seconds"]) == list(measurement["mixers"]) == ["attention", "window", "local"]
+    assert {len(times) for times in measurement["seconds"].values()} == {2}
+    assert measurement["left_out"].keys() == {"window(window_size=3)"}
+    assert measurement["mixers"]["attention"]["hidden_flops"] == 0 < measurement["mixers"]["local"]["hidden_flops"]
+    table = mixer_speed.table(measurement)
+    assert "| attention |" in table
+    assert "Left out: window(window_size=3) (model.token_mixer: windows of 3 do not divide" in table

@@ -73,6 +73,16 @@ def test_registers_are_neither_patches_nor_a_class_token(pool: str, class_token:
     assert held.tokens[0].shape[1] <= 16
 
 
+def test_a_pyramid_has_layers_and_no_attention_to_compare() -> None:
+    """Its layers differ in width and in the number of patches."""
+    network = subject(stages="patch_merging", global_pool="avg", token_mixer="window")
+    with pytest.raises(InputError, match="trial x: its stages have different grids, so its attention cannot be"):
+        network.blocks()
+    held = hold(network, Images(torch.rand(2, 1, 8, 8)))  # type: ignore[arg-type]
+    assert [layer.shape for layer in held.pooled] == [(2, 16), (2, 16), (2, 32)]
+    assert [layer.shape[1] for layer in held.tokens] == [16, 16, 4]
+
+
 class Images:
     """Pictures without a data set."""
 

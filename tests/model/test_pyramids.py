@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Cli
 from model_specs import CLASSIFY, TINY, images, made, named
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitbench.base.errors import InputError
@@ -20,6 +23,7 @@ from vitbench.model.weights.start import misfit, tensors_by_name
 from vitbench.model.weights.timm_names import family_of, in_our_names, in_timms_names
 from vitbench.plan.resolve import resolve
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.store.trials import Store
 
 SMALL_SWIN: dict[str, Any] = {
     "embed_dim": 32, "num_heads": 2, "patch_size": 2, "mlp_ratio": 4.0,
@@ -174,6 +178,42 @@ def test_weights_of_timm_carry_over_without_the_head(model: ModelSpec) -> None:
     x = images(model, 2)
     with torch.no_grad():
         torch.testing.assert_close(module.forward_features(x), given.forward_features(x))
+
+
+FILE = """
+name: pyramid
+base:
+  data: {{name: fake}}
+  model: {model}
+  train: {{steps: 1, batch_size: 8, lr: 1.0e-12, weight_decay: 0.0}}
+seeds: 1
+"""
+
+
+def test_a_training_starts_from_timms_tensors(cli: Cli, tmp_path: Path) -> None:
+    """Names and 1 x 1 convolutions are translated on the way; a step of 1e-12 moves nothing."""
+    model = named("PoolFormer-Mu/2", 8, 7, in_chans=1)
+    given, family = made(model, noise=0.1).state_dict(), family_of(model)
+    assert family is not None
+    theirs = {name: tensor.contiguous() for name, tensor in in_timms_names(given, model, family).items()}
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE.format(model=f"{{name: PoolFormer-Mu/2, init_from: {tmp_path / 'theirs.safetensors'}}}"))
+    answer = cli("run", path, "--results", tmp_path / "out", "-j", "1", "-q")
+    assert answer.code == 0, answer.err
+    store = Store(tmp_path / "out")
+    (trial,) = (folder.name for folder in store.trials.iterdir())
+    for name, tensor in load_file(store.weights(trial)).items():
+        if not name.startswith("head."):
+            torch.testing.assert_close(tensor, given[name], rtol=0, atol=1e-6)
+
+
+def test_plan_says_where_windows_are_not_shifted(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE.format(model="{name: Swin-Mu/2}"))
+    answer = cli("plan", path)
+    assert answer.code == 0, answer.err
+    assert "note: shifted_window: a window is the whole grid of 2 x 2 patches" in answer.err
 
 
 @torch.no_grad()

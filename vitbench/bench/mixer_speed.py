@@ -12,7 +12,7 @@ from vitbench.bench.steps import seconds, spec_of, trainer_of
 from vitbench.bench.suite import ratios
 from vitbench.model.costs import forward_flops, hidden_flops, num_params
 from vitbench.model.sizes import transformer
-from vitbench.spec.mechanism import registered
+from vitbench.spec.mechanism import canonical, registered
 from vitbench.spec.trial import ModelSpec, TrainSpec, TrialSpec
 
 BASELINE = "attention"
@@ -61,7 +61,7 @@ def _specs(
     """The model with each mixer, the baseline first, and why others cannot be built."""
     train = TrainSpec(steps=10_000, batch_size=batch_size, augment="none")
     specs, left_out = dict[str, TrialSpec](), dict[str, str]()
-    for mixer in dict.fromkeys([BASELINE, *mixers]):
+    for mixer in dict.fromkeys(canonical("token_mixer", mixer) for mixer in (BASELINE, *mixers)):
         try:
             model = ModelSpec(name=name, token_mixer=mixer, global_pool="avg")
             specs[mixer] = spec_of(model, img_size, 10, train)
