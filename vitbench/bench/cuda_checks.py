@@ -1,6 +1,6 @@
 """Does a CUDA device compute what the CPU computes? Checks of `vitbench bench cuda`.
 
-Each takes a `DeviceUnderTest` and returns a summary, `passed`, and its numbers; `skipped` where the device cannot do it.
+Each takes a `DeviceUnderTest` and returns a summary, `passed` and numbers; `skipped` where the device cannot do it.
 """
 
 from __future__ import annotations
