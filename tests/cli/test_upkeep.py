@@ -17,6 +17,7 @@ from conftest import Cli
 
 from vitbench.cli import doctor
 from vitbench.data import DataOptions
+from vitbench.store import file_system
 from vitbench.store.trials import Store
 
 EXPERIMENT = """
@@ -292,7 +293,8 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
     def refuse(*_: Any) -> None:
         raise OSError("not here")
 
-    assert levels(doctor.disk(tmp_path)) == {"disk": "ok", "locks": "ok", "hard links": "ok", "fsync": "ok"} | {
+    fine = {"disk": "ok", "locks": "ok", "hard links": "ok", "rename": "ok", "fsync": "ok"}
+    assert levels(doctor.disk(tmp_path)) == fine | {
         one.what: "warn" for one in doctor.disk(tmp_path) if one.what in ("disk", "fsync") and one.level == "warn"
     }
     monkeypatch.setattr("os.link", refuse)
@@ -301,10 +303,41 @@ def test_a_disk_without_locks_or_links_or_space(tmp_path: Path, monkeypatch: pyt
     assert (found["locks"], found["hard links"]) == ("warn", "warn")
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
     assert levels(doctor.disk(tmp_path))["locks"] == "warn", "a lock that keeps nobody out"
+    monkeypatch.setattr("os.replace", lambda *_: None)
+    (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
+    assert (bad.what, bad.exit_code) == ("rename", 5)
+    monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
     (bad,) = (one for one in doctor.disk(tmp_path) if one.level == "bad")
     assert (bad.what, bad.exit_code) == ("disk", 6)
     assert not list(tmp_path.iterdir()), "what was tried is gone"
+
+
+def test_shards_need_locks(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command goes on without locks; several would train the same trials."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("vitbench.store.file_system.try_locks", refuse)
+    answer = cli("run", "smoke", "--results", tmp_path, "--shard", "1/2")
+    assert answer.code == 5
+    assert "locks do not work here (Operation not supported)" in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_second_call_of_doctor_says_whether_a_lock_excludes_it(tmp_path: Path) -> None:
+    with file_system.holding(tmp_path, 60.0):
+        assert levels(doctor.disk(tmp_path))["hosts"] == "ok"
+        with pytest.raises(BlockingIOError), file_system.holding(tmp_path, 60.0):
+            pass
+    assert "hosts" not in levels(doctor.disk(tmp_path))
+    (tmp_path / file_system.HELD).write_text('{"host": "far", "until": 1e12}')
+    (hosts,) = (one for one in doctor.disk(tmp_path) if one.what == "hosts")
+    assert (hosts.level, "far holds does not exclude" in hosts.text) == ("warn", True)
+    for stale in ('{"host": "far", "until": 1}', "torn", "[]", '{"host": "far"}'):
+        (tmp_path / file_system.HELD).write_text(stale)
+        assert "hosts" not in levels(doctor.disk(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

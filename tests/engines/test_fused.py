@@ -161,7 +161,7 @@ def test_the_memory_model_counts_what_a_deeper_or_larger_trial_keeps() -> None:
         ("auto", "cpu", 2, "workers", 2, "one per core"),
         ("auto", "cpu", 1, "local", 1, "one process"),
         ("auto", "cuda", 1, "fused", 1, "8 trials in 1 stacks of up to 8"),
-        ("fused", "cpu", 2, "fused", 1, "as requested"),
+        ("fused", "cpu", 2, "fused", 2, "as requested"),
         ("local", "cuda", 1, "local", 1, "as requested"),
         ("workers", "cuda", 3, "workers", 3, "as requested"),
     ],
@@ -176,7 +176,7 @@ def test_the_engine_is_chosen_and_says_why(
     assert choose_engine("auto", "cuda", 1, unlike).engine == "local"
 
 
-@pytest.mark.parametrize(("asked", "jobs"), [("fast", None), ("fused", 2), ("local", 4)])
+@pytest.mark.parametrize(("asked", "jobs"), [("fast", None), ("local", 4)])
 def test_an_engine_that_cannot_be_had_is_refused(asked: str, jobs: int | None) -> None:
     with pytest.raises(InputError, match=r"--engine|--jobs"):
         check(asked, jobs)

@@ -289,6 +289,8 @@ def test_pairs_under_a_mask_are_computed_and_not_counted(mixer: str, pairs: int)
     model = model_of(mixer)
     assert token_mixer_of(model).macs(model, 0) == {"scores": pairs * 16, "values": pairs * 16}
     assert computed(model) == computed(model_of("attention"))
+    (note,) = token_mixer_of(model).notes([model])
+    assert f"FLOPs count the {pairs:,} pairs that {mixer} needs; all 4,096 are computed" in note
     assert costs.hidden_flops(model) == 2 * (computed(model) - 2 * (64 * 16 * 4 * 16 + 2 * pairs * 16))
 
 

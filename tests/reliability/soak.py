@@ -1,11 +1,12 @@
 """Trials on two workers under SIGKILL at random (seeded) moments until all are done; then the tables must be, byte for
 byte, those of a run that nobody disturbed.
 
-    python tests/reliability/soak.py --kills 200 [--race]
+    python tests/reliability/soak.py --kills 200 [--design race | teacher]
 
 The command itself is killed, its fork server, or a worker, also while they start; the same command is then given again.
-One round is 24 trials, 2 arms at 12 seeds, or a race of three rates per arm up to its first look. Rounds follow, each
-in a folder of its own, until the kills are spent. Nothing is ever repaired.
+One round is 24 trials, 2 arms at 12 seeds. `race` has three rates per arm, up to the first look. `teacher` is such
+a race too, but every trial holds two networks: a student, and the frozen teacher that an earlier stage trained. Rounds
+follow, each in a folder of its own, until the kills are spent. Nothing is ever repaired.
 """
 
 from __future__ import annotations
@@ -26,16 +27,28 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-EXPERIMENT = """
+BASE = """
 name: soak
 base:
   data: {name: fake, val_fraction: 0.2}
   model: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2, mlp_ratio: 2.0}
   train: {steps: 120, batch_size: 16, lr: 4e-3}
-factors: {model.global_pool: [token, avg]}
 """
-NUM_SEEDS = 12
-RACE = "tune: {grid: {train.lr: [1e-3, 4e-3, 1.6e-2]}, by: race}\nseeds: {looks: [6]}\n"
+PLAIN = f"{BASE}factors: {{model.global_pool: [token, avg]}}\n"
+RACE = """tune: {grid: {STAGEtrain.lr: [1e-3, 4e-3, 1.6e-2]}, by: race}
+seeds: {looks: [6]}
+"""
+TEACHER = f"""{BASE}stages:
+  - name: teach
+    train: {{steps: 120}}
+  - {{name: learn, uses: {{teacher: teach}}, train: {{steps: 120}}}}
+factors: {{learn.train.objective.name: [classify, distill]}}
+"""
+DESIGNS = {
+    "plain": f"{PLAIN}seeds: 12\n",
+    "race": PLAIN + RACE.replace("STAGE", ""),
+    "teacher": TEACHER + RACE.replace("STAGE", "learn."),
+}
 PATIENCE_SECONDS = 300.0
 
 
@@ -158,10 +171,13 @@ def outcome(root: Path) -> dict[str, bytes]:
     return out
 
 
-def soak(folder: Path, kills: int, seed: int, per_round: int = 60, seeds: str = f"seeds: {NUM_SEEDS}\n") -> Tally:
-    """Rounds until `kills` have been dealt out; `lost` names what differs from the undisturbed run."""
+def soak(folder: Path, kills: int, seed: int, content: str, per_round: int = 60) -> Tally:
+    """Rounds until `kills` have been dealt out; `lost` names what differs from the undisturbed run.
+
+    `content` is the experiment's YAML.
+    """
     experiment = folder / "soak.yaml"
-    experiment.write_text(EXPERIMENT + seeds)
+    experiment.write_text(content)
     alone = folder / "alone"
     assert start(alone, experiment).wait() == 0
     expected, tally, rng = outcome(alone), Tally(), random.Random(seed)
@@ -179,12 +195,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--race", action="store_true", help="tune by a race, instead of one rate at fixed seeds")
+    parser.add_argument("--design", choices=DESIGNS, default="plain", help="what the trials are, see above")
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vitbench-soak-") as folder:
-        options = {"seeds": RACE} if given.race else {}
-        tally = soak(Path(folder), given.kills, given.seed, **options)
+        tally = soak(Path(folder), given.kills, given.seed, DESIGNS[given.design])
     print(f"{tally}\n{time.monotonic() - began:.0f} s; lost: {tally.lost or 'nothing'}")
     sys.exit(bool(tally.lost))
 

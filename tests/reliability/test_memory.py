@@ -130,11 +130,11 @@ def test_a_fork_server_that_has_just_died_is_waited_for(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(processes, "TrialProcess", refuse)
     monkeypatch.setattr(processes.time, "sleep", waits.append)
-    assert processes._started("context", options(Path())) == ("context", options(Path()))
+    assert processes._started("context", options(Path()), 1) == ("context", options(Path()), 1)
     assert len(waits) == 2
     refusals[0] = 3
     with pytest.raises(IncompleteError, match="no trial process can be started"):
-        processes._started("context", options(Path()))
+        processes._started("context", options(Path()), 1)
 
 
 def test_a_killed_loader_process_is_tried_again(trial: Trial, unbroken: Path, tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_fields_are_part_of_the_name_and_of_the_id() -> None:
     [
         ({"pos_embed": "rope_2d"}, "mae", "model.pos_embed: rope_2d needs every patch of the grid"),
         ({"token_mixer": "window", "global_pool": "avg"}, "mae", "model.token_mixer: window needs every"),
+        ({"token_mixer": "mlp", "global_pool": "avg"}, "mae", "model.token_mixer: mlp needs every patch of the grid"),
         ({"pos_placement": "every_layer"}, "mae", "model.pos_placement: every_layer needs every patch of the grid"),
         ({}, "mae(decoder_embed_dim=30)", "train.objective.decoder_embed_dim: 30 must be divisible by 4 and by"),
         ({"patch_size": 1}, "mae", "train.objective.target: normalised_pixels needs patches of at least 2 values"),

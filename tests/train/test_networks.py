@@ -143,6 +143,7 @@ def soft_distance(student: np.ndarray, teacher: np.ndarray, temperature: float) 
     [
         ("distill", lambda s, t: soft_distance(s, t, 3.0)),
         ("distill(temperature=1.5)", lambda s, t: soft_distance(s, t, 1.5)),
+        ('distill(kl_reduction="mean")', lambda s, t: soft_distance(s, t, 3.0) / len(s)),
         ('distill(type="hard")', lambda s, t: cross_entropy(s, int(t.argmax()))),
     ],
 )

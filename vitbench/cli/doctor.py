@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
 import shutil
+import socket
 import stat
 import sys
-import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from vitbench.base.durable import size_words, sync_folder
+from vitbench.base.durable import size_words
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.clean import Use, is_conflict, leftovers
 from vitbench.data import DATASETS, DataOptions, Facts, find
 from vitbench.engines.options import num_cores
 from vitbench.plan.sources import record_contradictions
+from vitbench.store import file_system
 from vitbench.store.record import ALGORITHM_VERSION, Record
 from vitbench.store.trials import Store
 
@@ -122,7 +121,7 @@ def _read(path: Path) -> str:
 
 
 def disk(root: Path) -> Iterator[Finding]:
-    """Free space, and whether locks, hard links and fsync work where the results are (or would be)."""
+    """Free space, and whether locks, links, renames and fsync work where the results are (or would be)."""
     there = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     level: Literal["ok", "warn", "bad"] = "ok" if free > LITTLE_BYTES else "warn" if free > NO_BYTES else "bad"
@@ -130,46 +129,46 @@ def disk(root: Path) -> Iterator[Finding]:
         level, "disk", f"{free / 2**30:.1f} GiB free at {there}", "" if level == "ok" else "free some space", 6
     )
     try:
-        with tempfile.TemporaryDirectory(prefix=".vitbench-doctor-", dir=there) as scratch:
-            yield from _file_system(Path(scratch))
+        with file_system.scratch(there) as folder:
+            yield from _file_system(folder)
     except OSError as error:
         yield Finding("bad", "disk", f"{there} cannot be written ({error.strerror})", "choose --results elsewhere", 5)
+    yield from _other_host(there)
 
 
 def _file_system(folder: Path) -> Iterator[Finding]:
-    """One finding each for locks, hard links and fsync."""
-    file = folder / "file"
-    with file.open("w") as first, file.open("w") as second:
-        yield _tried(
-            "locks", lambda: _exclude(first.fileno(), second.fileno()), "two runs at once may train one trial twice"
-        )
-        began = time.monotonic()
-        first.write("x")
-        first.flush()
-        os.fsync(first.fileno())
-        sync_folder(folder)
-        seconds = time.monotonic() - began
-    yield _tried("hard links", lambda: os.link(file, folder / "link"), "records are renamed into place instead")
+    """One finding each for locks between two processes, hard links, renames and fsync."""
+    yield _tried("locks", file_system.try_locks, folder, "two commands at once may train one trial twice")
+    yield _tried("hard links", file_system.try_links, folder, "records are renamed into place instead")
+    rename = _tried("rename", file_system.try_rename, folder, "")
+    if rename.level == "ok":
+        yield rename
+    else:
+        yield Finding("bad", "rename", rename.text, "no result can be kept here; choose --results elsewhere", 5)
+    seconds = file_system.sync_seconds(folder)
     text = f"{1000 * seconds:.1f} ms per write"
     yield ok("fsync", text) if seconds < SLOW_SYNC_SECONDS else warn("fsync", text, "a local disk would be faster")
 
 
-def _exclude(first: int, second: int) -> None:
-    """Raise OSError if a lock on one handle does not exclude the other."""
-    fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _tried(what: str, action: Callable[[Path], None], folder: Path, consequence: str) -> Finding:
     try:
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    raise OSError("a lock excludes nobody")
-
-
-def _tried(what: str, action: Callable[[], object], consequence: str) -> Finding:
-    try:
-        action()
+        action(folder)
     except OSError as error:
         return warn(what, f"do not work here ({error.strerror or error})", consequence)
     return ok(what, "work")
+
+
+def _other_host(root: Path) -> Iterator[Finding]:
+    """Whether the lock that `doctor --hold` holds on another host excludes this one."""
+    held = file_system.held_elsewhere(root)
+    if held is None:
+        return
+    host, excludes = held
+    if excludes:
+        yield ok("hosts", f"a lock that {host} holds excludes {socket.gethostname()}")
+    else:
+        text = f"a lock that {host} holds does not exclude {socket.gethostname()}"
+        yield warn("hosts", text, "commands on these two hosts may train one trial twice; give each its own --results")
 
 
 def _data(options: DataOptions) -> Finding:

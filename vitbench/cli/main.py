@@ -28,6 +28,7 @@ from vitbench.cli.commands.arguments import (
     MaxSeeds,
     Name,
     Names,
+    NoWait,
     Oom,
     Program,
     Quiet,
@@ -37,6 +38,7 @@ from vitbench.cli.commands.arguments import (
     RetryFailed,
     SeedsOption,
     Sets,
+    Shard,
     Threads,
     Track,
     UntilSettled,
@@ -77,6 +79,8 @@ def run(
     until_settled: UntilSettled = False,
     max_seeds: MaxSeeds = None,
     limit: Limit = None,
+    shard: Shard = None,
+    no_wait: NoWait = False,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     data: Data = None,
@@ -106,28 +110,12 @@ def run(
     if dry_run:
         raise typer.Exit(listing.plan(request, options, results, None, console(), as_json))
     how = run_options.RunOptions(
-        root=results,
-        data=options,
-        device=device,
-        jobs=jobs,
-        workers=workers,
-        threads=threads,
-        limit=limit,
-        keep=keep,
-        retry_failed=retry_failed,
-        quiet=quiet,
-        as_json=as_json,
-        command=prepare.command_of(request, results, until_settled, max_seeds),
-        until_settled=until_settled,
-        max_seeds=max_seeds,
-        track=track,
-        checkpoint_seconds=checkpoint_seconds,
-        oom=oom,
-        engine=engine,
-        program=program,
-        recompute=recompute,
-        replace_run=replace,
-    )
+        root=results, data=options, device=device, jobs=jobs, workers=workers, threads=threads, limit=limit,
+        shard=shard, no_wait=no_wait, keep=keep, retry_failed=retry_failed, quiet=quiet, as_json=as_json,
+        command=prepare.command_of(request, results, until_settled, max_seeds), until_settled=until_settled,
+        max_seeds=max_seeds, track=track, checkpoint_seconds=checkpoint_seconds, oom=oom, engine=engine,
+        program=program, recompute=recompute, replace_run=replace,
+    )  # fmt: skip
     raise typer.Exit(run.run(request, how, console()))
 
 

@@ -26,6 +26,8 @@ class Options:
     root: Path
     data: DataOptions
     device: str = "cpu"
+    gpus: tuple[int, ...] = ()
+    """The GPUs that trial processes share out, by torch's number; empty: every process uses `device` as it is."""
     threads: int = 1
     engine: str = "local"
     keep: str = "final"

@@ -1,4 +1,6 @@
-"""One trial process per core (or device), each with its own threads; the longest trials first.
+"""One trial process per core or GPU, each with its own threads; the longest trials first.
+
+The work of a process is one trial, or a stack of trials that train as one program (`engines/stacked.py`).
 
 On two cores, two processes with one thread each are faster than one process with two. Two processes with two threads
 each are over ten times slower. So the thread count is in the environment before a trial process loads torch.
@@ -20,6 +22,7 @@ from typing import Any
 from vitbench.base.errors import IncompleteError, VitbenchError
 from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
+from vitbench.engines.stacks import split
 from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
 
@@ -33,19 +36,20 @@ OUT_OF_MEMORY_EXIT = 137
 
 
 class TrialProcess:
-    """A child process and the pipe to it."""
+    """A child process and the pipe to it; `number` counts the processes, and chooses the GPU if there are several."""
 
-    def __init__(self, context: Any, options: Options) -> None:
+    def __init__(self, context: Any, options: Options, number: int) -> None:
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, options), daemon=True)
+        self.number = number
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, options, number), daemon=True)
         self.process.start()
         theirs.close()
-        self.trial: Trial | None = None
+        self.work: list[Trial] = []
 
-    def give(self, trial: Trial) -> None:
-        self.trial = trial
+    def give(self, work: list[Trial]) -> None:
+        self.work = work
         with suppress(OSError):  # If the process died while idle, the next read of its pipe reports it.
-            self.connection.send(trial)
+            self.connection.send(work)
 
     def stop(self, until: float) -> None:
         """Wait until the time `until` (monotonic) for the process to end, then kill it."""
@@ -57,20 +61,22 @@ class TrialProcess:
             self.connection.close()
 
 
-def _started(context: Any, options: Options) -> TrialProcess:
+def _started(context: Any, options: Options, number: int) -> TrialProcess:
     """A new trial process. If the fork server has just died, the next try starts another one."""
     for _ in range(MAX_LOSSES - 1):
         with suppress(EOFError, OSError):
-            return TrialProcess(context, options)
+            return TrialProcess(context, options, number)
         time.sleep(RESTART_SECONDS)  # The kernel needs a moment to report that the old fork server is gone.
     try:
-        return TrialProcess(context, options)
+        return TrialProcess(context, options, number)
     except (EOFError, OSError) as error:
         raise IncompleteError(f"no trial process can be started ({type(error).__name__}: {error})") from error
 
 
-def _serve(connection: Connection, options: Options) -> None:
-    """Receive trials, send events and outcomes, until the pipe closes or the parent asks to stop."""
+def _serve(connection: Connection, options: Options, number: int) -> None:
+    """Receive work, send events and outcomes, until the pipe closes or the parent asks to stop."""
+    if options.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(options.gpus[number % len(options.gpus)])
     try:
         obey_parent()
         _work(connection, options)
@@ -78,7 +84,14 @@ def _serve(connection: Connection, options: Options) -> None:
         raise SystemExit(128 + signal.SIGTERM) from stop
 
 
+def visible_gpu(number: int) -> str:
+    """The name of a GPU for CUDA_VISIBLE_DEVICES; `number` is torch's, which counts what that variable shows now."""
+    shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return shown[number].strip() if number < len(shown) else str(number)
+
+
 def _work(connection: Connection, options: Options) -> None:
+    from vitbench.engines import stacked
     from vitbench.engines.execute import OUT_OF_MEMORY, execute_locked
 
     def send(kind: str, content: Any) -> None:
@@ -91,28 +104,32 @@ def _work(connection: Connection, options: Options) -> None:
     load_code(options.code)
     while True:
         try:
-            trial = connection.recv()
+            work: list[Trial] = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            ran = execute_locked(trial, options, lambda event: send("event", event))
-            send("done" if ran else "busy", trial.trial_id)
+            if len(work) > 1:
+                for trial_id in stacked.run(work, options, lambda event: send("event", event)):
+                    send("done", trial_id)
+            elif execute_locked(work[0], options, lambda event: send("event", event)):
+                send("done", work[0].trial_id)
+            send("idle", None)
         except VitbenchError as error:
             send("error", error)
         except OUT_OF_MEMORY as error:
             raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
-def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) -> Generator[str, None, None]:
-    """Yield the ids of trials as they are committed. A trial waits for the stages that it needs."""
+def run(works: Sequence[list[Trial]], options: Options, emit: Emit, num_jobs: int) -> Generator[str, None, None]:
+    """Yield the ids of trials as they are committed. Work waits for the stages that its trials need."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["vitbench.engines.execute"])
-    pool = _Pool(trials, options, emit)
+    pool = _Pool(works, options, emit)
     try:
-        for _ in range(min(num_jobs, len(trials))):
-            pool.processes.append(_started(context, options))
+        for number in range(min(num_jobs, len(works))):
+            pool.processes.append(_started(context, options, number))
         yield from pool.work(context)
     finally:
         for trial_process in pool.processes:
@@ -123,35 +140,35 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, num_jobs: int) ->
 
 
 class _Pool:
-    """The trial processes, the trials that wait, and the losses of each trial."""
+    """The trial processes, the work that waits, and the losses of each trial."""
 
-    def __init__(self, trials: Sequence[Trial], options: Options, emit: Emit) -> None:
-        self.waiting = list(trials)
+    def __init__(self, works: Sequence[list[Trial]], options: Options, emit: Emit) -> None:
+        self.waiting = list(works)
         self.options, self.emit = options, emit
         self.processes: list[TrialProcess] = []
         self.losses: dict[str, int] = {}
-        self.unfinished = {trial.trial_id for trial in trials}
+        self.unfinished = {trial.trial_id for work in works for trial in work}
 
-    def _next(self) -> Trial | None:
-        """The first waiting trial whose stages are finished."""
-        for trial in self.waiting:
-            if self.unfinished.isdisjoint(trial.parents.values()):
-                self.waiting.remove(trial)
-                return trial
+    def _next(self) -> list[Trial] | None:
+        """The first waiting work whose stages are finished."""
+        for work in self.waiting:
+            if all(self.unfinished.isdisjoint(trial.parents.values()) for trial in work):
+                self.waiting.remove(work)
+                return work
         return None
 
     def _hand_out(self) -> None:
         for trial_process in self.processes:
-            if trial_process.trial is None:
-                trial = self._next()
-                if trial is None:
+            if not trial_process.work:
+                work = self._next()
+                if work is None:
                     return
-                trial_process.give(trial)
+                trial_process.give(work)
 
     def work(self, context: Any) -> Iterator[str]:
         """Hand out all trials; yield their ids as they are committed."""
         self._hand_out()
-        while busy := {w.connection: w for w in self.processes if w.trial is not None}:
+        while busy := {w.connection: w for w in self.processes if w.work}:
             for connection in wait(list(busy)):
                 finished = self._listen(busy[connection], context)
                 if finished:
@@ -160,32 +177,41 @@ class _Pool:
 
     def _listen(self, sender: TrialProcess, context: Any) -> str | None:
         """Take one message; return the id of a trial that was committed, else None."""
-        trial = sender.trial
-        assert trial is not None
         try:
             kind, content = sender.connection.recv()
         except (EOFError, OSError):
-            self._replace(sender, trial, context)
+            self._replace(sender, context)
             return None
         if kind == "event":
             self.emit(content)
             return None
         if kind == "error":
             raise content
-        sender.trial = None
-        self.unfinished.discard(trial.trial_id)
-        return trial.trial_id if kind == "done" else None
+        if kind == "idle":
+            self.unfinished -= {trial.trial_id for trial in sender.work}
+            sender.work = []
+            return None
+        self.unfinished.discard(content)
+        return str(content)
 
-    def _replace(self, lost_process: TrialProcess, trial: Trial, context: Any) -> None:
-        """Start another process in place of a lost one, and repeat its trial unless it was lost too often."""
+    def _replace(self, lost_process: TrialProcess, context: Any) -> None:
+        """Start another process in place of a lost one, and repeat its trials unless they were lost too often.
+
+        The trials of a stack are repeated in two halves, which need less memory.
+        """
         lost_process.process.join(timeout=5)
         code = lost_process.process.exitcode
-        self.processes[self.processes.index(lost_process)] = _started(context, self.options)
-        self.losses[trial.trial_id] = self.losses.get(trial.trial_id, 0) + 1
+        position = self.processes.index(lost_process)
+        self.processes[position] = _started(context, self.options, lost_process.number)
         why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
-        what = f"trial process lost (exit {code}{why}) on trial {trial.trial_id}"
-        if self.losses[trial.trial_id] < MAX_LOSSES:
-            self.waiting.insert(0, trial)
-        else:
-            self.unfinished.discard(trial.trial_id)
-        self.emit(lost(what, trial, self.losses[trial.trial_id]))
+        again = []
+        for trial in lost_process.work:
+            if trial.trial_id not in self.unfinished:
+                continue
+            self.losses[trial.trial_id] = times = self.losses.get(trial.trial_id, 0) + 1
+            self.emit(lost(f"trial process lost (exit {code}{why}) on trial {trial.trial_id}", trial, times))
+            if times < MAX_LOSSES:
+                again.append(trial)
+            else:
+                self.unfinished.discard(trial.trial_id)
+        self.waiting[:0] = split(again, max(1, -(-len(again) // 2))) if again else []

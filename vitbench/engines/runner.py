@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vitbench.engines.options import Options
+from vitbench.engines.stacks import most_in_stack, stacks
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
 from vitbench.spec.experiment import Experiment
@@ -36,12 +37,18 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """How to run an experiment: options, processes, seeds and a limit on the number of trials."""
+    """How to run an experiment: options, processes, seeds and a limit on the number of trials.
+
+    `shard` (i, n), from 0, is the part of the trials to begin with: n commands on one results root then do not all
+    begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing.
+    """
 
     options: Options
     num_jobs: int = 1
     seeds: Sequence[int] | None = None
     limit: int | None = None
+    shard: tuple[int, int] = (0, 1)
+    waits: bool = True
 
 
 def flops_of(trial: Trial) -> float:
@@ -75,7 +82,8 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
         if num_allowed is not None and num_allowed <= 0:
             return RunOutcome(plan, records, stopped_by_limit=True)
         before = len(records)
-        batch = _ordered([trial for trial in missing if trial.trial_id not in given_up])[:num_allowed]
+        todo = [trial for trial in missing if trial.trial_id not in given_up]
+        batch = _ordered(todo, request.shard)[:num_allowed]
         with closing(_engine(batch, request, hear)) as committed:
             for trial_id in committed:
                 record = store.read(trial_id)
@@ -87,7 +95,7 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
         # Read the records after the locks, so that no commit of another process in between is missed.
         records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
         if len(records) == before:
-            if not busy:
+            if not (busy and request.waits):
                 return RunOutcome(plan, records)  # Nobody runs the rest: it stays missing, and the caller says so.
             time.sleep(WAIT_SECONDS)
 
@@ -98,11 +106,13 @@ def _is_busy(store: Store, trial: Trial) -> bool:
         return not held
 
 
-def _ordered(missing: Sequence[Trial]) -> list[Trial]:
+def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[Trial]:
     """Longest first, so that all cores are busy until the end; a stage comes before the trials that need it.
 
-    The first trial of each arm and size comes before the others: errors show early, and so does the time per trial.
+    The trials of this command's shard come before those of others. The first trial of each arm and size comes before
+    the others: errors show early, and so does the time per trial.
     """
+    part, num_parts = shard
     by_id = {trial.trial_id: trial for trial in missing}
 
     def depth(trial: Trial) -> int:
@@ -112,19 +122,26 @@ def _ordered(missing: Sequence[Trial]) -> list[Trial]:
     for trial in missing:
         first.setdefault((trial.arm, flops_of(trial)), trial.trial_id)
     scouts = set(first.values())
-    return sorted(missing, key=lambda trial: (depth(trial), trial.trial_id not in scouts, -flops_of(trial)))
+
+    def rank(trial: Trial) -> tuple[int, bool, bool, float]:
+        foreign = int(trial.trial_id, 16) % num_parts != part
+        return depth(trial), foreign, trial.trial_id not in scouts, -flops_of(trial)
+
+    return sorted(missing, key=rank)
 
 
 def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
     """Start the chosen engine; engines are imported late, because they load torch."""
-    if request.options.engine == "fused":
-        from vitbench.engines import stacked
-
-        return stacked.run(trials, request.options, listen)
+    fused = request.options.engine == "fused"
     if request.num_jobs > 1:
         from vitbench.engines import processes
 
-        return processes.run(trials, request.options, listen, request.num_jobs)
+        work = stacks(trials, most_in_stack(trials, request.num_jobs)) if fused else [[trial] for trial in trials]
+        return processes.run(work, request.options, listen, request.num_jobs)
+    if fused:
+        from vitbench.engines import stacked
+
+        return stacked.run(trials, request.options, listen)
     from vitbench.engines import local
 
     return local.run(trials, request.options, listen)

@@ -27,6 +27,11 @@ def stack_key(trial: Trial) -> str | None:
     return f"{shared} {trial.data_fingerprint} {sorted(trial.parents)} {networks} {trial.stage}"
 
 
+def most_in_stack(trials: Sequence[Trial], num_processes: int) -> int:
+    """The largest stack that leaves every process some of the trials."""
+    return max(1, min(MAX_STACK, -(-len(trials) // num_processes)))
+
+
 def stacks(trials: Sequence[Trial], most: int = MAX_STACK) -> list[list[Trial]]:
     """The trials in stacks of at most `most`, of nearly equal sizes, in the order of their first members."""
     groups: dict[str, list[Trial]] = {}

@@ -65,6 +65,20 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed tr
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Stop after this many trials (exit code 3).", rich_help_panel=WHAT)
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        help="I/N: begin with part I of N. For N commands on one results folder: each then helps the others.",
+        metavar="I/N",
+        rich_help_panel=WHAT,
+    ),
+]
+NoWait = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait", help="End when other commands hold all missing trials (exit code 3).", rich_help_panel=WHAT
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; train nothing.", rich_help_panel=WHAT)]
 Data = Annotated[
     str | None,
@@ -104,10 +118,15 @@ Help = Annotated[
         "--help", "-h", is_eager=True, callback=_show_help, help="Show this message and exit.", rich_help_panel=OUTPUT
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MACHINE)]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, several GPUs as cuda:0,2 or cuda:all, mps.", rich_help_panel=MACHINE),
+]
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", help="Trials at the same time (default: one per core).", rich_help_panel=MACHINE),
+    typer.Option(
+        "--jobs", "-j", help="Trials at the same time (default: one per core or GPU).", rich_help_panel=MACHINE
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads per trial.", rich_help_panel=MACHINE)]
 Replace = Annotated[

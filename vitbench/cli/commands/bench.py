@@ -103,3 +103,24 @@ def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> N
     table = pages.scaling_table(measurement)
     pages.write(to, "scaling", measurement, table, pages.scaling_figure(measurement))
     terminal.print(table, markup=False, soft_wrap=True)
+
+
+@bench.command()
+def cuda(
+    device: Device = "cuda",
+    to: To = RESULTS,
+    minutes: Annotated[float, typer.Option(min=0.1, help="No step begins after this many minutes.")] = 8.0,
+) -> None:
+    """Check a CUDA device against the CPU and measure it; an interrupted command goes on. On a CPU: a rehearsal.
+
+    Exit code 4 if a check failed, 3 if a step was left for want of time.
+    """
+    from vitbench.bench import cuda
+    from vitbench.cli.commands.device import choose_device
+
+    terminal, results = console(), []
+    for result in cuda.run(choose_device(device), to, 60.0 * minutes):
+        terminal.print(result.line(), markup=False, highlight=False, soft_wrap=True)
+        results.append(result)
+    late = any("no time" in str(result.found.get("summary")) for result in results)
+    raise typer.Exit(4 if any(result.passed is False for result in results) else 3 if late else 0)

@@ -10,13 +10,39 @@ from vitbench.base.errors import InputError
 from vitbench.engines.options import num_cores
 
 
+def choose_devices(name: str) -> tuple[str, tuple[int, ...]]:
+    """The device of each trial process, and the GPUs that the processes share out; none where all use one device.
+
+    `cuda:all` and `cuda:0,2` name several GPUs. A process then sees only its own GPU, so its device is `cuda`.
+    """
+    numbers = name.removeprefix("cuda:")
+    if not re.fullmatch(r"cuda:(all|\d+(,\d+)+)", name):
+        return choose_device(name), ()
+    count = _num_gpus(name)
+    gpus = tuple(range(count)) if numbers == "all" else tuple(int(number) for number in numbers.split(","))
+    if len(set(gpus)) < len(gpus):
+        raise InputError(f"--device {name}: a GPU stands twice")
+    if max(gpus) >= count:
+        raise InputError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
+    return ("cuda", gpus) if len(gpus) > 1 else (f"cuda:{gpus[0]}", ())
+
+
+def _num_gpus(name: str) -> int:
+    """The number of GPUs that torch sees. Raises InputError if there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch sees no CUDA device here; try --device cpu")
+    return torch.cuda.device_count()
+
+
 def choose_device(name: str) -> str:
     """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes the best device of this machine.
 
     Raises InputError if the named device is missing: a run never falls back to the CPU in silence.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N, mps")
+        raise InputError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N, cuda:N,M, cuda:all, mps")
     if name == "cpu" or (name == "auto" and not _may_have_accelerator()):
         return "cpu"
     import torch
@@ -27,11 +53,9 @@ def choose_device(name: str) -> str:
         if not torch.backends.mps.is_available():
             raise InputError("--device mps: this machine has no Metal device; try --device cpu")
         return name
-    if not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch sees no CUDA device here; try --device cpu")
-    index = int(name.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    count = _num_gpus(name)
+    if int(name.partition(":")[2] or 0) >= count:
+        raise InputError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
     return name
 
 
@@ -45,13 +69,27 @@ def likely_device() -> str:
     return "cuda" if _may_have_accelerator() else "cpu"
 
 
-def choose_num_jobs(jobs: int | None, device: str, threads: int) -> int:
-    """Number of trial processes: --jobs, else one per `threads` cores on a CPU, and one on an accelerator."""
+def choose_num_jobs(jobs: int | None, device: str, threads: int, num_gpus: int = 1) -> int:
+    """Number of trial processes: --jobs, else one per `threads` cores on a CPU, and one on an accelerator.
+
+    Of several GPUs each gets that many.
+    """
     if jobs is not None:
         if jobs < 1:
             raise InputError(f"--jobs {jobs}: at least 1")
-        return jobs
-    return max(1, num_cores() // threads) if device == "cpu" else 1
+        return jobs * num_gpus
+    return max(1, num_cores() // threads) if device == "cpu" else num_gpus
+
+
+def shard_of(text: str | None) -> tuple[int, int]:
+    """The part of the trials to begin with and the number of parts, from `I/N`; counted from 0. Raises InputError."""
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    part, num_parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= num_parts:
+        raise InputError(f"--shard {text}: allowed is I/N with I from 1 to N, for example 2/8")
+    return part - 1, num_parts
 
 
 def choose_num_workers(num_workers: int | None, device: str, jobs: int) -> int:

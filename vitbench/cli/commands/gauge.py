@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
-def gauge_of(device: str) -> Callable[[], str] | None:
-    """Return a function that reads the GPU's memory, and its use if nvidia-ml-py is installed; None without a GPU."""
+def gauge_of(device: str, gpus: Sequence[int] = ()) -> Callable[[], str] | None:
+    """Return a function that reads the memory of the GPUs, and their use if nvidia-ml-py is installed.
+
+    None without a GPU. `gpus`: those that the trial processes share out; empty: the one of `device`.
+    """
     if not device.startswith("cuda"):
         return None
+    gauges = [_gauge(index) for index in gpus or [int(device.partition(":")[2] or 0)]]
+    return lambda: "; ".join(gauge() for gauge in gauges)
+
+
+def _gauge(index: int) -> Callable[[], str]:
     import torch
 
-    index = int(device.partition(":")[2] or 0)
     use = _use_of(index)
 
     def read() -> str:

@@ -16,9 +16,10 @@ from vitbench.base.durable import make_folder, replace_durably
 from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
-from vitbench.cli.commands.device import choose_device, choose_num_jobs, choose_num_workers
+from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
+from vitbench.cli.commands.device import choose_devices, choose_num_jobs, choose_num_workers, shard_of
 from vitbench.cli.commands.gauge import gauge_of
-from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare, read_run
+from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
 from vitbench.cli.commands.verdicts import verdicts_of
@@ -33,12 +34,12 @@ from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
 from vitbench.report.live.view import LiveView, summary
-from vitbench.spec.experiment import Experiment, Seeds, declare_maximum, later_looks
 from vitbench.spec.seal import FILE as SEAL_FILE
 from vitbench.spec.seal import read_seal, seal_of, seal_text
 from vitbench.stats.race import CHOOSER
 from vitbench.store.event_log import EventLog
 from vitbench.store.events import Began, Event, Finished, Planned, Work
+from vitbench.store.file_system import require_locks
 from vitbench.store.trials import Store
 
 
@@ -65,25 +66,28 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
     facts_of = facts_source(options.data)
-    prepared = [_declared(item, options) for item in prepare(request, facts_of)]
-    device = choose_device(options.device)
+    prepared = [declared(item, options) for item in prepare(request, facts_of)]
+    (device, gpus), shard = choose_devices(options.device), shard_of(options.shard)
     builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
         check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
-    check_engine(options.engine, options.jobs, options.recompute)
+    check_engine(options.engine, options.jobs, options.recompute, max(1, len(gpus)))
     if not (options.quiet or options.as_json):
         for line in data_lines(builders):
             console.print(Text(printable(line)), soft_wrap=True)
-    num_jobs = choose_num_jobs(options.jobs, device, options.threads)
+    num_jobs = choose_num_jobs(options.jobs, device, options.threads, max(1, len(gpus)))
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
+    if options.shard is not None:
+        require_locks(options.root)
     engine = Options(
         root=options.root.resolve(),
         data=replace(options.data, num_workers=choose_num_workers(options.workers, device, num_jobs)),
         device=device,
+        gpus=gpus,
         threads=options.threads,
         keep=options.keep,
         checkpoint_seconds=options.checkpoint_seconds,
@@ -94,13 +98,14 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     )
     code, left, done = 0, options.limit, list[Ran]()
     with stoppable(), EventLog(options.root) as event_log:
-        session = Session(options, console, event_log, gauge_of(device), Pace())
+        session = Session(options, console, event_log, gauge_of(device, gpus), Pace())
         for queued in _queue(prepared, builders, Store(options.root)):
-            chosen = _chosen_engine(queued, options, device, num_jobs)
+            chosen = _chosen_engine(queued, options, engine, num_jobs)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
-            for seeds in _looks(queued.item.experiment, options):
-                work = runner.RunRequest(replace(engine, engine=chosen.engine), chosen.num_jobs, seeds, left)
+            for seeds in looks_of(queued.item.experiment, options):
+                how = replace(engine, engine=chosen.engine)
+                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait)
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
@@ -110,13 +115,15 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     return done, code
 
 
-def _chosen_engine(queued: QueuedRun, options: RunOptions, device: str, num_jobs: int) -> EngineChoice:
+def _chosen_engine(queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
-    engine = options.engine
+    engine, trials = options.engine, (*plan.missing(records), *plan.later)
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
-    return choose_engine(engine, device, num_jobs, (*plan.missing(records), *plan.later))
+    if engine == "fused" and options.jobs is None and not how.gpus:
+        num_jobs = 1  # on a CPU stacks share out only where --jobs says so
+    return choose_engine(engine, how.device, num_jobs, trials, max(1, len(how.gpus)))
 
 
 def _check_oom(builders: Sequence[Builder], oom: str) -> None:
@@ -202,7 +209,7 @@ def _seal(queued: QueuedRun, folder: Path, options: RunOptions) -> None:
 
     Raises ResultsError if the folder's seal was edited.
     """
-    if _has_rows(folder):
+    if has_rows(folder):
         read_seal(folder)
         return
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
@@ -212,57 +219,6 @@ def _seal(queued: QueuedRun, folder: Path, options: RunOptions) -> None:
 
 def _ignore(_: Event) -> None:
     """A listener that does nothing."""
-
-
-def _has_rows(folder: Path) -> bool:
-    """Whether a trial of the run has a record."""
-    path = folder / "records.jsonl"
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _declared(item: Prepared, options: RunOptions) -> Prepared:
-    """The experiment with the looks that its run declares: cut or continued by --max-seeds before the first trial.
-
-    After it the sealed looks hold; a higher maximum adds looks that are labelled as extended. Raises InputError.
-    """
-    experiment, folder, most = item.experiment, options.root / item.run, options.max_seeds
-    seeds, tune = experiment.seeds, experiment.tune
-    if seeds.looks is None:
-        if options.until_settled or most is not None:
-            option = "--until-settled" if options.until_settled else "--max-seeds"
-            raise InputError(
-                f"{experiment.name}: {option} needs looks in the file, as seeds: {{looks: [6, 9, 13, 20]}}"
-            )
-        return item
-    if most is not None and most < seeds.looks[0]:
-        raise InputError(f"{experiment.name}: --max-seeds {most} is under the first look, {seeds.looks[0]}")
-    if tune is not None and not tune.races:
-        return item  # A first-edition file keeps its looks; a maximum only stops it earlier.
-    seal = read_seal(folder) if _has_rows(folder) else None
-    if seal is None:
-        declared = seeds if most is None or _has_rows(folder) else declare_maximum(seeds, most)
-    elif list(seeds.looks) == seal["file_looks"]:
-        declared = _extended(Seeds(looks=tuple(seal["seeds"]["looks"])), folder, most)
-    else:
-        declared = seeds  # An edit of the looks, which the verdicts then say.
-    return replace(item, experiment=experiment.model_copy(update={"seeds": declared}), file_looks=seeds.looks)
-
-
-def _extended(sealed: Seeds, folder: Path, most: int | None) -> Seeds:
-    """The sealed looks with those beyond their maximum: earlier ones stay, a higher maximum adds some."""
-    assert sealed.looks is not None
-    extended = read_run(folder).seeds.extended
-    last = (*sealed.looks, *extended)[-1]
-    more = later_looks(last, most) if most is not None and most > last else ()
-    return Seeds(looks=sealed.looks, extended=(*extended, *more))
-
-
-def _looks(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
-    """The seeds of each look in turn, up to --max-seeds; one ordinary run without --until-settled."""
-    if not options.until_settled:
-        return [None]
-    looks = experiment.seeds.all_looks()
-    return [range(n) for n in looks if n <= (options.max_seeds or looks[-1])]
 
 
 def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:

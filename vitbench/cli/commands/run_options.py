@@ -19,6 +19,8 @@ class RunOptions:
     workers: int | None = None
     threads: int = 1
     limit: int | None = None
+    shard: str | None = None
+    no_wait: bool = False
     keep: str = "final"
     retry_failed: bool = False
     quiet: bool = False

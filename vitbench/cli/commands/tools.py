@@ -90,12 +90,19 @@ def doctor(
     fix: Annotated[
         bool, typer.Option("--fix", help="Remove leftovers that nobody needs; change nothing else.")
     ] = False,
+    hold: Annotated[
+        float | None,
+        typer.Option(min=1.0, max=3600.0, help="Hold a lock for so many seconds, for a doctor on another host."),
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine and the results folder and list problems. Exit code 2, 5 or 6 on errors."""
     from vitbench.cli.commands.upkeep import doctor as examine
+    from vitbench.cli.commands.upkeep import hold as hold_lock
 
+    if hold is not None:
+        raise typer.Exit(hold_lock(results, hold, console()))
     raise typer.Exit(examine(results, data_options_of(data_dir), console(), fix=fix, as_json=as_json))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
 from vitbench.spec.seal import edits, read_seal
 from vitbench.stats.race import CHOOSER
+from vitbench.store import file_system
 from vitbench.store.record import parents_of
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
@@ -63,6 +65,19 @@ def doctor(root: Path, data: DataOptions, console: Console, *, fix: bool, as_jso
             console.print(line, soft_wrap=True)
     codes = {finding.exit_code for finding in findings if finding.level == "bad"}
     return next((code for code in ORDER if code in codes), 0)
+
+
+def hold(root: Path, seconds: float, console: Console) -> int:
+    """Hold a lock in the root, so that `vitbench doctor` on another host can say whether it is excluded there."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no results folder")
+    try:
+        with file_system.holding(root, seconds):
+            console.print(f"holding a lock for {seconds:g} s: now run vitbench doctor on another host", highlight=False)
+            time.sleep(seconds)
+    except BlockingIOError:
+        raise InputError(f"{root}: another `vitbench doctor --hold` holds its lock") from None
+    return 0
 
 
 def clean(root: Path, data: DataOptions, console: Console, *, yes: bool) -> int:

@@ -6,6 +6,7 @@ source fills it with zeros, NATTEN moves it inward), queries are scaled, and rel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -32,6 +33,14 @@ class Pattern(PartialAttention):
     def hidden_macs(self, model: ModelSpec, layer: int) -> int:
         shape, pairs = transformer(model), sum(map(len, self.patterns(model)))
         return 2 * (shape.num_patches**2 - pairs) * shape.embed_dim
+
+    def notes(self, stages: Sequence[ModelSpec]) -> list[str]:
+        counts = [(sum(map(len, self.patterns(stage))), transformer(stage).num_patches ** 2) for stage in stages]
+        return [
+            f"model.token_mixer: FLOPs count the {needed:,} pairs that {self.text()} needs; all {every:,} are computed,"
+            " and a mask hides the others"
+            for needed, every in counts
+        ]
 
     def module(self, model: ModelSpec, layer: int) -> nn.Module:
         from vitbench.model.sparse_attention import PatternAttention

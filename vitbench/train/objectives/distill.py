@@ -28,7 +28,8 @@ TEACHER = "teacher"
 class Distill(Classify):
     """`(1 - alpha) x cross entropy of the labels + alpha x distance to the teacher`.
 
-    `soft`: temperature**2 x KL divergence from the teacher's probabilities, both at `temperature`. `hard`: cross
+    `soft`: temperature**2 x KL divergence from the teacher's probabilities, both at `temperature`; `kl_reduction: mean`
+    also divides it by the number of classes, as DeiT's published code does and its paper does not. `hard`: cross
     entropy of the teacher's most probable class. The teacher sees the images as the student does, mixed and erased.
     With `model.dist_token` the labels train the class token's head, the teacher the distillation token's.
     """
@@ -40,11 +41,12 @@ class Distill(Classify):
     type: Literal["soft", "hard"] = "soft"
     temperature: Annotated[float, Field(gt=0.0)] = 3.0
     alpha: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    kl_reduction: Literal["batchmean", "mean"] = "batchmean"
 
     def resolved(self, model: ModelSpec) -> Distill:
-        """A hard teacher has no temperature."""
-        default = type(self).model_fields["temperature"].default
-        return self if self.type == "soft" else self.model_copy(update={"temperature": default})
+        """A hard teacher has no temperature and no divergence."""
+        idle = () if self.type == "soft" else ("temperature", "kl_reduction")
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in idle})
 
     def problems(self, model: ModelSpec) -> list[str]:
         if not model.dist_token or "class_token" in readout_of(model).needs:
@@ -85,5 +87,6 @@ class Distill(Classify):
         if self.type == "hard":
             distance = cross_entropy(of_teacher, theirs.argmax(-1), 0.0, None)
         else:
-            distance = distillation(of_teacher, theirs, self.temperature)
+            divided_by = theirs.shape[-1] if self.kl_reduction == "mean" else 1
+            distance = distillation(of_teacher, theirs, self.temperature) / divided_by
         return (1 - self.alpha) * self.labelled(call, of_labels, given) + self.alpha * distance
