@@ -20,7 +20,7 @@ from vitbench.plan.trials import Builder, settings
 from vitbench.spec import load
 from vitbench.spec.arms import find_arms
 from vitbench.spec.experiment import Experiment, Suite
-from vitbench.spec.trial import TrialSpec
+from vitbench.spec.trial import ObjectiveSpec, TrialSpec
 from vitbench.stats.looks import CALIBRATED, FIRST_EDITION
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -166,3 +166,15 @@ def test_paper_models_cost_what_is_published(name: str, arm: str, gflops: float,
     (_, spec, *_), *_ = builder.stages(builder.arms[arm], settings(one)[0])
     assert forward_flops(spec.model, spec.train.objective) / 1e9 == pytest.approx(gflops, rel=0.01)
     assert num_params(spec.model, spec.train.objective) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_plan_says_what_a_step_of_each_objective_costs(cli: Any, tmp_path: Path) -> None:
+    """Two large and two small crops of a student, two of its teacher, in steps of learning labels."""
+    said = " ".join(cli("plan", "pretraining", "--results", tmp_path).out.split())
+    assert "in supervised steps: mae 0.48 (pretrain), dino 3.34 (pretrain), moco_v3 2.81 (pretrain)" in said
+    one = experiment("pretraining")
+    (trial, _) = Builder(one, FACTS_OF).trials(find_arms(one, "dino")[0], settings(one)[0], 0, "reporting")
+    whole = forward_flops(trial.spec.model, trial.spec.train.objective)
+    small = forward_flops(trial.spec.model.model_copy(update={"img_size": 4}), trial.spec.train.objective)
+    supervised = 3 * forward_flops(trial.spec.model, ObjectiveSpec())
+    assert round((3 * (2 * whole + 2 * small) + 2 * whole) / supervised, 2) == 3.34

@@ -18,7 +18,8 @@ from vitbench.cli.text_table import render
 from vitbench.data import NOMINAL, DataOptions
 from vitbench.engines import runner
 from vitbench.engines.engine_choice import choose_engine
-from vitbench.model.costs import forward_flops, num_params
+from vitbench.model.costs import forward_flops, num_params, train_flops
+from vitbench.model.sizes import known
 from vitbench.plan.arm_diff import arm_difference, flatten
 from vitbench.plan.stage_graph import ResolvedStage
 from vitbench.plan.trials import Builder, Plan, Trial, settings
@@ -26,6 +27,7 @@ from vitbench.report.live.pace import Pace, counted
 from vitbench.report.live.progress import duration
 from vitbench.spec.arms import Arm, find_arms
 from vitbench.spec.experiment import START, Experiment
+from vitbench.spec.trial import ObjectiveSpec
 from vitbench.stats.race import CHOOSER
 from vitbench.store.record import Record
 from vitbench.store.trials import Store
@@ -191,8 +193,28 @@ def _arm_numbers(builder: Builder, arm: Arm, plan_now: Plan) -> dict[str, Any]:
         "forward_flops": forward_flops(spec.model, spec.train.objective),
         "steps": [stage.spec.train.steps for stage in stages],
         "train_flops": sum(runner.flops_of(trial) for trial in trials),
+        "supervised_steps": {trial.stage: cost for trial in trials if (cost := _supervised_steps(trial)) != 1.0},
         "choice": dict(plan_now.choices.get(arm.name, {})),
     }
+
+
+def _supervised_steps(trial: Trial) -> float:
+    """FLOPs of one training step, with all views and networks, in steps of the same model that learns labels."""
+    train = trial.spec.train
+    num_images = known(train.steps) * train.batch_size
+    return round(trial.train_flops / train_flops(trial.spec.model, ObjectiveSpec(), num_images), 2)
+
+
+def _print_step_costs(arms: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """One line on steps that cost 5% more or less than a supervised step; nothing if there are none."""
+    costs = [
+        f"{arm['arm']} {cost:.2f}" + (f" ({stage})" if len(arm["steps"]) > 1 else "")
+        for arm in arms
+        for stage, cost in arm["supervised_steps"].items()
+        if abs(cost - 1) >= 0.05
+    ]
+    if costs:
+        console.print(f"training FLOPs of a step, in supervised steps: {', '.join(costs)}", highlight=False)
 
 
 def _seconds_by(plan_now: Plan, records: Mapping[str, Record]) -> Callable[[Iterable[Trial]], float]:
@@ -218,6 +240,7 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
             arm["arm"], f"{arm['params']:,}", f"{arm['forward_flops']:.3g}", steps, f"{arm['train_flops']:.3g}", choice
         )
     console.print(table)
+    _print_step_costs(item["arms"], console)
     arms_, grid = len(item["arms"]), len(item["settings"])
     tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
     reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
