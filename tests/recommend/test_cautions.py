@@ -13,7 +13,7 @@ GOOD = Facts("mine", 32, 3, 4, ("a", "b", "c", "d"), (500,) * 4, 2_000, 1_000, T
 
 
 def test_good_images_have_no_warning() -> None:
-    assert list(of_images(GOOD, 400)) == []
+    assert list(of_images(GOOD, 400, 32)) == []
     assert list(of_scores(90.0, 60.0, 25.0)) == []
     assert list(of_scores(None, None, 25.0)) == []
 
@@ -25,11 +25,16 @@ def test_good_images_have_no_warning() -> None:
         (replace(GOOD, class_counts=(2_000, 300, 300, 300)), 400, "a majority class: a has 69%"),
         (replace(GOOD, num_test_in_train=7), 400, "7 of 1000 test images are also training images"),
         (GOOD, 50, "50 validation images: one image is 2.0 points"),
+        (
+            replace(GOOD, img_size=None, aspects=((2.0, 3_000),)),
+            400,
+            "images of unequal shape: the centre crop to 32 x 32",
+        ),
         (replace(GOOD, num_test=100), 400, "100 test images: an accuracy is known to about 5 points"),
     ],
 )
 def test_weak_images_are_named(facts: Facts, num_val: int, words: str) -> None:
-    assert [line for line in of_images(facts, num_val) if line.startswith(words)]
+    assert [line for line in of_images(facts, num_val, 32) if line.startswith(words)]
 
 
 @pytest.mark.parametrize(

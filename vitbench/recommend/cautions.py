@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitbench.data import Facts
+from vitbench.data import Facts, cropped_share
 from vitbench.recommend.questions import MARGIN
+from vitbench.spec.trial import size_words
 
 FEW_PER_CLASS = 50
+MOST_CROPPED = 0.1
 SATURATED_PERCENT = 98.5
 """Above this the arms have under 1.5 points between them and a perfect score."""
 EASY_POINTS = 2.0
 
 
-def of_images(facts: Facts, num_val: int) -> Iterator[str]:
-    """What the counts say before any training. `num_val`: validation images of one seed."""
+def of_images(facts: Facts, num_val: int, img_size: int | tuple[int, int]) -> Iterator[str]:
+    """What counts and sizes say before any training. `num_val`: validation images of one seed."""
+    cropped = cropped_share(facts, img_size)
+    if cropped > MOST_CROPPED:
+        share = f"{100 * cropped:.0f}%"
+        yield f"images of unequal shape: the centre crop to {size_words(img_size)} px removes {share} of their area"
     fewest = min(facts.class_counts)
     if fewest < FEW_PER_CLASS:
         name = facts.class_names[facts.class_counts.index(fewest)]

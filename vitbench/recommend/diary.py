@@ -83,10 +83,11 @@ def alone(root: Path) -> Iterator[None]:
 class Clock:
     """Time used by all sessions of a recommendation; a thread saves it, so that a killed session counts too."""
 
-    def __init__(self, diary: Diary, budget: float) -> None:
+    def __init__(self, diary: Diary, budget: float, began: float | None = None) -> None:
+        """`began`: when this session began, by `time.monotonic()`; None: now."""
         self.diary, self.budget = diary, budget
         self._before = float(diary.content["used_seconds"])
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._closed = threading.Event()
         self._lock = threading.Lock()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import time
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import Stopped, stoppable
 from vitbench.cli.commands.device import choose_device, choose_num_jobs
 from vitbench.cli.commands.prepare import facts_source
-from vitbench.cli.commands.recommend_answer import write_answer
+from vitbench.cli.commands.recommend_answer import EXPERIMENT, write_answer
 from vitbench.cli.commands.recommend_options import RecommendOptions
 from vitbench.cli.commands.recommend_trainings import Trainings, tested_arms
 from vitbench.data import Facts, partition_sizes
@@ -24,7 +24,6 @@ from vitbench.recommend.budget import (
     END_SECONDS,
     START_SECONDS,
     Allocation,
-    PlannedQuestion,
     Speeds,
     allocate,
     final_seconds,
@@ -47,6 +46,8 @@ LEAST_FINAL, MOST_FINAL = 3, 10
 FINAL_SHARE = 0.9
 FIRST_RESERVES = 0.35
 """The first question leaves this share of the budget to the final comparison, if that needs so much."""
+GAUGE_SHARE = 0.02
+"""Share of the budget for timing one model."""
 GUESSED_NOISE = 1.5
 """Spread of a score in points before the first trainings show it."""
 
@@ -71,6 +72,7 @@ class Ready:
 
 def recommend(options: RecommendOptions, dry_run: bool, console: Console) -> int:
     """Plan, ask, compare and answer; return the exit code: 0, or 3 where the budget ends before the comparison."""
+    began = time.monotonic()
     facts = facts_source(options.where)(options.data)
     device = choose_device(options.device)
     frame = _frame(facts, options, device)
@@ -81,12 +83,12 @@ def recommend(options: RecommendOptions, dry_run: bool, console: Console) -> int
     if options.test_once:
         looks.refuse(options.root, options.data)
     diary = Diary(options.root, settings)
-    for line in cautions.of_images(facts, num_val):
+    for line in cautions.of_images(facts, num_val, frame.img_size):
         console.print(f"warning: {printable(line)}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(_ready(frame, diary, options, device, (num_train, num_val), console), options, console)
         return 0
-    with alone(options.root), stoppable(), Clock(diary, options.seconds) as clock:
+    with alone(options.root), stoppable(), Clock(diary, options.seconds, began) as clock:
         ready = _ready(frame, diary, options, device, (num_train, num_val), console)
         clock.note(machine=asdict(ready.speeds))
         _print_plan(ready, options, console)
@@ -141,7 +143,7 @@ def _measured(arms: dict[str, Recipe], frame: Frame, device: str, options: Recom
     from vitbench.bench.machine_gauge import peak_mib, seconds_per_flop
 
     models = {name: model_of(recipe, frame) for name, recipe in arms.items()}
-    per_flop = seconds_per_flop(models, frame.batch_size, device, 1)
+    per_flop = seconds_per_flop(models, frame.batch_size, device, GAUGE_SHARE * options.seconds)
     return Speeds(per_flop, peak_mib(), choose_num_jobs(options.jobs, device, 1))
 
 
@@ -177,16 +179,19 @@ def _print_plan(ready: Ready, options: RecommendOptions, console: Console) -> No
     console.print(f"Then the final comparison on the test images: at least {hours_words(final)}.", highlight=False)
     unfit = [line.question for line in lines if not line.fits]
     if unfit:
+        whole = sum(line.hours for line in lines) + final
         console.print(
-            f"{hours_words(options.max_hours)} do not suffice for: {', '.join(unfit)}. All of them need about "
-            f"{hours_words(_needed_hours(ready, lines))}.",
+            f"{hours_words(options.max_hours)} do not suffice for: {', '.join(unfit)}. All questions need about "
+            f"{hours_words(whole)}.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _needed_hours(ready: Ready, lines: Sequence[PlannedQuestion]) -> float:
-    """Hours in which every question and the final comparison fit at this length of training."""
-    return sum(line.hours for line in lines) + ready.reserved / 3600
+    if allocation.cut_short or not lines[0].fits:
+        least = lines[0].hours + final
+        console.print(
+            "This budget is too small for a sure answer: trainings are as short as they may be, and the first "
+            f"question with its comparison on test images needs about {hours_words(least)}.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 class _Work:
@@ -212,7 +217,7 @@ class _Work:
         outcome = self._write(with_weights=True)
         for line in outcome.headline_lines():
             self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-        for name in ("recommendation.md", "recommendation.html", "recommended.yaml"):
+        for name in ("recommendation.md", "recommendation.html", EXPERIMENT)[: 3 if outcome.recipe else 2]:
             self.console.print(f"Wrote {self.options.root / name}", markup=False, highlight=False, soft_wrap=True)
         return 0 if outcome.tested else 3
 
@@ -291,7 +296,7 @@ class _Work:
 
     def _cautions(self, leader: Tried | None) -> tuple[str, ...]:
         facts, num_val = self.trainings.frame.facts, self.ready.num_val
-        lines = list(cautions.of_images(facts, num_val))
+        lines = list(cautions.of_images(facts, num_val, self.trainings.frame.img_size))
         if leader is not None:
             best = sum(leader.scores.values()) / len(leader.scores)
             majority = 100.0 * max(facts.class_counts) / sum(facts.class_counts)
