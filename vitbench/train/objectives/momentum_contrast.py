@@ -125,3 +125,6 @@ class MocoV3(Objective):
         own = torch.arange(views[0].shape[1], device=views[0].device)
         right = [(each.argmax(-1) == own).float() for each in logits]
         return loss, 100 * torch.stack(right).mean((0, 2))
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        return {}
