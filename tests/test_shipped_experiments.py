@@ -170,10 +170,11 @@ def test_paper_models_cost_what_is_published(name: str, arm: str, gflops: float,
 
 def test_plan_says_what_a_step_of_each_objective_costs(cli: Any, tmp_path: Path) -> None:
     """Two large and two small crops of a student, two of its teacher, in steps of learning labels."""
-    said = " ".join(cli("plan", "pretraining", "--results", tmp_path).out.split())
-    assert "in supervised steps: mae 0.48 (pretrain), dino 3.34 (pretrain), moco_v3 2.81 (pretrain)" in said
-    one = experiment("pretraining")
-    (trial, _) = Builder(one, FACTS_OF).trials(find_arms(one, "dino")[0], settings(one)[0], 0, "reporting")
+    text = " ".join(cli("plan", "pretraining", "--results", tmp_path).out.split())
+    assert "in supervised steps: mae 0.48 (pretrain), dino 3.34 (pretrain), moco_v3 2.81 (pretrain)" in text
+    shipped = experiment("pretraining")
+    (dino,), setting = find_arms(shipped, "dino"), settings(shipped)[0]
+    trial, _ = Builder(shipped, FACTS_OF).trials(dino, setting, 0, "reporting")
     whole = forward_flops(trial.spec.model, trial.spec.train.objective)
     small = forward_flops(trial.spec.model.model_copy(update={"img_size": 4}), trial.spec.train.objective)
     supervised = 3 * forward_flops(trial.spec.model, ObjectiveSpec())

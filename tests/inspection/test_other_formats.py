@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import model_specs
 import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from model_specs import TINY, made
 from test_export import CPU, FAKE, VIT, committed, module_of, reported, resolved
 
 from vitbench.base.errors import InputError, ResultsError
@@ -31,6 +33,7 @@ HELD: dict[str, dict[str, Any]] = {
     "no qkv bias": {**VIT, "qkv_bias": False},
     "narrow MLP": {**VIT, "mlp_ratio": 1.7},
 }
+WINDOWED = {**TINY, "depth": 1, "global_pool": "avg", "token_mixer": "window"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "average": ({**VIT, "global_pool": "avg"}, "class_token is False"),
     "average beside a class token": ({**VIT, "global_pool": "avg", "class_token": True}, "global_pool is avg"),
@@ -116,6 +119,16 @@ def test_an_onnx_graph_has_torchs_logits_for_every_batch_size(cli: Cli, smoke_ro
     logits = [session.run(None, {"images": unit[start:stop]})[0] for start, stop in ((0, 1), (1, 8), (8, len(unit)))]
     predicted = np.concatenate(logits).argmax(1)
     assert 100 * np.mean(predicted == images.test_labels) == pytest.approx(record.result.test_top1_percent)
+
+
+def test_windows_go_into_a_graph_and_the_module_stays_usable() -> None:
+    """The lists of patches are constants of the graph, and not those that the export traced with."""
+    pytest.importorskip("onnxruntime")
+    module = made(model_specs.resolved(WINDOWED), noise=0.1)
+    unit = torch.rand(3, 1, 8, 8)
+    _, difference = onnx_bytes(module, torch.zeros(1, 1, 1), torch.ones(1, 1, 1), unit)
+    assert difference < 1e-4
+    assert module(unit).isfinite().all()
 
 
 def test_a_graph_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from vitbench.report.row_values import quantity, series_of
 from vitbench.report.source_numbers import equivalence_margin, paper_effects
 from vitbench.report.tables import result_table
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.load import load
 from vitbench.stats.verdict_list import judge_all
 from vitbench.stats.verdict_types import Context
 
@@ -188,6 +189,16 @@ def test_each_family_has_its_frontier_and_compute_has_a_unit() -> None:
     for words in ("ResNet frontier", "ViT frontier", "Training compute (teraFLOPs)"):
         assert words in text
     assert [compute_unit(flops) for flops in (5.0, 2e12, 3e20)] == [(1.0, ""), (1e12, "tera"), (1e18, "exa")]
+
+
+def test_accuracy_of_token_mixers_stands_against_their_training_flops() -> None:
+    experiment = load(Path(__file__).parents[2] / "experiments/fashion_mnist/token_mixer.yaml")
+    assert isinstance(experiment, Experiment)
+    flops = {"attention": 3.6e11, "pool": 1.8e11, "pool_flops": 3.6e11}
+    rows = [row(arm, {"arm": arm}, seed, 80.0, train_flops=flops[arm]) for arm in flops for seed in range(3)]
+    (axes,) = plots_for(experiment, rows)["compute"].axes
+    places = {line.get_label(): float(line.get_xdata()[0]) for line in axes.lines}
+    assert {arm: places[arm] for arm in flops} == {arm: pytest.approx(x / 1e9) for arm, x in flops.items()}
 
 
 def test_arms_of_a_series_share_a_colour_and_series_do_not() -> None:

@@ -55,6 +55,7 @@ def test_a_hybrids_number_is_its_total_stride(stride: int, root: str, layers: tu
     [
         ("ViT-Tii/4", "Did you mean 'ViT-Ti/4'"),
         ("ti/4", "Did you mean 'Ti/4'"),
+        ("Axial-ViT-Bb/32", "Did you mean 'Axial-ViT-B/32'"),
         ("vit-B/16", "Did you mean 'ViT-B/16'"),
         ("ViT-B/0", "at least 1"),
         ("R27x1", "one of 14, 20, 26, 50, 101, 152, 200"),

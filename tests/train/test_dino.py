@@ -140,22 +140,22 @@ def faults(planted: type[Dino] | None) -> set[str]:
     with torch.no_grad():
         student = [trainer.stack.forward(crop, moving) for crop in crops]
         teacher = [trainer.networks.outputs("teacher", crop, moving) for crop in crops[:2]]
-    found = set()
+    differing = set()
     for e in range(2):
         arrays = (torch.stack(logits)[:, e].double().numpy() for logits in (student, teacher))
         expected, _ = published_loss(*arrays, centre[e].double().numpy(), (0.1, float(given["teacher_temp"])))
         if losses[e].item() != pytest.approx(expected, rel=1e-4):
-            found.add("loss")
+            differing.add("loss")
     _, target = trainer.objective._answers(trainer.calls, views, given, train=True)
-    return found | ({"gradient"} if target.requires_grad else set())
+    return differing | ({"gradient"} if target.requires_grad else set())
 
 
 @pytest.mark.parametrize(
-    ("planted", "found"),
+    ("planted", "caught"),
     [(None, set()), (EarlyCentre, {"loss"}), (LiveTeacher, {"loss", "gradient"}), (SameViews, {"loss"})],
 )
-def test_a_step_is_the_papers_and_planted_faults_are_caught(planted: type[Dino] | None, found: set[str]) -> None:
-    assert faults(planted) == found
+def test_a_step_is_the_papers_and_planted_faults_are_caught(planted: type[Dino] | None, caught: set[str]) -> None:
+    assert faults(planted) == caught
 
 
 def test_the_centre_follows_the_teachers_mean() -> None:

@@ -188,6 +188,15 @@ def test_it_learns() -> None:
     assert loss < 0.75
 
 
+def test_the_decoder_is_plain_whatever_the_encoder_is() -> None:
+    plain, odd = (
+        resolved(TINY, **fields) for fields in ({}, {"without": "mlp", "layer_scale": 0.1, "qkv_bias": False})
+    )
+    decoders = [{n for n in made(m, ObjectiveSpec(name="mae")).state_dict() if "decoder" in n} for m in (plain, odd)]
+    assert decoders[0] == decoders[1]
+    assert "decoder_blocks.0.mlp.fc1.weight" in decoders[0]
+
+
 def test_fields_are_part_of_the_name_and_of_the_id() -> None:
     spec = ObjectiveSpec(**{"name": "mae", "mask_ratio": 0.5, "target": "pixels"})
     assert spec == ObjectiveSpec(name='mae(mask_ratio=0.5, target="pixels")')

@@ -10,7 +10,9 @@ import pytest
 import torch
 from model_specs import TINY, images, made, resolved
 
+from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
+from vitbench.engines.options import why_not_halve
 from vitbench.inspection import contract
 from vitbench.inspection.specimen import TINY as SPECIMEN
 from vitbench.inspection.specimen import noisy_module, spec_with, trained, trainer_of
@@ -182,6 +184,15 @@ def test_the_contract_notices_members_that_share_crops() -> None:
         registry._REGISTRY.pop(("objective", SharedCrops.name))
         registry.mechanism.cache_clear()
     assert line.startswith("training: in a stack, seed 1 ends ")
+
+
+def test_a_batch_is_not_cut() -> None:
+    """Micro-batches would have fewer keys and other statistics, so they are refused, and never tried for memory."""
+    spec = spec_with("objective", SMALL)
+    assert why_not_halve(spec) == "the objective compares the images of a micro-batch"
+    cut = spec.model_copy(update={"train": spec.train.model_copy(update={"grad_accum": 2})})
+    with pytest.raises(InputError, match=r"train.grad_accum: moco_v3\(.*\) compares the images of a batch, so 2"):
+        resolve(cut, facts("fake", DataOptions()), {})
 
 
 def test_it_learns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ def measure(
 ) -> dict[str, Any]:
     """Time training steps of `name` with average pooling and each mixer; the mixers alternate in every round.
 
+    On a CPU these are processor seconds, which other programs disturb less; else seconds of the clock.
     `size`: image side in pixels, and images per step. `run`: device and CPU threads. Raises InputError if no mixer
     fits; one that does not fit is left out, with the reason.
     """
@@ -35,10 +37,11 @@ def measure(
         raise InputError(f"bench mixers: {name} does not fit {img_size} px: {left_out.get(BASELINE)}")
     trainers = {mixer: trainer_of(spec, 1, device) for mixer, spec in specs.items()}
     steps = {mixer: _stepping(trainer) for mixer, trainer in trainers.items()}
+    clock = time.process_time if device == "cpu" else time.perf_counter
     load, times = os.getloadavg()[0], dict[str, list[float]]()
     for turn in range(rounds):
         for mixer, step in steps.items():
-            taken = seconds(step, device, warm_up=3 if turn == 0 else 1, repeats=3)
+            taken = seconds(step, device, warm_up=3 if turn == 0 else 1, repeats=3, clock=clock)
             times.setdefault(mixer, []).append(median(taken))
     first = specs[BASELINE].model
     return {
@@ -47,6 +50,7 @@ def measure(
         "batch_size": batch_size,
         "device": device,
         "threads": threads,
+        "clock": clock.__name__,
         "load_at_the_start": load,
         "num_patches": transformer(first).num_patches,
         "left_out": left_out,
@@ -87,12 +91,14 @@ def table(given: dict[str, Any]) -> str:
     """Markdown: seconds and FLOPs of every mixer, and how many times as long as attention."""
     costs, times = given["mixers"], given["seconds"]
     compared, needed = ratios(times, BASELINE), costs[BASELINE]["forward_flops"]
+    clock = "processor" if given["clock"] == "process_time" else "wall-clock"
     lines = [
         f"{given['model']} at {given['img_size']} px, {given['num_patches']} patches, average pooling, batch "
         f"{given['batch_size']}; {given['device']}, {given['threads']} thread(s), fp32; training steps, "
         f"{len(times[BASELINE])} rounds, alternating; load average at the start {given['load_at_the_start']:.2f}.",
         "",
-        "| token mixer | ms per step, median | times as long as attention [95%] | FLOPs, times | computed, times |",
+        f"| token mixer | {clock} ms per step, median | times as long as attention [95%] | FLOPs, times "
+        "| computed, times |",
         "|---|---|---|---|---|",
     ]
     for mixer, cost in costs.items():

@@ -64,7 +64,13 @@ def trainer_of(spec: TrialSpec, num_members: int, device: str, program: str = "a
     return Trainer([Job(spec, seed) for seed in range(num_members)], images, where, how)
 
 
-def seconds(step: Callable[[], None], device: str, warm_up: int = 3, repeats: int = 8) -> list[float]:
+def seconds(
+    step: Callable[[], None],
+    device: str,
+    warm_up: int = 3,
+    repeats: int = 8,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Seconds of each of `repeats` calls, after some that are not counted; the device has finished each."""
     import torch
 
@@ -77,10 +83,10 @@ def seconds(step: Callable[[], None], device: str, warm_up: int = 3, repeats: in
     times = []
     for _ in range(repeats):
         wait()
-        started = time.perf_counter()
+        started = clock()
         step()
         wait()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return times
 
 

@@ -40,10 +40,10 @@ def activation_bytes(spec: TrialSpec) -> int:
     num_images = -(-train.batch_size // train.grad_accum)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module = build(model, train.objective).train()
-        for one in objective_of(train.objective).passes(model):
-            if one.role == STUDENT:
-                size = pixel_grid(model) if one.img_size is None else sides(one.img_size)
-                num_views = one.num_views * num_images
+        for step_pass in objective_of(train.objective).passes(model):
+            if step_pass.role == STUDENT:
+                size = pixel_grid(model) if step_pass.img_size is None else sides(step_pass.img_size)
+                num_views = step_pass.num_views * num_images
                 module(torch.empty(num_views, known(model.in_chans), *size), *drawn_inputs(spec, num_views))
     parameters = {id(parameter.untyped_storage()) for parameter in module.parameters()}
     return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in parameters)

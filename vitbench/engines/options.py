@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.data import DataOptions
+from vitbench.model.objective import objective_of
 from vitbench.plan.trials import Trial
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.events import Event, Warned
@@ -48,6 +49,8 @@ def why_not_halve(spec: TrialSpec) -> str | None:
     """Why smaller micro-batches would change the result beyond rounding; None if they would not."""
     if spec.model.norm_layer == "batch":
         return "BatchNorm's statistics are those of a micro-batch"
+    if objective_of(spec.train.objective).compares_images:
+        return "the objective compares the images of a micro-batch"
     if spec.train.mixup or spec.train.cutmix:
         return "MixUp and CutMix mix images of one micro-batch"
     if spec.model.drop_rate or spec.model.drop_path_rate:

@@ -141,7 +141,7 @@ def _step_costs(case: Specimen) -> Iterator[str]:
     trainer = trainer_of(spec, (0,))
     networks, hidden = costs.network_flops(networks_of(spec)), costs.hidden_flops(spec.model)
     passes = costs.pass_flops(spec.model, spec.train.objective, networks)
-    forward = sum(flops + one.num_views * hidden * (one.role not in networks) for one, flops in passes)
+    forward = sum(flops + each.num_views * hidden * (each.role not in networks) for each, flops in passes)
     (batches, pixels, draws), *_ = trainer.feed.raw(0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer._losses({"pixels": pixels, "draws": draws, **trainer._drawn(batches), **trainer.networks.scheduled(0)})

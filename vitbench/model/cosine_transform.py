@@ -45,5 +45,5 @@ class PatchCosines(nn.Module):
 
     def waves(self) -> Tensor:
         """The pattern `[K, P, P]` of each frequency."""
-        cosines = torch.tensor(self.cosines.values)
+        cosines = self.cosines.values
         return torch.einsum("kp,lq->klpq", cosines, cosines).flatten(0, 1)[self.places.values]

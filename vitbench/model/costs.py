@@ -75,17 +75,17 @@ def pass_flops(
 
     `others` gives the FLOPs of one forward pass of each network of another stage, by role.
     """
-    frozen = others or {}
-    return [
-        (one, one.num_views * (frozen[one.role] if one.role in frozen else _view_flops(model, objective, one)))
-        for one in objective_of(objective).passes(model)
-    ]
+    passes = objective_of(objective).passes(model)
+    return [(each, each.num_views * _view_flops(model, objective, each, others or {})) for each in passes]
 
 
-def _view_flops(model: ModelSpec, objective: ObjectiveSpec, one: Pass) -> int:
-    """FLOPs of one view through the trained network, or through an average of it."""
-    seen = model if one.img_size is None else model.model_copy(update={"img_size": one.img_size})
-    return forward_flops(seen, objective)
+def _view_flops(model: ModelSpec, objective: ObjectiveSpec, step_pass: Pass, frozen: Mapping[str, int]) -> int:
+    """FLOPs of one view through the trained network, through an average of it, or through a frozen network."""
+    if step_pass.role in frozen:
+        return frozen[step_pass.role]
+    if step_pass.img_size is not None:
+        model = model.model_copy(update={"img_size": step_pass.img_size})
+    return forward_flops(model, objective)
 
 
 def train_flops(
@@ -98,7 +98,7 @@ def train_flops(
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
     passes = pass_flops(model, objective, others)
-    return num_images * sum(flops * (TRAIN_PER_FORWARD if one.role == STUDENT else 1) for one, flops in passes)
+    return num_images * sum(flops * (TRAIN_PER_FORWARD if each.role == STUDENT else 1) for each, flops in passes)
 
 
 def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> int:

@@ -37,7 +37,7 @@ class MaskedAutoencoder(Encoder):
         self.decoder_embed = nn.Linear(known(model.embed_dim), width)
         self.decoder, self.decoder_shape = decoder, shape
         self.decoder_blocks = nn.ModuleList(EncoderBlock(decoder, layer) for layer in range(shape.depth))
-        self.decoder_norm = LayerNorm(width)
+        self.decoder_norm = LayerNorm(width, decoder.norm_eps)
         self.decoder_pred = nn.Linear(width, known(model.patch_size) ** 2 * known(model.in_chans))
 
     def forward(self, images: Tensor, rank: Tensor) -> Tensor:

@@ -116,6 +116,8 @@ class Objective(Mechanism):
     task_names: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[str] = STUDENT
     """The role of the network that is evaluated and kept: the trained one, or one of its averages."""
+    compares_images: ClassVar[bool] = False
+    """True if an image's loss depends on the other images of its batch, so that a batch cannot be cut."""
     cuts_views: ClassVar[bool] = False
     """True if it cuts its views out of the images itself, so that they differ even without augmentation."""
     inputs: ClassVar[tuple[str, ...]] = ()

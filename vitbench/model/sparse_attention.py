@@ -25,17 +25,18 @@ APART = -100.0
 class Constant:
     """Numbers of a module's structure, as a tensor on the device where they are needed.
 
-    A buffer would be lost where a module is built on the meta device and its state comes from elsewhere.
+    A buffer would be lost where a module is built on the meta device and its state comes from elsewhere. The tensor
+    is made at once: one that is made while a graph is exported holds no numbers.
     """
 
     def __init__(self, values: Any) -> None:
-        self.values = values
-        self._on: dict[torch.device, Tensor] = {}
+        self.values = torch.tensor(values, device="cpu")
+        self._on: dict[torch.device, Tensor] = {self.values.device: self.values}
 
     def at(self, other: Tensor) -> Tensor:
         """On the device of `other`."""
         if other.device not in self._on:
-            self._on[other.device] = torch.tensor(self.values, device=other.device)
+            self._on[other.device] = self.values.to(other.device)
         return self._on[other.device]
 
 

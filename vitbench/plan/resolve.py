@@ -238,6 +238,11 @@ def _check_objective(
         )
     if objective.num_views > 1 and train.augment == "none" and not objective.cuts_views:
         raise InputError(f"train.objective {objective.text()} compares views of an image; set train.augment: light")
+    if objective.compares_images and train.grad_accum > 1:
+        raise InputError(
+            f"train.grad_accum: {objective.text()} compares the images of a batch, so {train.grad_accum} micro-batches "
+            "are another training; set 1"
+        )
     if objective.averaged_roles and model.family != "vit" and model.norm_layer == "batch":
         raise InputError(
             f"train.objective {objective.text()}: BatchNorm's running statistics belong to the current weights, not to "

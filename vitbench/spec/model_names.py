@@ -143,6 +143,6 @@ def _words(allowed: dict[int, Any]) -> str:
 def _near(part: str, size: str) -> str:
     """The suggestion, with the patch size that the user wrote."""
     _, slash, patch = part.partition("/")
-    names = [f"{prefix}{letters}{slash}{patch}" for prefix in ("ViT-", "") for letters in SIZES]
+    names = [f"{prefix}{letters}{slash}{patch}" for prefix in ("ViT-", "", "Axial-ViT-", "Axial-") for letters in SIZES]
     names += mixer_names.all_names(f"{slash}{patch}")
     return nearest(part, [*names, *(f"R{depth}x1" for depth in LAYERS)], limit=1) or nearest(size, SIZES, limit=1)

@@ -20,6 +20,8 @@ ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
 }  # fmt: skip
+MULTIARRAY = "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core.multiarray"
+"""Where this numpy has `_reconstruct`; a file names the place of the numpy that wrote it."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -28,7 +30,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it needs {module}.{name}")
-        return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else module, name)
+        return super().find_class(MULTIARRAY if name == "_reconstruct" else module, name)
 
 
 def _read(path: Path) -> dict[str, Any]:

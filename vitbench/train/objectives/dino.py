@@ -206,3 +206,6 @@ class Dino(Objective):
             small = crops(NUM_WHOLE, self.num_views, self.small_size(call.model))
             student.append(by_view(call.forward(small, moving, train=train)))
         return torch.cat(student, dim=1), by_view(call.outputs_of(TEACHER, whole, moving))
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        return {}

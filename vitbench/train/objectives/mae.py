@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 MASK_TOKEN_INIT = "normal:0.02"
+SHARED_BY_DECODER = (
+    "img_size", "in_chans", "patch_size", "class_token", "dist_token", "reg_tokens", "norm_eps", "weight_init",
+)  # fmt: skip
+"""Fields of the encoder that the decoder has too: its images, its tokens, its initialisation."""
 LONGEST = 1 / 0.3
 """The largest aspect of a block of masked patches, as in BEiT."""
 TIE = 1e-6
@@ -82,14 +86,16 @@ class MaskedAutoencoding(Objective):
         return model.model_copy(update={"img_size": (side, side * self.num_visible(model))})
 
     def decoder(self, model: ModelSpec) -> ModelSpec:
-        """The decoder as a transformer on all patches."""
-        update = {
-            "embed_dim": self.decoder_embed_dim, "depth": self.decoder_depth, "num_heads": self.decoder_num_heads,
-            "mlp_ratio": model.mlp_ratio or 4.0, "token_mixer": "attention", "channel_mixer": "mlp", "qkv_bias": True,
-            "pos_embed": "sincos_2d", "pos_placement": "stem", "no_embed_class": False, "relative_clip": None,
-            "block_norm": "layer", "layer_scale": None, "drop_rate": 0.0, "drop_path_rate": 0.0,
-        }  # fmt: skip
-        return model.model_copy(update=update)
+        """The decoder as a plain transformer on all patches, whatever the encoder lacks or has in addition."""
+        return ModelSpec(
+            family="vit",
+            embed_dim=self.decoder_embed_dim,
+            depth=self.decoder_depth,
+            num_heads=self.decoder_num_heads,
+            mlp_ratio=model.mlp_ratio or 4.0,
+            pos_embed="sincos_2d",
+            **{field: getattr(model, field) for field in SHARED_BY_DECODER},
+        )
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         yield from (replace(tensor, role="task", part="head") for tensor in self._tensors(model))

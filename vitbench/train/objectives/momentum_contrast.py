@@ -48,6 +48,7 @@ class MocoV3(Objective):
 
     name: ClassVar[str] = "moco_v3"
     networks: ClassVar[Mapping[str, str]] = {MOMENTUM: AVERAGE}
+    compares_images: ClassVar[bool] = True
     cuts_views: ClassVar[bool] = True
     task_names: ClassVar[tuple[str, ...]] = ("projector.", "predictor.")
     hidden_dim: PositiveInt = 128
@@ -122,6 +123,9 @@ class MocoV3(Objective):
         keys = [call.outputs_of(MOMENTUM, crop)[:, :, 0] for crop in crops]
         logits = [contrast(query, key, self.temperature) for query, key in zip(queries, reversed(keys), strict=True)]
         loss = torch.stack([contrastive_loss(each, self.temperature) for each in logits]).sum(0)
-        own = torch.arange(views[0].shape[1], device=views[0].device)
-        right = [(each.argmax(-1) == own).float() for each in logits]
+        diagonal = torch.arange(views[0].shape[1], device=views[0].device)
+        right = [(each.argmax(-1) == diagonal).float() for each in logits]
         return loss, 100 * torch.stack(right).mean((0, 2))
+
+    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
+        return {}
