@@ -101,7 +101,7 @@ def words(what: str, directory: Path) -> list[str]:
         ("no labels", "no label column (label or labels)"),
         ("--data digitz", "Did you mean 'digits'"),
         ("--device cuda", "torch sees no CUDA device here; try --device cpu"),
-        ("--device gpu", "allowed are auto, cpu, cuda, cuda:N, mps"),
+        ("--device gpu", "allowed are auto, cpu, cuda, cuda:N, cuda:N,M, cuda:all, mps"),
         ("--set data.train_fraction=0.001", "data.train_fraction: 0.001 of the"),
         ("--set train.train_flops=1e6", "needs at least 50"),
         ("hybrid without a map", "the feature map is empty: images of 8 px"),
@@ -281,7 +281,7 @@ def test_devices(asked: str, device: str | None) -> None:
     if device is not None:
         assert choose_device(asked) == device
         return
-    with pytest.raises(InputError, match="allowed are auto, cpu, cuda, cuda:N, mps"):
+    with pytest.raises(InputError, match="allowed are auto, cpu, cuda, cuda:N, cuda:N,M, cuda:all, mps"):
         choose_device(asked)
 
 

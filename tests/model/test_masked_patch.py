@@ -87,4 +87,4 @@ def test_a_resnet_has_no_place_for_an_objectives_heads() -> None:
         ]
     finally:
         registry._REGISTRY.pop(("objective", Colours.name))
-        registry.mechanism.cache_clear()
+        registry._NAMED.clear()

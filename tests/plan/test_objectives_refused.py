@@ -35,7 +35,7 @@ def _registered() -> Iterator[None]:
     yield
     for cls in (Distill, Boxes):
         registry._REGISTRY.pop(("objective", cls.name), None)
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
 
 
 for _cls in (Distill, Boxes):

@@ -137,7 +137,7 @@ def test_a_stop_where_nothing_waits_is_raised_at_once() -> None:
 def serve(connection: Any, how: Any) -> None:
     from vitbench.engines import processes
 
-    processes._serve(connection, how)
+    processes._serve(connection, how, 0)
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_a_worker_whose_parent_is_gone_saves_its_trial(tmp_path: Path) -> None:
     ours, theirs = multiprocessing.Pipe()
     process = started(serve, theirs, options(tmp_path, every=NEVER))
     theirs.close()
-    ours.send(trial)
+    ours.send([trial])
     ours.recv()  # It has begun.
     ours.close()
     process.join(timeout=120)

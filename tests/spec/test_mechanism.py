@@ -41,7 +41,7 @@ def _forget_what_tests_register() -> Iterator[None]:
     yield
     registry._REGISTRY.clear()
     registry._REGISTRY.update(before)
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
 
 
 def own(folder: Path, source: str = MIXER) -> Path:
@@ -93,7 +93,7 @@ def test_a_users_own_mixer_is_planned_with_its_source_in_the_ids(tmp_path: Path,
     first = trial_id(spec, 0, "data", None)
     assert first != trial_id(TrialSpec(model=ModelSpec(token_mixer="attention")), 0, "data", None)
     del registry._REGISTRY["token_mixer", "mine"]
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
     answer = cli("plan", own(tmp_path, MIXER + "# changed\n"), "--results", tmp_path / "results")
     assert answer.code == 0, answer.err
     assert trial_id(spec, 0, "data", None) != first
@@ -183,7 +183,7 @@ def test_results_of_a_users_own_mixer_are_read_without_its_code(tmp_path: Path, 
     trial = next(row["trial_id"] for row in rows if row["arm"] == "mine")
     registry._REGISTRY.pop(("token_mixer", "mine"))
     registry._LOADED.clear()
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
     for name in [name for name in sys.modules if name.startswith("vitbench_user_")]:
         del sys.modules[name]
     for words in (("verdict", "--run", "own"), ("report", "own"), ("clean",), ("doctor",)):

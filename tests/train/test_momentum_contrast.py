@@ -182,7 +182,7 @@ def test_the_contract_notices_members_that_share_crops() -> None:
         (line,) = contract._training(contract.case_of("objective", SharedCrops.name))
     finally:
         registry._REGISTRY.pop(("objective", SharedCrops.name))
-        registry.mechanism.cache_clear()
+        registry._NAMED.clear()
     assert line.startswith("training: in a stack, seed 1 ends ")
 
 

@@ -84,7 +84,7 @@ def mean_teacher() -> Iterator[TrialSpec]:
     registry._REGISTRY["objective", MeanTeacher.name] = MeanTeacher
     yield spec_with("objective", MeanTeacher.name)
     registry._REGISTRY.pop(("objective", MeanTeacher.name))
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
 
 
 def test_a_moving_average_follows_the_weights_after_every_step(mean_teacher: TrialSpec) -> None:
@@ -235,7 +235,7 @@ def two_views() -> Iterator[TrialSpec]:
     registry._REGISTRY["objective", TwoViews.name] = TwoViews
     yield spec_with("objective", TwoViews.name)
     registry._REGISTRY.pop(("objective", TwoViews.name))
-    registry.mechanism.cache_clear()
+    registry._NAMED.clear()
 
 
 def test_views_of_an_image_have_draws_of_their_own_and_the_first_is_every_objectives(two_views: TrialSpec) -> None:

@@ -83,6 +83,8 @@ _REGISTRY: dict[tuple[str, str], type[Mechanism]] = {}
 _UNKNOWN_ALLOWED: ContextVar[bool] = ContextVar("unknown_names_allowed", default=False)
 _LOADED: set[str] = set()
 """Declared code that was loaded."""
+_NAMED: dict[tuple[str, str], Any] = {}
+"""Mechanisms by kind and canonical text. A plain dictionary: torch.compile looks into it, and not into lru_cache."""
 _LOADING: list[str] = []
 """Hashes of the user's files during their import; each class of a file records the file's hash."""
 
@@ -126,9 +128,15 @@ def class_of(kind: str, name: str) -> type[Mechanism]:
     return classes[name]
 
 
-@functools.lru_cache(maxsize=1024)
 def mechanism(kind: str, text: str) -> Any:
     """The mechanism that a canonical text names. Raises MechanismError in one line."""
+    named = _NAMED.get((kind, text))
+    if named is None:
+        named = _NAMED[kind, text] = _read(kind, text)
+    return named
+
+
+def _read(kind: str, text: str) -> Mechanism:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise MechanismError(f"{text!r} is not the name of a {kind.replace('_', ' ')}")
