@@ -24,6 +24,18 @@ def draw(parameter: tensors.Tensor, seed: int) -> Tensor:
     return tensor
 
 
+def _truncated_normal(tensor: Tensor, std: float, bound: float, generator: Generator) -> None:
+    """Normal values; those beyond `bound` are drawn again, until none is left.
+
+    These are the draws of `nn.init.trunc_normal_` in torch 2.15. Older ones draw other values from the same generator
+    (2.11: by the inverse of the distribution), so that a trial would hold another number under each.
+    """
+    bound = torch.tensor(bound, dtype=tensor.dtype).item()  # as the tensor can hold it
+    tensor.normal_(0.0, std, generator=generator)
+    while (outside := tensor.abs() > bound).any():
+        tensor.copy_(torch.where(outside, torch.empty_like(tensor).normal_(0.0, std, generator=generator), tensor))
+
+
 def _fan_in(tensor: Tensor) -> int:
     return tensor[0].numel()
 
@@ -31,7 +43,7 @@ def _fan_in(tensor: Tensor) -> int:
 def _lecun_normal(tensor: Tensor, _: float, generator: Generator) -> None:
     """As in flax: a normal cut at two standard deviations, of variance 1 / fan_in after the cut."""
     std = _fan_in(tensor) ** -0.5 / TRUNCATED_STD
-    nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
+    _truncated_normal(tensor, std, 2 * std, generator)
 
 
 def _kaiming_normal(tensor: Tensor, _: float, generator: Generator) -> None:
@@ -49,7 +61,7 @@ FILL: dict[str, Callable[[Tensor, float, Generator], object]] = {
     "ones": lambda tensor, _, generator: tensor.fill_(1.0),
     "constant": lambda tensor, value, generator: tensor.fill_(value),
     "normal": lambda tensor, std, generator: tensor.normal_(0.0, std, generator=generator),
-    "trunc_normal": lambda tensor, std, generator: nn.init.trunc_normal_(tensor, std=std, generator=generator),
+    "trunc_normal": lambda tensor, std, generator: _truncated_normal(tensor, std, 2.0, generator),
     "uniform": lambda tensor, bound, generator: tensor.uniform_(-bound, bound, generator=generator),
     "lecun_normal": _lecun_normal,
     "kaiming_normal": _kaiming_normal,
