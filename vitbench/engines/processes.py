@@ -125,7 +125,7 @@ def run(works: Sequence[list[Trial]], options: Options, emit: Emit, num_jobs: in
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["vitbench.engines.execute"])
+        context.set_forkserver_preload(["vitbench.engines.stacked"])
     pool = _Pool(works, options, emit)
     try:
         for number in range(min(num_jobs, len(works))):
