@@ -291,3 +291,15 @@ def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_num_jobs(None, "cpu", 3) == 2
     assert choose_num_jobs(None, "cuda", 1) == 1
     assert choose_num_jobs(5, "cuda", 1) == 5
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_before_its_rows_keeps_its_seal(cli: Any, tiny: Path, tmp_path: Path) -> None:
+    """Rows are written between rounds; a new seal would say that every trial was there before the claims."""
+    root = tmp_path / "results"
+    assert cli("run", tiny, "--results", root).code == 0
+    (seal,) = root.glob("*/sealed.json")
+    before = seal.read_bytes()
+    (seal.parent / "records.jsonl").unlink()
+    assert cli("run", tiny, "--results", root).code == 0
+    assert seal.read_bytes() == before

@@ -213,6 +213,9 @@ def _seal(queued: QueuedRun, folder: Path, options: RunOptions) -> None:
         read_seal(folder)
         return
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
+    sealed = read_seal(folder)
+    if sealed is not None and len(records) > sealed["num_before"]:
+        return  # A kill took the rows of a run whose trials have begun.
     seal = seal_of(queued.item.experiment, queued.item.file_looks, len(plan.unique()), len(records))
     replace_durably(folder / SEAL_FILE, seal_text(seal).encode())
 
