@@ -21,7 +21,7 @@ from vitbench.base.contained import check_folders, exists, open_lock, status_of
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
-from vitbench.store.index import INDEX_FILE, Index, Stamp, stamp_of
+from vitbench.store.index import ABSENT, INDEX_FILE, Index, Stamp, stamp_of
 from vitbench.store.record import Record, read_record
 from vitbench.store.summary import Summary, summary_of
 
@@ -91,8 +91,7 @@ class Store:
             if len(ids) < INDEXED_FROM:
                 records = ((trial_id, self.read(trial_id)) for trial_id in ids)
                 return {trial_id: summary_of(record) for trial_id, record in records if record is not None}
-            check_folders(self.root, self.trials)
-            return self._indexed(ids, Index(self.trials / INDEX_FILE))
+            return self._indexed(ids, self.index())
 
     def _indexed(self, trial_ids: Iterable[str], index: Index) -> dict[str, Summary]:
         """The summaries of records: those whose file has the stamp of the index from there, the others from the file.
@@ -101,7 +100,8 @@ class Store:
         """
         out: dict[str, Summary] = {}
         for trial_id in trial_ids:
-            stamp = self.stamp(trial_id)
+            if (stamp := self.stamp(trial_id)) == ABSENT:
+                continue
             summary = index.summary(trial_id, stamp) if stamp is not None else None
             if summary is None and (record := self._read_once(trial_id)) is not None:
                 summary = summary_of(record)
@@ -120,14 +120,22 @@ class Store:
             return None
 
     def stamp(self, trial_id: str) -> Stamp | None:
-        """What the file system says of a trial's record; None without a regular file in a folder of its own."""
+        """What the file system says of a trial's record; None where only `read` can say what is wrong with it."""
         folder = f"{self.trials}/{trial_id}"
         try:
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                return None
             status = os.lstat(f"{folder}/record.json")
-            is_own = stat.S_ISREG(status.st_mode) and stat.S_ISDIR(os.lstat(folder).st_mode)
+        except FileNotFoundError:
+            return ABSENT
         except OSError:
             return None
-        return stamp_of(status) if is_own else None
+        return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def index(self) -> Index:
+        """The derived index. Raises ResultsError if a link leads to another place."""
+        check_folders(self.root, self.trials)
+        return Index(self.trials / INDEX_FILE)
 
     def begin_attempt(self, trial_id: str) -> Path:
         """A fresh folder `attempts/<n>` for one try, n counting from 1."""
