@@ -34,7 +34,7 @@ SLOW_FILES = {
     "cli/test_own_images", "cli/test_raced_run", "cli/test_recommend", "cli/test_text_output", "cli/test_upkeep",
     "cli/test_watch",
     "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
-    "engines/test_stages_finetune", "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
+    "engines/test_several_processes", "engines/test_stages_finetune", "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
     "inspection/test_export", "inspection/test_inspection", "inspection/test_other_formats",
     "model/test_block_options", "model/test_closed_form", "model/test_cost", "model/test_init_from",
     "model/test_initial", "model/test_pyramids", "model/test_stacking", "model/test_training", "model/test_transfer",

@@ -133,7 +133,11 @@ def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[
 def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
     """Start the chosen engine; engines are imported late, because they load torch."""
     fused = request.options.engine == "fused"
-    if request.num_jobs > 1:
+    if request.options.joins:
+        from vitbench.engines import several_processes
+
+        return several_processes.run(trials, request.options, listen)
+    if request.num_jobs > 1 or request.options.processes > 1:
         from vitbench.engines import processes
 
         work = stacks(trials, most_in_stack(trials, request.num_jobs)) if fused else [[trial] for trial in trials]

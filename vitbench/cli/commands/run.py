@@ -19,6 +19,14 @@ from vitbench.cli.commands.checks import check_all, check_origin, check_same_exp
 from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
 from vitbench.cli.commands.device import choose_devices, choose_num_jobs, choose_num_workers, shard_of
 from vitbench.cli.commands.gauge import gauge_of
+from vitbench.cli.commands.group import (
+    check_group,
+    check_trials,
+    follow_launcher,
+    gpus_of,
+    launched_group,
+    launched_rank,
+)
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
@@ -65,19 +73,26 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     """Train what is missing of an experiment or a suite; return its results and the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
+    rank = launched_rank(options.processes)
+    if rank:
+        options = replace(options, quiet=True, as_json=False)
     facts_of = facts_source(options.data)
     prepared = [declared(item, options) for item in prepare(request, facts_of)]
     (device, gpus), shard = choose_devices(options.device), shard_of(options.shard)
+    check_group(options, device)
+    gpus = gpus_of(device, gpus, options.processes, rank is not None)
     builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
+    check_trials(builders, options.processes)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
         check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
-    check_engine(options.engine, options.jobs, options.recompute, max(1, len(gpus)))
+    num_gpus = 1 if options.processes > 1 else max(1, len(gpus))
+    check_engine(options.engine, options.jobs, options.recompute, num_gpus)
     if not (options.quiet or options.as_json):
         for line in data_lines(builders):
             console.print(Text(printable(line)), soft_wrap=True)
-    num_jobs = choose_num_jobs(options.jobs, device, options.threads, max(1, len(gpus)))
+    num_jobs = choose_num_jobs(1 if options.processes > 1 else options.jobs, device, options.threads, num_gpus)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
@@ -89,6 +104,8 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         device=device,
         gpus=gpus,
         threads=options.threads,
+        processes=options.processes,
+        joins=rank is not None,
         keep=options.keep,
         checkpoint_seconds=options.checkpoint_seconds,
         oom=options.oom,
@@ -96,8 +113,10 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         recompute=options.recompute,
         code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
+    if rank:
+        return [], follow_launcher(engine)
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable(), EventLog(options.root) as event_log:
+    with stoppable(), launched_group(rank is not None), EventLog(options.root) as event_log:
         session = Session(options, console, event_log, gauge_of(device, gpus), Pace())
         for queued in _queue(prepared, builders, Store(options.root)):
             chosen = _chosen_engine(queued, options, engine, num_jobs)
@@ -119,6 +138,8 @@ def _chosen_engine(queued: QueuedRun, options: RunOptions, how: Options, num_job
     """The engine for what is missing of an experiment, as far as that is known."""
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
     engine, trials = options.engine, (*plan.missing(records), *plan.later)
+    if how.processes > 1:
+        return EngineChoice("local", 1, f"one trial at a time, on {how.processes} processes")
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
     if engine == "fused" and options.jobs is None and not how.gpus:
