@@ -17,7 +17,13 @@ from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
 from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
-from vitbench.cli.commands.device import choose_devices, choose_num_jobs, choose_num_workers, shard_of
+from vitbench.cli.commands.device import (
+    choose_cluster,
+    choose_devices,
+    choose_num_jobs,
+    choose_num_workers,
+    shard_of,
+)
 from vitbench.cli.commands.gauge import gauge_of
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.run_exit import exit_code, worse
@@ -28,6 +34,8 @@ from vitbench.engines import runner
 from vitbench.engines.engine_choice import EngineChoice, choose_engine
 from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
+from vitbench.engines.ray_cluster import ray_cluster
+from vitbench.engines.ray_options import RAY_ENGINE, RayOptions
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
 from vitbench.plan.trials import Builder, settings
@@ -67,7 +75,8 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
     facts_of = facts_source(options.data)
     prepared = [declared(item, options) for item in prepare(request, facts_of)]
-    (device, gpus), shard = choose_devices(options.device), shard_of(options.shard)
+    ray, shard = choose_cluster(options), shard_of(options.shard)
+    device, gpus = (ray.device, ()) if ray else choose_devices(options.device)
     builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
     for item in prepared:
@@ -85,7 +94,7 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         require_locks(options.root)
     engine = Options(
         root=options.root.resolve(),
-        data=replace(options.data, num_workers=choose_num_workers(options.workers, device, num_jobs)),
+        data=replace(options.data, num_workers=_num_workers(options, device, num_jobs)),
         device=device,
         gpus=gpus,
         threads=options.threads,
@@ -97,15 +106,15 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable(), EventLog(options.root) as event_log:
-        session = Session(options, console, event_log, gauge_of(device, gpus), Pace())
+    with stoppable(), EventLog(options.root) as event_log, ray_cluster(ray, engine.root) as cluster:
+        session = Session(options, console, event_log, None if ray else gauge_of(device, gpus), Pace())
         for queued in _queue(prepared, builders, Store(options.root)):
-            chosen = _chosen_engine(queued, options, engine, num_jobs)
+            chosen = _chosen_engine(queued, options, engine, num_jobs, ray)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
             for seeds in looks_of(queued.item.experiment, options):
                 how = replace(engine, engine=chosen.engine)
-                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait)
+                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster)
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
@@ -115,8 +124,19 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     return done, code
 
 
-def _chosen_engine(queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int) -> EngineChoice:
+def _num_workers(options: RunOptions, device: str, num_jobs: int) -> int:
+    """Image-loading processes of one trial; a node of a cluster has CPUs for those that --workers asks for."""
+    if options.engine == RAY_ENGINE:
+        return options.workers or 0
+    return choose_num_workers(options.workers, device, num_jobs)
+
+
+def _chosen_engine(
+    queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int, ray: RayOptions | None
+) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
+    if ray is not None:
+        return EngineChoice(RAY_ENGINE, 1, ray.words())
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
     engine, trials = options.engine, (*plan.missing(records), *plan.later)
     if engine == "auto" and options.recompute:  # a stack cannot recompute
