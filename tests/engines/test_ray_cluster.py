@@ -28,7 +28,12 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (vitbench[ray])"),
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # Ray's 15 would leave its workers nothing of a busy machine.
+}
 
 
 class Nodes:
