@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitbench.base.errors import IncompleteError
 from vitbench.engines.node_scratch import TrialFiles, files_of, scratch_name
 from vitbench.engines.options import Emit, Options, lost
 from vitbench.engines.ray_cluster import RayCluster, TaskLoss
-from vitbench.engines.remote_work import Answer, RemoteWork, software
+from vitbench.engines.remote_work import NodeAnswer, RemoteWork, software
 from vitbench.engines.stacks import most_in_stack, split, stacks
 from vitbench.plan.trials import Trial
 from vitbench.store.events import Warned
@@ -30,8 +29,6 @@ GRACE_SECONDS = 30.0
 """Time for all tasks together to save their steps after the run is stopped."""
 MAX_NODE_LOSSES = 20
 """A trial whose node is lost so often is left missing: not its fault, but it makes no progress."""
-SHORTAGE_SECONDS = 45.0
-"""How long no node may have what a trial needs; Ray itself would wait for ever."""
 WAIT_SECONDS = 1.0
 MAX_STAGES = 8
 """Stages that stay in the cluster's object store for the next child."""
@@ -49,7 +46,7 @@ def run(trials: Sequence[Trial], options: Options, emit: Emit, cluster: RayClust
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     works = [[trial] for trial in trials]
     if options.device != "cpu" and not options.recompute:
-        works = stacks(trials, most_in_stack(trials, max(1, cluster.slots())))
+        works = stacks(trials, most_in_stack(trials, max(1, cluster.room())))
     dispatch = _Dispatch(works, options, emit, cluster)
     try:
         yield from dispatch.all_work()
@@ -79,7 +76,6 @@ class _Dispatch:
         self.losses: Counter[str] = Counter()
         self.node_losses: Counter[str] = Counter()
         self.unfinished = {trial.trial_id for work in works for trial in work}
-        self.short_since: float | None = None
 
     def all_work(self) -> Iterator[str]:
         """Hand out all trials; yield their ids as they are committed."""
@@ -116,21 +112,10 @@ class _Dispatch:
 
     def _hand_out(self) -> Iterator[str]:
         """Fill the cluster: one task waits for each that runs, so that no node idles between two."""
-        slots = self.cluster.slots()
-        self._check_shortage(slots)
+        slots = self.cluster.room()
         most = min(2 * slots, self.cluster.options.num_jobs or 2 * slots)
         while len(self.tasks) < most and (work := self._next()) is not None:
             yield from self._begin(work)
-
-    def _check_shortage(self, slots: int) -> None:
-        """Raise IncompleteError if no node has had what a trial needs for some time."""
-        if slots:
-            self.short_since = None
-            return
-        now = time.monotonic()
-        self.short_since = now if self.short_since is None else self.short_since
-        if self.cluster.is_fixed or now - self.short_since > SHORTAGE_SECONDS:
-            raise IncompleteError(self.cluster.shortage())
 
     def _next(self) -> list[Trial] | None:
         """The first waiting work whose stages are finished."""
@@ -213,7 +198,7 @@ class _Dispatch:
         else:
             self.unfinished -= {trial.trial_id for trial in rest}
 
-    def _committed(self, task: _Task, answer: Answer | TaskLoss) -> Iterator[str]:
+    def _committed(self, task: _Task, answer: NodeAnswer | TaskLoss) -> Iterator[str]:
         """Commit the results of a task if the driver commits; yield the ids that have a record now."""
         if isinstance(answer, TaskLoss):
             return

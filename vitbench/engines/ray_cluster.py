@@ -22,6 +22,8 @@ from vitbench.store.file_system import HELD, holding
 CHECK_SECONDS = 300.0
 """Time for every node to say which software it has; a node's first process loads the package."""
 SWEEP_SECONDS = 20.0
+SHORTAGE_SECONDS = 45.0
+"""How long no node may have what a trial needs."""
 NODES_SECONDS = 1.0
 """How long a list of the nodes is used before it is read again."""
 SETTINGS = {
@@ -52,19 +54,17 @@ class RayCluster:
         self._ray: Any = None
         self._mailbox: Any = None
         self._taking: Any = None
+        self._short_since: float | None = None
         self._nodes: tuple[float, list[dict[str, Any]]] = (0.0, [])
 
-    @property
-    def is_fixed(self) -> bool:
-        """True if no node can come: the cluster is this machine."""
-        return self.options.address == "local"
-
     def open(self) -> None:
-        """Connect and compare every node with this process. Raises InputError, IncompleteError."""
+        """Connect, wait for room, and compare every node with this process. Raises InputError, IncompleteError."""
         if self._ray is not None:
             return
         with keeping_handlers(), held():  # Ray sets a handler of its own for SIGTERM.
             self._ray = _connected(self.options)
+        while not self.room():
+            time.sleep(NODES_SECONDS)
         self._check_nodes()
         here = self._on_node(self._ray.get_runtime_context().get_node_id(), soft=True)
         mailbox = self._ray.remote(remote_work.Mailbox)
@@ -77,11 +77,22 @@ class RayCluster:
                 self._ray.shutdown()
             self._ray = None
 
-    def slots(self) -> int:
-        """How many tasks the nodes have room for when nothing else runs there."""
-        return sum(self._room(node["Resources"]) for node in self._living())
+    def room(self) -> int:
+        """How many tasks fit on the nodes when nothing else runs there; 0 while nodes may still come.
 
-    def shortage(self) -> str:
+        Raises IncompleteError if no node has had what a trial needs for some time: Ray itself would wait for ever.
+        """
+        num_tasks = sum(self._fitting(node["Resources"]) for node in self._living())
+        if num_tasks:
+            self._short_since = None
+            return num_tasks
+        now = time.monotonic()
+        self._short_since = now if self._short_since is None else self._short_since
+        if self.options.address == "local" or now - self._short_since > SHORTAGE_SECONDS:
+            raise IncompleteError(self._shortage())
+        return 0
+
+    def _shortage(self) -> str:
         """What a trial needs that no node has."""
         gpus = f" and {self.options.gpus_per_trial:g} GPU" if self.options.gpus_per_trial else ""
         nodes = [node["Resources"] for node in self._living()]
@@ -115,11 +126,11 @@ class RayCluster:
         return list(ready)
 
     @held()
-    def answer(self, task: Any) -> remote_work.Answer | TaskLoss:
+    def answer(self, task: Any) -> remote_work.NodeAnswer | TaskLoss:
         """What an ended task returned, or how it was lost."""
         errors = self._ray.exceptions
         try:
-            answer: remote_work.Answer = self._ray.get(task)
+            answer: remote_work.NodeAnswer = self._ray.get(task)
         except errors.TaskCancelledError as error:
             return TaskLoss(_words("cancelled", error), counts=False)
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError) as error:
@@ -214,7 +225,7 @@ class RayCluster:
             self._nodes = time.monotonic(), nodes
         return nodes
 
-    def _room(self, resources: dict[str, float]) -> int:
+    def _fitting(self, resources: dict[str, float]) -> int:
         """Tasks that fit on one node: a task never spans two."""
         needs = {"CPU": self.options.cpus_per_trial, "GPU": self.options.gpus_per_trial}
         return min(int(resources.get(kind, 0.0) / need + 1e-9) for kind, need in needs.items() if need)

@@ -48,7 +48,7 @@ class RemoteWork:
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeAnswer:
     """What a task returns: errors and losses travel as values, so that Ray retries and reports nothing itself."""
 
     host: str
@@ -108,10 +108,10 @@ def refuse_other_software(host: str, theirs: Mapping[str, str], ours: Mapping[st
         raise InputError(f"node {host} has {', '.join(different)}; install the same versions on every node")
 
 
-def train(work: RemoteWork, mailbox: Any, *stages: TrialFiles) -> Answer:
+def train(work: RemoteWork, mailbox: Any, *stages: TrialFiles) -> NodeAnswer:
     """Train a stack or trial on this node. `stages`: the committed stages that it needs, if the driver commits."""
     host, report = socket.gethostname(), _Report(mailbox)
-    answer, store = Answer(host), Store(work.options.root)
+    answer, store = NodeAnswer(host), Store(work.options.root)
     try:
         with obeying_scheduler():
             refuse_other_software(host, software(), work.software)
@@ -158,7 +158,7 @@ class _Report:
         return {warning.given_up for warning in self.warnings if warning.given_up}
 
 
-def _executed(work: RemoteWork, store: Store, report: _Report, answer: Answer) -> Answer:
+def _executed(work: RemoteWork, store: Store, report: _Report, answer: NodeAnswer) -> NodeAnswer:
     """Train what has no record; running out of memory is a loss."""
     from vitbench.engines.execute import OUT_OF_MEMORY, free_memory
 
