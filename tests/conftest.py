@@ -33,7 +33,7 @@ SLOW_FILES = {
     "base/test_output", "bench/test_bench", "bench/test_settling", "cli/test_cli", "cli/test_fuzz_cli",
     "cli/test_own_images", "cli/test_raced_run", "cli/test_recommend", "cli/test_text_output", "cli/test_upkeep",
     "cli/test_watch",
-    "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
+    "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden", "engines/test_ray",
     "engines/test_stages_finetune", "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
     "inspection/test_export", "inspection/test_inspection", "inspection/test_other_formats",
     "model/test_block_options", "model/test_closed_form", "model/test_cost", "model/test_init_from",
