@@ -160,6 +160,10 @@ class Record(Frozen):
             reason = first_problem(error).replace("Value error, ", "")
             raise InputError(f"trial {self.trial_id}: {reason}; --code FILE loads a mechanism of yours") from error
 
+    def validation(self, metric: str) -> float | None:
+        """A metric of the validation images after the last step, by name: `val_top1_percent` or `val_loss`."""
+        return self.result.validation(metric)
+
     @property
     def parents(self) -> dict[str, str]:
         """The trials that this one needs, by role."""

@@ -262,8 +262,9 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
     If the experiment has claims, each row also gets the accuracy of logistic regression on the pixels of its data.
     """
-    plan, records = runner.look(builder, Store(options.root), CHOOSER)
-    run_rows = rows(plan, records)
+    store = Store(options.root)
+    plan, summaries = runner.look(builder, store, CHOOSER)
+    run_rows = rows(plan, store.read_all(summaries))
     if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
             floor = pixel_floor_percent(builder.facts_of(name), name, options.data)
