@@ -23,6 +23,7 @@ from vitbench.spec.trial import ModelSpec, TrainSpec
 from vitbench.stats.race import CHOOSER
 from vitbench.store.events import Event, Warned
 from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 
 def run_text(text: str, device: str, engine: str) -> tuple[list[Record], list[str]]:
@@ -38,7 +39,8 @@ def run_text(text: str, device: str, engine: str) -> tuple[list[Record], list[st
         options = Options(Path(root), DataOptions(), device=device, engine=engine)
         builder = Builder(experiment, lambda name: facts(name, DataOptions()))
         outcome = runner.run(builder, runner.RunRequest(options), CHOOSER, listen)
-    return list(outcome.records.values()), said
+        records = Store(options.root).read_all(outcome.records)
+    return list(records.values()), said
 
 
 def stack_speed(size: DeviceUnderTest) -> dict[str, Any]:

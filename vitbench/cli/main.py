@@ -14,12 +14,14 @@ from vitbench.cli.commands import completion
 from vitbench.cli.commands.arguments import (
     AsName,
     CheckpointSeconds,
+    Commit,
     Data,
     DataDir,
     Device,
     Download,
     DryRun,
     EngineName,
+    GpusPerTrial,
     Help,
     Jobs,
     Json,
@@ -33,6 +35,7 @@ from vitbench.cli.commands.arguments import (
     Processes,
     Program,
     Quiet,
+    RayAddress,
     Recompute,
     Replace,
     Results,
@@ -102,6 +105,9 @@ def run(
     checkpoint_seconds: CheckpointSeconds = 60.0,
     oom: Oom = "fail",
     engine: EngineName = "auto",
+    ray_address: RayAddress = None,
+    gpus_per_trial: GpusPerTrial = None,
+    commit: Commit = None,
     program: Program = "auto",
     recompute: Recompute = False,
 ) -> None:
@@ -117,7 +123,8 @@ def run(
         quiet=quiet, as_json=as_json,
         command=prepare.command_of(request, results, until_settled, max_seeds), until_settled=until_settled,
         max_seeds=max_seeds, track=track, checkpoint_seconds=checkpoint_seconds, oom=oom, engine=engine,
-        program=program, recompute=recompute, replace_run=replace,
+        ray_address=ray_address, gpus_per_trial=gpus_per_trial, commit=commit, program=program, recompute=recompute,
+        replace_run=replace,
     )  # fmt: skip
     raise typer.Exit(run.run(request, how, console()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from vitbench.base.errors import InputError
 from vitbench.base.signals import stoppable
@@ -18,16 +19,22 @@ from vitbench.spec.mechanism import load_code
 def launched_rank(processes: int) -> int | None:
     """The number of this process in the group of a launcher such as torchrun; None if this command starts the group.
 
-    Then the process sees the GPU of its local number only. Raises InputError.
+    Raises InputError.
     """
     if processes == 1 or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     if os.environ["WORLD_SIZE"] != str(processes):
         size = os.environ["WORLD_SIZE"]
         raise InputError(f"--processes {processes}: the launcher started {size} (WORLD_SIZE); give the same number")
-    if "LOCAL_RANK" in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(int(os.environ["LOCAL_RANK"]))
     return int(os.environ["RANK"])
+
+
+def as_launched(options: RunOptions) -> RunOptions:
+    """The options of this process in a launched group: it sees the GPU of its local number; process 0 alone prints."""
+    rank = launched_rank(options.processes)
+    if rank is not None and "LOCAL_RANK" in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(int(os.environ["LOCAL_RANK"]))
+    return replace(options, quiet=True, as_json=False) if rank else options
 
 
 def follow_launcher(options: Options) -> int:

@@ -33,6 +33,9 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     oom: str = "fail"
     engine: str = "auto"
+    ray_address: str | None = None
+    gpus_per_trial: float | None = None
+    commit: str | None = None
     program: str = "auto"
     recompute: bool = False
     replace_run: bool = False
