@@ -91,7 +91,7 @@ def _started(context: Any, options: Options, number: int) -> TrialProcess:
         raise IncompleteError(f"no trial process can be started ({type(error).__name__}: {error})") from error
 
 
-def _serve(connection: Connection, options: Options, number: int, port: int) -> None:
+def _serve(connection: Connection, options: Options, number: int, port: int = 0) -> None:
     """Receive work, send events and outcomes, until the pipe closes or the parent asks to stop."""
     with _child(options, number):
         if options.processes > 1:

@@ -42,7 +42,7 @@ def meet_here(port: int, rank: int, size: int) -> JoinedGroup:
 
 def join_launched() -> JoinedGroup:
     """Join the group that a launcher such as torchrun describes in the environment. Raises MemoryError."""
-    from torch.distributed import rendezvous
+    from torch.distributed import rendezvous  # type: ignore[attr-defined]
 
     from vitbench.train.process_group import STEP_TIMEOUT, join
 

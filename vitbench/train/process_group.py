@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 BACKEND = "cpu:gloo,cuda:nccl"
-STEP_TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others within a trial."""
+STEP_TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others within a trial: one may have to read all images for their statistics."""
 WORK_TIMEOUT = timedelta(seconds=1)
 """How long a process that waits for work leaves signals unanswered."""
 END = b"end"
@@ -140,10 +140,10 @@ def current() -> ProcessGroup:
     return _current[-1]
 
 
-def join(store: dist.Store, rank: int, size: int) -> JoinedGroup:
-    """Meet the other processes at `store`. Raises MemoryError if one does not come."""
+def join(store: Any, rank: int, size: int) -> JoinedGroup:
+    """Meet the other processes at `store`, one of torch.distributed. Raises MemoryError if one does not come."""
     with _lost_process():
-        group_store = dist.PrefixStore("group", store)
+        group_store = dist.PrefixStore("group", store)  # type: ignore[attr-defined]
         backend = BACKEND if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=STEP_TIMEOUT)
     group = JoinedGroup(rank, size, store)
@@ -161,10 +161,8 @@ def _lost_process() -> Iterator[None]:
         raise MemoryError(f"a process of the trial was lost: {line}") from error
 
 
-def store_at(host: str, port: int, rank: int, size: int) -> dist.Store:
+def store_at(host: str, port: int, rank: int, size: int) -> Any:
     """The store of a group; process 0 serves it."""
+    serves = rank == 0
     with _lost_process():
-        return cast(
-            dist.Store,
-            dist.TCPStore(host, port, size, is_master=rank == 0, timeout=STEP_TIMEOUT, wait_for_workers=False),
-        )
+        return dist.TCPStore(host, port, size, serves, STEP_TIMEOUT, wait_for_workers=False)  # type: ignore[attr-defined]

@@ -90,7 +90,6 @@ class Trainer:
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.networks.start(self.spec.model, len(rates))
         self.calls = NetworkCalls(self)
-        self.num_before = int(group.size > 1 and self.augment.mixes)
         cut = Cut(self.train.grad_accum, group.rank, group.size, has_partner=self.num_before > 0)
         self.feed = images.feed(self.orders, self.augment, cut)
         if self.objective.num_views > 1 and not self.feed.crops:
@@ -108,6 +107,11 @@ class Trainer:
         self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
         self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
         self._move = Graph(self._update) if program == "graph" else self._update
+
+    @property
+    def num_before(self) -> int:
+        """Images before this process's share of a micro-batch, which are partners of MixUp and CutMix only."""
+        return int(self.group.size > 1 and self.augment.mixes)
 
     @property
     def evaluated(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from vitbench.base.errors import InputError
@@ -59,7 +59,8 @@ def launched_group(is_launched: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        group.announce(None)
+        with suppress(RuntimeError):  # They are gone already.
+            group.announce(None)
 
 
 def check_group(options: RunOptions, device: str) -> None:

@@ -153,7 +153,8 @@ def _num_workers(options: RunOptions, device: str, num_jobs: int) -> int:
     """Image-loading processes of one trial; a node of a cluster has CPUs for those that --workers asks for."""
     if options.engine == RAY_ENGINE:
         return options.workers or 0
-    return choose_num_workers(options.workers, device, num_jobs)
+    num_workers = choose_num_workers(options.workers, device, num_jobs)
+    return num_workers if options.workers is not None else -(-num_workers // options.processes)
 
 
 def _chosen_engine(
