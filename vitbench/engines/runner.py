@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vitbench.base.collector import collector_paused
 from vitbench.engines.options import Options
+from vitbench.engines.ray_cluster import RayCluster
 from vitbench.engines.stacks import most_in_stack, stacks
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
@@ -42,7 +43,8 @@ class RunRequest:
     """How to run an experiment: options, processes, seeds and a limit on the number of trials.
 
     `shard` (i, n), from 0, is the part of the trials to begin with: n commands on one results root then do not all
-    begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing.
+    begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing. A
+    `cluster` runs the trials instead of this machine.
     """
 
     options: Options
@@ -51,6 +53,7 @@ class RunRequest:
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
     waits: bool = True
+    cluster: RayCluster | None = None
 
 
 def flops_of(trial: Trial) -> float:
@@ -135,8 +138,16 @@ def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[
 
 def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
     """Start the chosen engine; engines are imported late, because they load torch."""
+    if request.cluster is not None:
+        from vitbench.engines import dispatch
+
+        return dispatch.run(trials, request.options, listen, request.cluster)
     fused = request.options.engine == "fused"
-    if request.num_jobs > 1:
+    if request.options.joins:
+        from vitbench.engines import several_processes
+
+        return several_processes.run(trials, request.options, listen)
+    if request.num_jobs > 1 or request.options.processes > 1:
         from vitbench.engines import processes
 
         work = stacks(trials, most_in_stack(trials, request.num_jobs)) if fused else [[trial] for trial in trials]
