@@ -91,12 +91,16 @@ class Store:
             if len(ids) < INDEXED_FROM:
                 records = ((trial_id, self.read(trial_id)) for trial_id in ids)
                 return {trial_id: summary_of(record) for trial_id, record in records if record is not None}
-            return self._indexed(ids, self.index())
+            index = self.index()
+            try:
+                return self._indexed(ids, index)
+            finally:  # After a damaged record, too: the others are not read again.
+                index.save()
 
     def _indexed(self, trial_ids: Iterable[str], index: Index) -> dict[str, Summary]:
         """The summaries of records: those whose file has the stamp of the index from there, the others from the file.
 
-        What was read anew goes into the index.
+        What was read anew is added to the index.
         """
         out: dict[str, Summary] = {}
         for trial_id in trial_ids:
@@ -109,7 +113,6 @@ class Store:
                     index.add_summary(trial_id, stamp, summary)
             if summary is not None:
                 out[trial_id] = summary
-        index.save()
         return out
 
     def _read_once(self, trial_id: str) -> Record | None:
