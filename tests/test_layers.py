@@ -38,7 +38,7 @@ ROOMS = (
     Room("stats", 3, "numpy scipy pandas"),
     Room("plan", 4, "pydantic numpy"),
     Room("train", 4, "numpy torch einops safetensors pydantic", "scipy sklearn torchvision PIL"),
-    Room("engines", 5, "numpy", "torch"),
+    Room("engines", 5, "numpy", "torch ray"),
     Room("report", 5, "numpy pandas matplotlib jinja2 markupsafe tabulate rich"),
     Room("inspection", 6, "numpy pandas torch einops", "timm torchvision PIL matplotlib safetensors scipy"),
     Room("recommend", 6, "numpy", "matplotlib"),
@@ -54,8 +54,9 @@ TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "recom
     "model.objective", "model.parameters", "model.resnet_tensors", "model.position", "model.token_mixers",
     "model.channel_mixers", "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
-    "engines.processes", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
-    "bench.simulated_recommend",
+    "engines.processes", "engines.dispatch", "engines.ray_options", "engines.ray_cluster", "engines.remote_work",
+    "engines.node_scratch", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
+    "bench.simulated_recommend", "engines.several_processes",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from made_plans import Score, best, experiment, facts_of, record, rounds, top
 
 from vitbench.plan.rounds import expand
 from vitbench.plan.run_table import rows, write_predictions, write_rows
-from vitbench.plan.trials import Builder, Plan, Trial
+from vitbench.plan.trials import Builder, Plan
 from vitbench.store.record import Record, Result, Run, metric_of
 from vitbench.store.trials import Store
 
@@ -43,7 +44,7 @@ def test_a_row_for_every_trial_with_a_record_in_the_plans_order() -> None:
 def test_equal_trials_of_two_arms_are_a_row_each() -> None:
     text = "arms:\n  a: {train.lr: 1e-3}\n  b: {train.lr: 2e-3}\nseeds: 1\n"
     plan, records = planned(text)
-    twin = Plan((*plan.trials, Trial(**{**vars(plan.trials[0]), "arm": "b"})), plan.arms)
+    twin = Plan((*plan.trials, replace(plan.trials[0], arm="b")), plan.arms)
     assert [row["arm"] for row in rows(twin, records)] == ["a", "b", "b"]
 
 

@@ -124,3 +124,33 @@ def obey_parent() -> None:
     for number in _numbers():
         if number != signal.SIGINT:
             signal.signal(number, stop)
+
+
+@contextmanager
+def obeying_scheduler() -> Iterator[None]:
+    """For a task of a scheduler: within the block the first SIGINT, SIGTERM or SIGHUP requests a stop.
+
+    Later ones are ignored, because a scheduler repeats its signal. The handlers of the scheduler come back afterwards.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
+        ask(Terminated())
+
+    with keeping_handlers():
+        for number in STOPS:
+            signal.signal(number, stop)
+        yield
+
+
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Restore this process's handlers of stop signals after the block: a library may set its own."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: not set from Python, so it cannot be restored.
+                signal.signal(number, handler)

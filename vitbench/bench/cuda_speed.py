@@ -13,8 +13,8 @@ from vitbench.bench.steps import matmul_peak, seconds, spec_of, trainer_of
 from vitbench.bench.timed_command import measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines import runner
-from vitbench.engines.execute import set_precision
 from vitbench.engines.options import Options
+from vitbench.engines.training_setup import set_precision
 from vitbench.model.costs import forward_flops
 from vitbench.plan.trials import Builder
 from vitbench.spec.experiment import Experiment
@@ -23,6 +23,7 @@ from vitbench.spec.trial import ModelSpec, TrainSpec
 from vitbench.stats.race import CHOOSER
 from vitbench.store.events import Event, Warned
 from vitbench.store.record import Record
+from vitbench.store.trials import Store
 
 
 def run_text(text: str, device: str, engine: str) -> tuple[list[Record], list[str]]:
@@ -38,7 +39,8 @@ def run_text(text: str, device: str, engine: str) -> tuple[list[Record], list[st
         options = Options(Path(root), DataOptions(), device=device, engine=engine)
         builder = Builder(experiment, lambda name: facts(name, DataOptions()))
         outcome = runner.run(builder, runner.RunRequest(options), CHOOSER, listen)
-    return list(outcome.records.values()), said
+        records = Store(options.root).read_all(outcome.records)
+    return list(records.values()), said
 
 
 def stack_speed(size: DeviceUnderTest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from vitbench.base.errors import InputError
 from vitbench.engines.stacks import most_in_stack, stacks
 from vitbench.plan.trials import Trial
 
-ENGINES = ("auto", "local", "workers", "fused")
+ENGINES = ("auto", "local", "workers", "fused", "ray")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from vitbench.base.collector import collector_paused
 from vitbench.engines.options import Options
+from vitbench.engines.ray_cluster import RayCluster
 from vitbench.engines.stacks import most_in_stack, stacks
 from vitbench.plan.rounds import expand
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
@@ -16,6 +18,7 @@ from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.store.events import ArmStanding, Event, Finished, Listener, Planned, Warned, Work
 from vitbench.store.record import REPORTS, Record, metric_of
+from vitbench.store.summary import Summary, summary_of
 from vitbench.store.trials import Store
 
 WAIT_SECONDS = 1.0
@@ -26,7 +29,7 @@ class RunOutcome:
     """Result of a run: the plan that the records reveal, the records, and whether a limit ended the run."""
 
     plan: Plan
-    records: dict[str, Record]
+    records: dict[str, Summary]
     stopped_by_limit: bool = False
 
     @property
@@ -40,7 +43,8 @@ class RunRequest:
     """How to run an experiment: options, processes, seeds and a limit on the number of trials.
 
     `shard` (i, n), from 0, is the part of the trials to begin with: n commands on one results root then do not all
-    begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing.
+    begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing. A
+    `cluster` runs the trials instead of this machine.
     """
 
     options: Options
@@ -49,6 +53,7 @@ class RunRequest:
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
     waits: bool = True
+    cluster: RayCluster | None = None
 
 
 def flops_of(trial: Trial) -> float:
@@ -59,7 +64,7 @@ def flops_of(trial: Trial) -> float:
 def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listener) -> RunOutcome:
     """Run the missing trials and return all records. A finished trial never runs again, a lost one not in this run."""
     experiment, store = builder.experiment, Store(request.options.root)
-    records: dict[str, Record] = {}
+    records: dict[str, Summary] = {}
     given_up: set[str] = set()
     num_run = 0
 
@@ -69,9 +74,10 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
         listen(event)
 
     while True:
-        plan = expand(builder, records, chooser, request.seeds)
-        unique = plan.unique()
-        records |= store.read_all(trial_id for trial_id in unique if trial_id not in records)
+        with collector_paused():
+            plan = expand(builder, records, chooser, request.seeds)
+            unique = plan.unique()
+            records |= store.summaries(trial_id for trial_id in unique if trial_id not in records)
         missing = plan.missing(records)
         listen(planned(experiment, plan, records))
         if not missing:
@@ -88,12 +94,12 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
             for trial_id in committed:
                 record = store.read(trial_id)
                 assert record is not None, "an engine reports committed trials only"
-                records[trial_id] = record
+                records[trial_id] = summary_of(record)
                 num_run += 1
                 listen(finished_event(unique[trial_id], record, experiment))
         busy = any(_is_busy(store, trial) for trial in batch if trial.trial_id not in records)
         # Read the records after the locks, so that no commit of another process in between is missed.
-        records |= store.read_all(t.trial_id for t in missing if t.trial_id not in records)
+        records |= store.summaries(t.trial_id for t in missing if t.trial_id not in records)
         if len(records) == before:
             if not (busy and request.waits):
                 return RunOutcome(plan, records)  # Nobody runs the rest: it stays missing, and the caller says so.
@@ -132,8 +138,16 @@ def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[
 
 def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> Generator[str, None, None]:
     """Start the chosen engine; engines are imported late, because they load torch."""
+    if request.cluster is not None:
+        from vitbench.engines import dispatch
+
+        return dispatch.run(trials, request.options, listen, request.cluster)
     fused = request.options.engine == "fused"
-    if request.num_jobs > 1:
+    if request.options.joins:
+        from vitbench.engines import several_processes
+
+        return several_processes.run(trials, request.options, listen)
+    if request.num_jobs > 1 or request.options.processes > 1:
         from vitbench.engines import processes
 
         work = stacks(trials, most_in_stack(trials, request.num_jobs)) if fused else [[trial] for trial in trials]
@@ -147,7 +161,7 @@ def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> G
     return local.run(trials, request.options, listen)
 
 
-def planned(experiment: Experiment, plan: Plan, records: Mapping[str, Record]) -> Planned:
+def planned(experiment: Experiment, plan: Plan, records: Container[str]) -> Planned:
     """The event of a plan: its number of trials, and the work that is finished and that remains."""
     unique = plan.unique()
     done = [trial for trial_id, trial in unique.items() if trial_id in records]
@@ -189,12 +203,17 @@ def finished_event(trial: Trial, record: Record, experiment: Experiment) -> Fini
     )
 
 
-def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Record]]:
-    """The plan that the committed records reveal, and these records; nothing runs.
+def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Summary]]:
+    """The plan that the committed records reveal, and these records in short; nothing runs.
 
     In a design with looks, the seeds of a later look belong to the plan if every arm has run one of them. Only a few
     arms may have such seeds, from another experiment that shares their trials.
     """
+    with collector_paused():
+        return _reached_look(builder, store, chooser)
+
+
+def _reached_look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Summary]]:
     experiment = builder.experiment
     revealed, last = _look(builder, store, chooser, None), experiment.seeds.first()[-1]
     for reached in experiment.seeds.all_looks()[1:]:
@@ -208,11 +227,11 @@ def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[s
 
 def _look(
     builder: Builder, store: Store, chooser: Chooser, seeds: Sequence[int] | None
-) -> tuple[Plan, dict[str, Record]]:
-    records: dict[str, Record] = {}
+) -> tuple[Plan, dict[str, Summary]]:
+    records: dict[str, Summary] = {}
     while True:
         plan = expand(builder, records, chooser, seeds)
-        more_records = store.read_all(trial_id for trial_id in plan.unique() if trial_id not in records)
+        more_records = store.summaries(trial_id for trial_id in plan.unique() if trial_id not in records)
         records |= more_records
         if not more_records or plan.complete:
             return plan, records

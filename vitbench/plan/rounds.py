@@ -24,11 +24,11 @@ from vitbench.plan.trials import TUNING_SEED, Builder, Chooser, Plan, RaceStandi
 from vitbench.spec.arms import Arm, Assignment
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
-from vitbench.store.record import Record
+from vitbench.store.summary import FinishedTrial
 
 
 def expand(
-    builder: Builder, records: Mapping[str, Record], chooser: Chooser, seeds: Sequence[int] | None = None
+    builder: Builder, records: Mapping[str, FinishedTrial], chooser: Chooser, seeds: Sequence[int] | None = None
 ) -> Plan:
     """Every trial that is knowable now, given the records so far (by trial id).
 
@@ -60,7 +60,7 @@ def expand(
     return Plan((*tuning, *reports), all_arms, choices, grid, unfit)
 
 
-def _race_plan(builder: Builder, records: Mapping[str, Record], chooser: Chooser, seeds: Sequence[int]) -> Plan:
+def _race_plan(builder: Builder, records: Mapping[str, FinishedTrial], chooser: Chooser, seeds: Sequence[int]) -> Plan:
     """The plan of a race: what each arm asks for, then the shared settings once every arm has run its seeds."""
     experiment = builder.experiment
     grid, rules = settings(experiment), rules_of(experiment, seeds)
@@ -94,7 +94,7 @@ def _arm_race(
     arm: Arm,
     grid: Sequence[Assignment],
     rules: RaceRules,
-    records: Mapping[str, Record],
+    records: Mapping[str, FinishedTrial],
     chooser: Chooser,
 ) -> ArmRacePlan:
     """The race of one arm, its scores read from the records: the higher the better."""
@@ -106,7 +106,7 @@ def _arm_race(
         record = records.get(builder.trials(arm, setting, seed, "trial")[-1].trial_id)
         if record is None:
             return None
-        value = record.result.validation(metric.name)
+        value = record.validation(metric.name)
         return metric.sign * value if record.status == "ok" and value is not None else Lost()
 
     def can_add(setting: Assignment) -> bool:
@@ -189,7 +189,7 @@ def _choose(
     arm: Arm,
     grid: Sequence[Assignment],
     num_seeds: int,
-    records: Mapping[str, Record],
+    records: Mapping[str, FinishedTrial],
     chooser: Chooser,
 ) -> int | None:
     """Index in `grid` of the arm's choice; None if no setting is eligible."""
@@ -198,7 +198,7 @@ def _choose(
     for k, setting in enumerate(grid):
         for t in range(num_seeds):
             record = records[builder.trials(arm, setting, TUNING_SEED + t, "tuning")[-1].trial_id]
-            value = record.result.val_top1_percent
+            value = record.validation(DEFAULT_TUNING)
             if record.status == "ok" and value is not None:
                 scores[k, t], eligible[k, t] = value, True
     choice = chooser.choose(grid, scores, eligible)

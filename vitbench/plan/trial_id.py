@@ -28,19 +28,28 @@ def trial_id(
     that it needs, by role), ALGORITHM_VERSION, and the source of a user's own mechanisms. Left out: data.name and
     model.init_from (the images' fingerprint and the weights' hash stand for them), arm, device, engine, threads.
     """
-    identity: dict[str, Any] = {
-        "spec": _hashed_fields(spec, weights_sha256),
-        "seed": seed,
-        "data": data_fingerprint,
-        "parent": (parents or {}).get(START),
-        "algorithm": ALGORITHM_VERSION,
+    return seed_id(shared_identity(spec, data_fingerprint, weights_sha256), seed, parents)
+
+
+def shared_identity(spec: TrialSpec, data_fingerprint: str, weights_sha256: str | None = None) -> dict[str, str]:
+    """The part of a trial's identity that all seeds of an arm share: {key: its JSON}."""
+    identity = {
+        "algorithm": json.dumps(ALGORITHM_VERSION),
+        "data": json.dumps(data_fingerprint),
+        "spec": _spec_json(spec, weights_sha256),
     }
-    if networks := {role: parent for role, parent in (parents or {}).items() if role != START}:
-        identity["networks"] = networks
     if code := source_hashes(chosen_mechanisms(spec)):
-        identity["code"] = code
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        identity["code"] = _canonical(code)
+    return identity
+
+
+def seed_id(shared: Mapping[str, str], seed: int, parents: Mapping[str, str] | None = None) -> str:
+    """The id of one seed's trial: the hash of the canonical JSON of its whole identity, keys in order."""
+    identity = {**shared, "seed": json.dumps(seed), "parent": json.dumps((parents or {}).get(START))}
+    if networks := {role: parent for role, parent in (parents or {}).items() if role != START}:
+        identity["networks"] = _canonical(networks)
+    text = ",".join(f'"{key}":{identity[key]}' for key in sorted(identity))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:16]
 
 
 def chosen_mechanisms(spec: TrialSpec) -> list[tuple[str, str]]:
@@ -50,10 +59,14 @@ def chosen_mechanisms(spec: TrialSpec) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _hashed_fields(spec: TrialSpec, weights_sha256: str | None) -> dict[str, Any]:
-    """The part of a trial's identity that the seeds of an arm share; not to be changed by who gets it."""
+def _spec_json(spec: TrialSpec, weights_sha256: str | None) -> str:
+    """The fields of a spec that are hashed, as JSON."""
     fields = spec.model_dump(mode="json", exclude_defaults=True)
     fields.get("data", {}).pop("name", None)
     if weights_sha256 is not None:
         fields["model"]["init_from"] = weights_sha256
-    return {key: value for key, value in fields.items() if value}
+    return _canonical({key: value for key, value in fields.items() if value})
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

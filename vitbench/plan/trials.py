@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,18 +18,20 @@ from vitbench.model.costs import trial_flops
 from vitbench.model.weights.start import start_sha256, with_start
 from vitbench.plan.resolve import resolve
 from vitbench.plan.stage_graph import ResolvedStage, ancestors, network_problems, parents_of, reachable
-from vitbench.plan.trial_id import trial_id
+from vitbench.plan.trial_id import seed_id, shared_identity
 from vitbench.spec.arms import Arm, Assignment, arms, find_arms
 from vitbench.spec.experiment import START, Experiment, Stage
 from vitbench.spec.mechanism import refuse_unloaded
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.paths import validate_trial
 from vitbench.spec.trial import TrialSpec
-from vitbench.store.record import Record, Role
+from vitbench.store.record import Role
 
 TUNING_SEED = 1000
 """Tuning seeds are 1000, 1001, ...; reporting seeds 0, 1, ...: the two never meet."""
 
+NO_PARENTS: Mapping[str, str] = {}
+"""Of every trial without parents."""
 MAX_NAMED_CLASSES = 100
 """Rows carry class names up to this many classes."""
 
@@ -56,7 +58,7 @@ class Chooser(Protocol):
         """The settings [K] that go on after these seeds [K, n]: those that are not significantly behind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One stage of arm x setting x seed, fully resolved; plain data.
 
@@ -128,7 +130,7 @@ class Plan:
             out.setdefault(trial.trial_id, trial)
         return out
 
-    def missing(self, records: Mapping[str, Record]) -> list[Trial]:
+    def missing(self, records: Container[str]) -> list[Trial]:
         """Planned trials without a record, in order."""
         return [trial for trial_id, trial in self.unique().items() if trial_id not in records]
 
@@ -174,6 +176,7 @@ class Builder:
         self.experiment, self.facts_of = experiment, facts_of
         self.arms = {arm.name: arm for arm in arms(experiment)}
         self._resolved: dict[tuple[str, str], list[ResolvedStage]] = {}
+        self._shared: dict[tuple[str, str], list[_SharedBySeeds]] = {}
 
     def stages(self, arm: Arm, setting: Assignment) -> list[ResolvedStage]:
         """The enabled stages that the last one needs, and the last one, in order. Raises InputError."""
@@ -211,26 +214,50 @@ class Builder:
 
     def trials(self, arm: Arm, setting: Assignment, seed: int, role: Role) -> list[Trial]:
         """The trial of the last stage, after those of the stages that it needs."""
-        stages = self.stages(arm, setting)
-        specs = {stage.name: stage.spec for stage in stages}
+        key = arm.name, json.dumps(setting, sort_keys=True)
+        if key not in self._shared:
+            self._shared[key] = self._shared_by_seeds(self.stages(arm, setting))
+        shared = self._shared[key]
         trials: dict[str, Trial] = {}
-        for stage in stages:
-            parents = {key: trials[name].trial_id for key, name in stage.uses.items()}
+        for part in shared:
+            stage = part.stage
+            parents = {key: trials[name].trial_id for key, name in stage.uses.items()} if stage.uses else NO_PARENTS
             trials[stage.name] = Trial(
-                trial_id=trial_id(stage.spec, seed, stage.fingerprint, parents, start_sha256(stage.spec)),
+                trial_id=seed_id(part.identity, seed, parents),
                 arm=arm.name,
                 levels=arm.levels,
                 setting=setting,
                 seed=seed,
-                role=role if stage is stages[-1] else "stage",
+                role=role if part is shared[-1] else "stage",
                 spec=stage.spec,
                 data_fingerprint=stage.fingerprint,
                 parents=parents,
-                networks=_networks(stage.uses, specs),
+                networks=part.networks,
                 stage=stage.name,
-                class_names=named_classes(self.facts_of(stage.spec.data.name)),
+                class_names=part.class_names,
             )
         return list(trials.values())
+
+    def _shared_by_seeds(self, stages: Sequence[ResolvedStage]) -> list[_SharedBySeeds]:
+        specs = {stage.name: stage.spec for stage in stages}
+        return [
+            _SharedBySeeds(
+                stage,
+                shared_identity(stage.spec, stage.fingerprint, start_sha256(stage.spec)),
+                _networks(stage.uses, specs),
+                named_classes(self.facts_of(stage.spec.data.name)),
+            )
+            for stage in stages
+        ]
+
+
+class _SharedBySeeds(NamedTuple):
+    """What the trials of one stage of an arm at a setting have in common, whatever their seed."""
+
+    stage: ResolvedStage
+    identity: Mapping[str, str]
+    networks: Mapping[str, TrialSpec]
+    class_names: tuple[str, ...]
 
 
 def _resolved_stage(

@@ -124,6 +124,7 @@ class Run(Frozen):
     engine: Name = "local"
     threads: Positive = 1
     micro_batches: Positive | None = Field(None, description="Per step, where memory was too small for the spec's")
+    processes: Positive | None = Field(None, description="Processes that trained the trial together, if several")
     resumed_at_step: Count | None = Field(None, description="Step of the checkpoint that the last attempt began from")
     host: Name = ""
     commit: Name | None = None
@@ -160,6 +161,10 @@ class Record(Frozen):
             reason = first_problem(error).replace("Value error, ", "")
             raise InputError(f"trial {self.trial_id}: {reason}; --code FILE loads a mechanism of yours") from error
 
+    def validation(self, metric: str) -> float | None:
+        """A metric of the validation images after the last step, by name: `val_top1_percent` or `val_loss`."""
+        return self.result.validation(metric)
+
     @property
     def parents(self) -> dict[str, str]:
         """The trials that this one needs, by role."""
@@ -174,13 +179,17 @@ def parents_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 def read_record(path: Path) -> Record:
     """The record in a file. Raises FileNotFoundError; ResultsError if it is damaged or out of range."""
-    content = read(path, MAX_LINE_BYTES)
+    return parsed_record(read(path, MAX_LINE_BYTES), str(path))
+
+
+def parsed_record(content: bytes, where: str) -> Record:
+    """The record in the bytes of its file; `where` names them in the ResultsError if they are damaged."""
     try:
         return Record.model_validate(parse(content))
     except ValidationError as error:
-        raise ResultsError(f"{path}: damaged, or from an incompatible version ({first_problem(error)})") from error
+        raise ResultsError(f"{where}: damaged, or from an incompatible version ({first_problem(error)})") from error
     except ValueError as error:
-        raise ResultsError(f"{path}: damaged, or from an incompatible version ({error})") from error
+        raise ResultsError(f"{where}: damaged, or from an incompatible version ({error})") from error
 
 
 def first_problem(error: ValidationError) -> str:

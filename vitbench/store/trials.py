@@ -10,25 +10,33 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
+from vitbench.base.collector import collector_paused
 from vitbench.base.contained import check_folders, exists, open_lock, status_of
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
+from vitbench.store.index import INDEX_FILE, Index, Stamp, stamp_of
 from vitbench.store.record import Record, read_record
+from vitbench.store.summary import Summary, summary_of
 
+INDEXED_FROM = 1_000
+"""From this many trials on they are looked up in the index; fewer are read at once."""
+MAX_KEPT = 2_000
+"""Whole records that a process keeps: 14 KB each."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 
 
 class Store:
     """The trials of one results root."""
 
-    _read: ClassVar[dict[Path, tuple[tuple[int, ...], Record]]] = {}
-    """Records as this process read them, by file and its stamp: one command looks at them several times."""
+    _read: ClassVar[dict[Path, tuple[Stamp, Record]]] = {}
+    """The first MAX_KEPT records that this process read, by file and its stamp: a command looks at them often."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -56,21 +64,69 @@ class Store:
         path = self.folder(trial_id) / "record.json"
         try:
             status = status_of(path)
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            stamp = stamp_of(status)
             if self._read.get(path, (None,))[0] == stamp:
                 return self._read[path][1]
-            record = read_record(path)
+            record = _record_of(path, trial_id)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if record.trial_id != trial_id:
-            raise ResultsError(f"{path}: the record of another trial, {record.trial_id}")
-        self._read[path] = stamp, record
+        if path in self._read or len(self._read) < MAX_KEPT:
+            self._read[path] = stamp, record
         return record
 
     def read_all(self, trial_ids: Iterable[str]) -> dict[str, Record]:
         """Committed records by trial id; ids without one are left out."""
-        records = ((trial_id, self.read(trial_id)) for trial_id in trial_ids)
-        return {trial_id: record for trial_id, record in records if record is not None}
+        with collector_paused():
+            records = ((trial_id, self.read(trial_id)) for trial_id in trial_ids)
+            return {trial_id: record for trial_id, record in records if record is not None}
+
+    def summaries(self, trial_ids: Iterable[str]) -> dict[str, Summary]:
+        """Committed records in short, by trial id; ids without one are left out.
+
+        Many records are looked up in the derived index, each held against its file. Raises ResultsError as `read`.
+        """
+        ids = list(trial_ids)
+        with collector_paused():
+            if len(ids) < INDEXED_FROM:
+                records = ((trial_id, self.read(trial_id)) for trial_id in ids)
+                return {trial_id: summary_of(record) for trial_id, record in records if record is not None}
+            check_folders(self.root, self.trials)
+            return self._indexed(ids, Index(self.trials / INDEX_FILE))
+
+    def _indexed(self, trial_ids: Iterable[str], index: Index) -> dict[str, Summary]:
+        """The summaries of records: those whose file has the stamp of the index from there, the others from the file.
+
+        What was read anew goes into the index.
+        """
+        out: dict[str, Summary] = {}
+        for trial_id in trial_ids:
+            stamp = self.stamp(trial_id)
+            summary = index.summary(trial_id, stamp) if stamp is not None else None
+            if summary is None and (record := self._read_once(trial_id)) is not None:
+                summary = summary_of(record)
+                if stamp is not None:
+                    index.add_summary(trial_id, stamp, summary)
+            if summary is not None:
+                out[trial_id] = summary
+        index.save()
+        return out
+
+    def _read_once(self, trial_id: str) -> Record | None:
+        """As `read`, for one of many records: it is not kept."""
+        try:
+            return _record_of(self.folder(trial_id) / "record.json", trial_id)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def stamp(self, trial_id: str) -> Stamp | None:
+        """What the file system says of a trial's record; None without a regular file in a folder of its own."""
+        folder = f"{self.trials}/{trial_id}"
+        try:
+            status = os.lstat(f"{folder}/record.json")
+            is_own = stat.S_ISREG(status.st_mode) and stat.S_ISDIR(os.lstat(folder).st_mode)
+        except OSError:
+            return None
+        return stamp_of(status) if is_own else None
 
     def begin_attempt(self, trial_id: str) -> Path:
         """A fresh folder `attempts/<n>` for one try, n counting from 1."""
@@ -147,6 +203,14 @@ class Store:
             os.replace(folder / "record.json", self.attempts(trial_id) / str(record.run.attempt) / "failed.json")
             sync_folder(folder)
         return True
+
+
+def _record_of(path: Path, trial_id: str) -> Record:
+    """The record in a trial's file. Raises ResultsError, FileNotFoundError, NotADirectoryError."""
+    record = read_record(path)
+    if record.trial_id != trial_id:
+        raise ResultsError(f"{path}: the record of another trial, {record.trial_id}")
+    return record
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -128,6 +128,15 @@ Jobs = Annotated[
         "--jobs", "-j", help="Trials at the same time (default: one per core or GPU).", rich_help_panel=MACHINE
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Processes that train one trial together, each on its share of every batch; one GPU each. Under torchrun: "
+        "its number of processes.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads per trial.", rich_help_panel=MACHINE)]
 Replace = Annotated[
     bool,
@@ -158,7 +167,30 @@ Oom = Annotated[
 EngineName = Annotated[
     str,
     typer.Option(
-        help="How trials share the machine: auto, local, workers, or fused (trials of equal shapes as one program).",
+        help="How trials share the machine: auto, local, workers, fused (trials of equal shapes as one program), or "
+        "ray (tasks on a cluster).",
+        rich_help_panel=MACHINE,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster of --engine ray: local (start one here), auto (join this machine's) or HOST:PORT.",
+        metavar="ADDRESS",
+        rich_help_panel=MACHINE,
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(
+        help="GPUs of a task of --engine ray: 0 (CPU) to 1; a fraction shares a GPU.", rich_help_panel=MACHINE
+    ),
+]
+Commit = Annotated[
+    str | None,
+    typer.Option(
+        help="Who writes the records of --engine ray: driver (no shared folder needed) or workers (shared --results).",
+        metavar="WHO",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -7,7 +7,17 @@ import re
 from pathlib import Path
 
 from vitbench.base.errors import InputError
+from vitbench.cli.commands.run_options import RunOptions
 from vitbench.engines.options import num_cores
+from vitbench.engines.ray_options import (
+    RAY_ENGINE,
+    RayOptions,
+    check_address,
+    check_commit,
+    gpus_of,
+    refuse_without_ray,
+    require_ray,
+)
 
 
 def choose_devices(name: str) -> tuple[str, tuple[int, ...]]:
@@ -90,6 +100,23 @@ def shard_of(text: str | None) -> tuple[int, int]:
     if not 1 <= part <= num_parts:
         raise InputError(f"--shard {text}: allowed is I/N with I from 1 to N, for example 2/8")
     return part - 1, num_parts
+
+
+def choose_cluster(options: RunOptions) -> RayOptions | None:
+    """The cluster of `--engine ray`; None for other engines. Raises InputError; starts and joins nothing."""
+    if options.engine != RAY_ENGINE:
+        refuse_without_ray(options.ray_address, options.gpus_per_trial, options.commit)
+        return None
+    require_ray()
+    cpus = options.threads + (options.workers or 0)
+    return RayOptions(
+        address=check_address(options.ray_address or "local"),
+        gpus_per_trial=gpus_of(options.gpus_per_trial, options.device),
+        cpus_per_trial=cpus,
+        commit=check_commit(options.commit or "driver"),
+        num_jobs=options.jobs,
+        num_local_cpus=cpus * choose_num_jobs(options.jobs, "cpu", cpus),
+    )
 
 
 def choose_num_workers(num_workers: int | None, device: str, jobs: int) -> int:

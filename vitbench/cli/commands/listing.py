@@ -29,7 +29,7 @@ from vitbench.spec.arms import Arm, find_arms
 from vitbench.spec.experiment import START, Experiment
 from vitbench.spec.trial import ObjectiveSpec
 from vitbench.stats.race import CHOOSER
-from vitbench.store.record import Record
+from vitbench.store.summary import Summary
 from vitbench.store.trials import Store
 
 ASSUMED_FLOPS = 2e10
@@ -217,13 +217,13 @@ def _print_step_costs(arms: Iterable[Mapping[str, Any]], console: Console) -> No
         console.print(f"training FLOPs of a step, in supervised steps: {', '.join(costs)}", highlight=False)
 
 
-def _seconds_by(plan_now: Plan, records: Mapping[str, Record]) -> Callable[[Iterable[Trial]], float]:
+def _seconds_by(plan_now: Plan, records: Mapping[str, Summary]) -> Callable[[Iterable[Trial]], float]:
     """What trials will take, in seconds of one process: by the times of those that are done, else by ASSUMED_FLOPS."""
     pace = Pace()
     for trial_id, trial in plan_now.unique().items():
         if trial_id in records:
-            run, (work,) = records[trial_id].run, runner.work_of([trial])
-            pace.recall((work.arm, work.train_flops, work.num_steps), run.train_seconds + run.eval_seconds)
+            (work,) = runner.work_of([trial])
+            pace.recall((work.arm, work.train_flops, work.num_steps), records[trial_id].seconds)
     scale = 1.0 if records else 1.0 / ASSUMED_FLOPS
     return lambda trials: scale * pace.total(counted(runner.work_of(trials)))
 

@@ -17,8 +17,23 @@ from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
 from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
-from vitbench.cli.commands.device import choose_devices, choose_num_jobs, choose_num_workers, shard_of
+from vitbench.cli.commands.device import (
+    choose_cluster,
+    choose_devices,
+    choose_num_jobs,
+    choose_num_workers,
+    shard_of,
+)
 from vitbench.cli.commands.gauge import gauge_of
+from vitbench.cli.commands.group import (
+    as_launched,
+    check_group,
+    check_trials,
+    follow_launcher,
+    gpus_of,
+    launched_group,
+    launched_rank,
+)
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
@@ -28,6 +43,8 @@ from vitbench.engines import runner
 from vitbench.engines.engine_choice import EngineChoice, choose_engine
 from vitbench.engines.engine_choice import check as check_engine
 from vitbench.engines.options import Options, why_not_halve
+from vitbench.engines.ray_cluster import ray_cluster
+from vitbench.engines.ray_options import RAY_ENGINE, RayOptions
 from vitbench.engines.trackers import tracker
 from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
 from vitbench.plan.trials import Builder, settings
@@ -56,6 +73,7 @@ class Session:
 
 def run(request: ExperimentRequest, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite, and print its tables; return the exit code."""
+    options = as_launched(options)
     done, code = train(request, options, console)
     _summary(done, options, console, code)
     return code
@@ -65,19 +83,22 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     """Train what is missing of an experiment or a suite; return its results and the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
+    rank = launched_rank(options.processes)
     facts_of = facts_source(options.data)
     prepared = [declared(item, options) for item in prepare(request, facts_of)]
-    (device, gpus), shard = choose_devices(options.device), shard_of(options.shard)
+    (ray, device, gpus), shard = _devices(options, rank is not None), shard_of(options.shard)
     builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
+    check_trials(builders, options.processes)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
         check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
-    check_engine(options.engine, options.jobs, options.recompute, max(1, len(gpus)))
+    num_gpus = 1 if options.processes > 1 else max(1, len(gpus))
+    check_engine(options.engine, options.jobs, options.recompute, num_gpus)
     if not (options.quiet or options.as_json):
         for line in data_lines(builders):
             console.print(Text(printable(line)), soft_wrap=True)
-    num_jobs = choose_num_jobs(options.jobs, device, options.threads, max(1, len(gpus)))
+    num_jobs = choose_num_jobs(1 if options.processes > 1 else options.jobs, device, options.threads, num_gpus)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
@@ -85,10 +106,12 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         require_locks(options.root)
     engine = Options(
         root=options.root.resolve(),
-        data=replace(options.data, num_workers=choose_num_workers(options.workers, device, num_jobs)),
+        data=replace(options.data, num_workers=_num_workers(options, device, num_jobs)),
         device=device,
         gpus=gpus,
         threads=options.threads,
+        processes=options.processes,
+        joins=rank is not None,
         keep=options.keep,
         checkpoint_seconds=options.checkpoint_seconds,
         oom=options.oom,
@@ -96,16 +119,19 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         recompute=options.recompute,
         code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
+    if rank:
+        return [], follow_launcher(engine)
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable(), EventLog(options.root) as event_log:
-        session = Session(options, console, event_log, gauge_of(device, gpus), Pace())
+    launched = launched_group(rank is not None)
+    with stoppable(), launched, EventLog(options.root) as event_log, ray_cluster(ray, engine.root) as cluster:
+        session = Session(options, console, event_log, None if ray else gauge_of(device, gpus), Pace())
         for queued in _queue(prepared, builders, Store(options.root)):
-            chosen = _chosen_engine(queued, options, engine, num_jobs)
+            chosen = _chosen_engine(queued, options, engine, num_jobs, ray)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
             for seeds in looks_of(queued.item.experiment, options):
                 how = replace(engine, engine=chosen.engine)
-                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait)
+                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster)
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
@@ -115,10 +141,32 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     return done, code
 
 
-def _chosen_engine(queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int) -> EngineChoice:
+def _devices(options: RunOptions, is_launched: bool) -> tuple[RayOptions | None, str, tuple[int, ...]]:
+    """The cluster, if trials run on one; the device of a trial process; the GPUs that such processes share out."""
+    ray = choose_cluster(options)
+    device, gpus = (ray.device, ()) if ray else choose_devices(options.device)
+    check_group(options, device)
+    return ray, device, gpus_of(device, gpus, options.processes, is_launched)
+
+
+def _num_workers(options: RunOptions, device: str, num_jobs: int) -> int:
+    """Image-loading processes of one trial; a node of a cluster has CPUs for those that --workers asks for."""
+    if options.engine == RAY_ENGINE:
+        return options.workers or 0
+    num_workers = choose_num_workers(options.workers, device, num_jobs)
+    return num_workers if options.workers is not None else -(-num_workers // options.processes)
+
+
+def _chosen_engine(
+    queued: QueuedRun, options: RunOptions, how: Options, num_jobs: int, ray: RayOptions | None
+) -> EngineChoice:
     """The engine for what is missing of an experiment, as far as that is known."""
+    if ray is not None:
+        return EngineChoice(RAY_ENGINE, 1, ray.words())
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
     engine, trials = options.engine, (*plan.missing(records), *plan.later)
+    if how.processes > 1:
+        return EngineChoice("local", 1, f"one trial at a time, on {how.processes} processes")
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
     if engine == "fused" and options.jobs is None and not how.gpus:
@@ -242,8 +290,9 @@ def current_rows(builder: Builder, options: RunOptions) -> list[Row]:
 
     If the experiment has claims, each row also gets the accuracy of logistic regression on the pixels of its data.
     """
-    plan, records = runner.look(builder, Store(options.root), CHOOSER)
-    run_rows = rows(plan, records)
+    store = Store(options.root)
+    plan, summaries = runner.look(builder, store, CHOOSER)
+    run_rows = rows(plan, store.read_all(summaries))
     if builder.experiment.claims:
         for name in {trial.spec.data.name for trial in plan.trials} - {"digits"}:
             floor = pixel_floor_percent(builder.facts_of(name), name, options.data)

@@ -18,6 +18,7 @@ class RunOptions:
     jobs: int | None = None
     workers: int | None = None
     threads: int = 1
+    processes: int = 1
     limit: int | None = None
     shard: str | None = None
     no_wait: bool = False
@@ -32,6 +33,9 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     oom: str = "fail"
     engine: str = "auto"
+    ray_address: str | None = None
+    gpus_per_trial: float | None = None
+    commit: str | None = None
     program: str = "auto"
     recompute: bool = False
     replace_run: bool = False

@@ -23,7 +23,6 @@ from vitbench.cli.commands.prepare import facts_source, read_run, runs
 from vitbench.cli.doctor import Finding, data_finding, machine, ok, root_findings, warn
 from vitbench.data import DataOptions
 from vitbench.engines import runner
-from vitbench.plan.run_table import rows
 from vitbench.plan.sources import cautions, contradictions
 from vitbench.plan.trials import Builder, FactsOf
 from vitbench.spec.seal import edits, read_seal
@@ -160,9 +159,9 @@ def _run_finding(folder: Path, store: Store, facts_of: FactsOf) -> Iterator[Find
             text = f"{folder.name}{f', {claim}' if claim else ''}: {line}"
             yield warn("sealed", text, "its verdicts are exploratory; --as NAME starts a new run")
     plan, records = runner.look(Builder(experiment, facts_of), store, CHOOSER)
-    fresh = rows(plan, records)
-    if len(fresh) > len(written):
-        text = f"{folder.name}: {len(fresh) - len(written)} finished trials are not in records.jsonl"
+    num_finished = sum(trial.trial_id in records for trial in plan.trials)
+    if num_finished > len(written):
+        text = f"{folder.name}: {num_finished - len(written)} finished trials are not in records.jsonl"
         yield warn("run", text, "run its command again to write them")
     table = folder / "table.csv"
     if written and exists(table) and read_text(table) != to_csv(result_frame(experiment, written)):
