@@ -128,7 +128,12 @@ def test_an_image_shows_its_partner_in_the_box_and_its_label_has_the_rest() -> N
     assert mixture.box.tolist() == [[2, 6, 2, 6], [0, 8, 0, 8], [4, 4, 4, 4]]
     assert mixture.share.tolist() == [0.75, 0.0, 1.0]
     images = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(1, 3, 1, 8, 8)
-    out = mixed(images, torch.from_numpy(mixture.share)[None].float(), torch.from_numpy(mixture.box)[None])
+    out = mixed(
+        images,
+        images.roll(1, dims=1),
+        torch.from_numpy(mixture.share)[None].float(),
+        torch.from_numpy(mixture.box)[None],
+    )
     first = torch.zeros(8, 8)
     first[2:6, 2:6] = 2.0
     assert torch.equal(out[0, 0, 0], first)
@@ -209,7 +214,7 @@ def test_weighted_loss_is_torchs() -> None:
     for e in range(2):
         theirs = F.cross_entropy(logits[e], labels[e], weights[e], label_smoothing=0.1, reduction="sum") / 30
         torch.testing.assert_close(ours[e], theirs)
-    assert torch.allclose(ours[1], cross_entropy(logits, labels, 0.1, None)[1])
+    assert torch.allclose(ours[1], cross_entropy(logits, labels, 0.1)[1])
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

@@ -31,7 +31,7 @@ from vitbench.train import streamed
 from vitbench.train.augment import MAX_ASPECT, MIN_AREA, RESIZED_ABOVE, Augment, resized_box
 from vitbench.train.image_source import ImageSource
 from vitbench.train.resident import Images, load_images, open_source
-from vitbench.train.sampling import Batch, Order, all_draws
+from vitbench.train.sampling import Batch, Cut, Order, all_draws
 from vitbench.train.streamed import PIECE, StreamedImages
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def orders(num: int, augment: Augment, batch_size: int = 40) -> list[Order]:
 def test_batches_are_bit_equal(folder: str, level: str, num_trials: int, grad_accum: int) -> None:
     """Five steps of 40 images over epochs of 93, so that batches straddle epochs."""
     augment = Augment(level, True, 0.2 if level == "medium" else 0.0)
-    feeds = [s.feed(orders(num_trials, augment), augment, grad_accum) for s in sources(folder)]
+    feeds = [s.feed(orders(num_trials, augment), augment, Cut(grad_accum)) for s in sources(folder)]
     for step in range(5):
         resident, *streamed = ([*feed(step)] for feed in feeds)
         assert len(resident) == grad_accum
@@ -99,7 +99,7 @@ def test_batches_are_bit_equal(folder: str, level: str, num_trials: int, grad_ac
 def test_another_step_starts_afresh(folder: str) -> None:
     augment = Augment("light", True, 0.0)
     _, source, _ = sources(folder)
-    straight, jumping = (source.feed(orders(1, augment), augment, 2) for _ in range(2))
+    straight, jumping = (source.feed(orders(1, augment), augment, Cut(2)) for _ in range(2))
     expected = [[*straight(step)] for step in range(4)]
     for step in (3, 0, 1):
         for (_, unit), (_, same) in zip(jumping(step), expected[step], strict=True):
@@ -162,7 +162,7 @@ def test_large_images_are_cropped_from_their_files(folder: str) -> None:
     for num_workers in (0, 2):
         source = open_source(one, DataOptions(num_workers=num_workers), CPU)
         assert isinstance(source, StreamedImages)
-        feed = source.feed(orders(1, augment), augment, 1)
+        feed = source.feed(orders(1, augment), augment, Cut())
         made.append([(batches, unit) for step in range(3) for batches, unit in feed(step)])
     for (_, unit), (_, same) in zip(*made, strict=True):
         assert torch.equal(unit, same)
@@ -225,7 +225,7 @@ def test_streaming_leaves_the_generator_of_dropout_alone(folder: str) -> None:
     *_, source = sources(folder)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    [*source.feed(orders(1, augment), augment, 1)(0)]
+    [*source.feed(orders(1, augment), augment, Cut())(0)]
     assert torch.equal(torch.get_rng_state(), before)
 
 

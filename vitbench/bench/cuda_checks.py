@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitbench.bench.steps import spec_of, trainer_of
-from vitbench.engines.execute import set_precision
+from vitbench.engines.training_setup import set_precision
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.train.checkpoint import Checkpoints
 from vitbench.train.loop import TrainingState

@@ -13,8 +13,8 @@ from vitbench.bench.steps import matmul_peak, seconds, spec_of, trainer_of
 from vitbench.bench.timed_command import measure
 from vitbench.data import DataOptions, facts
 from vitbench.engines import runner
-from vitbench.engines.execute import set_precision
 from vitbench.engines.options import Options
+from vitbench.engines.training_setup import set_precision
 from vitbench.model.costs import forward_flops
 from vitbench.plan.trials import Builder
 from vitbench.spec.experiment import Experiment

@@ -25,7 +25,7 @@ def measure(name: str, size: tuple[int, int], precision: str, device: str, threa
     """
     import torch
 
-    from vitbench.engines.execute import set_precision
+    from vitbench.engines.training_setup import set_precision
 
     torch.set_num_threads(threads)
     img_size, batch_size = size

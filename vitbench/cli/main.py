@@ -32,6 +32,7 @@ from vitbench.cli.commands.arguments import (
     Names,
     NoWait,
     Oom,
+    Processes,
     Program,
     Quiet,
     RayAddress,
@@ -99,6 +100,7 @@ def run(
     device: Device = "auto",
     jobs: Jobs = None,
     threads: Threads = 1,
+    processes: Processes = 1,
     workers: Workers = None,
     checkpoint_seconds: CheckpointSeconds = 60.0,
     oom: Oom = "fail",
@@ -116,8 +118,9 @@ def run(
     if dry_run:
         raise typer.Exit(listing.plan(request, options, results, None, console(), as_json))
     how = run_options.RunOptions(
-        root=results, data=options, device=device, jobs=jobs, workers=workers, threads=threads, limit=limit,
-        shard=shard, no_wait=no_wait, keep=keep, retry_failed=retry_failed, quiet=quiet, as_json=as_json,
+        root=results, data=options, device=device, jobs=jobs, workers=workers, threads=threads,
+        processes=processes, limit=limit, shard=shard, no_wait=no_wait, keep=keep, retry_failed=retry_failed,
+        quiet=quiet, as_json=as_json,
         command=prepare.command_of(request, results, until_settled, max_seeds), until_settled=until_settled,
         max_seeds=max_seeds, track=track, checkpoint_seconds=checkpoint_seconds, oom=oom, engine=engine,
         ray_address=ray_address, gpus_per_trial=gpus_per_trial, commit=commit, program=program, recompute=recompute,

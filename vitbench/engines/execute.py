@@ -16,6 +16,7 @@ from vitbench.base.durable import replace_durably, require_space
 from vitbench.base.errors import InputError, ResultsError, VitbenchError
 from vitbench.engines.environment import checkout, device_name, peak_memory_mib, versions
 from vitbench.engines.options import Emit, Options, why_not_halve
+from vitbench.engines.training_setup import images_of, trainer_of
 from vitbench.engines.trial_result import PREDICTIONS, WEIGHTS, TrialOutcome, outcomes
 from vitbench.model import costs
 from vitbench.model.objective import objective_of
@@ -30,13 +31,12 @@ from vitbench.store.bounds import MAX_NAME, MAX_TEXT
 from vitbench.store.events import Progress, Started, Warned
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
-from vitbench.train.checkpoint import NUM_KEPT, Checkpoints, Snapshot, read_weights
+from vitbench.train import process_group
+from vitbench.train.checkpoint import NUM_KEPT, PROCESSES, Checkpoints, Snapshot, read_weights
 from vitbench.train.loop import Saves, train_stack
 from vitbench.train.networks import Network
-from vitbench.train.resident import open_source
-from vitbench.train.step_program import program_of
 from vitbench.train.streamed import lost_loader
-from vitbench.train.trainer import Job, Trainer
+from vitbench.train.trainer import Job
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
@@ -104,6 +104,9 @@ def _execute(trials: Sequence[Trial], options: Options, emit: Emit, micro_batche
         for why in skipped:
             resumption = f"going on from step {start.standing.step}" if start else "starting anew"
             emit(Warned(f"trial {trial.trial_id}: checkpoint {why}; {resumption}"))
+        if start and (before := start.standing.made_by.get(PROCESSES, "1")) != str(options.processes):
+            change = f"from {before} to {options.processes} processes"
+            emit(Warned(f"trial {trial.trial_id}: {change} at step {start.standing.step}; equal to rounding from here"))
         groups.setdefault(start.standing.step if start else 0, []).append(_Member(trial, place, start))
     for members in groups.values():
         _attempt(members, options, emit, micro_batches)
@@ -121,6 +124,7 @@ class _Member:
 def _checkpoints(trial: Trial, options: Options) -> Checkpoints:
     """The checkpoints of a trial. Those of another torch, device or thread count are not used: bits may differ."""
     made_by = {"torch": torch.__version__, "device": options.device.partition(":")[0], "threads": str(options.threads)}
+    made_by[PROCESSES] = str(options.processes)
     return Checkpoints(Store(options.root).weights(trial.trial_id).parent, trial.trial_id, made_by)
 
 
@@ -180,6 +184,7 @@ def _run(outcome: TrialOutcome, attempt: int, options: Options, started: datetim
         engine=options.engine,
         threads=options.threads,
         micro_batches=outcome.micro_batches,
+        processes=options.processes if options.processes > 1 else None,
         resumed_at_step=outcome.resumed_at_step,
         host=socket.gethostname()[:MAX_NAME],
         commit=commit,
@@ -198,23 +203,19 @@ def started_event(trial: Trial) -> Started:
 
 def _train(members: Sequence[_Member], options: Options, emit: Emit, micro_batches: int | None) -> list[TrialOutcome]:
     """Train a stack; results, status, files and seconds of its members."""
-    device = torch.device(options.device)
-    torch.set_num_threads(options.threads)
     trials = [member.trial for member in members]
     spec = trials[0].spec
     require_space(members[0].place.folder.parent, (NUM_KEPT + 1) * len(trials) * _checkpoint_bytes(spec))
-    images = open_source(spec, options.data, device)
-    if images.fingerprint != trials[0].data_fingerprint:
-        raise InputError(f"{spec.data.name}: the images changed after planning; run the same command again")
+    images = images_of(trials[0], options)
     jobs = [
         Job(_in_micro_batches(t.spec, micro_batches), t.seed, _start(t, options, emit), _networks(t, options, emit))
         for t in trials
     ]
-    set_precision(spec.train.precision)  # After `_start`, which may train a stage in another precision.
-    num_steps = known(spec.train.steps)
-    flops = len(trials) * trials[0].train_flops
-    program = program_of(options.program, options.device, flops, spec)
-    trainer = Trainer(jobs, images, device, program, options.recompute)
+    num_steps, group = known(spec.train.steps), process_group.current()
+    if isinstance(group, process_group.JoinedGroup):
+        group.announce(trials[0])
+        group.object_from_first(dict(jobs[0].networks))
+    trainer = trainer_of(jobs, trials[0], images, options)  # After `_start`, which may train a stage.
 
     def tick(step: int, speed: float, loss: float | None) -> None:
         for trial in trials:
@@ -331,9 +332,3 @@ def _orphans(trials: Sequence[Trial], store: Store) -> list[TrialOutcome] | None
         return None
     reason = f"stage {failed.trial_id} {failed.status}: {failed.reason}"[:MAX_TEXT]
     return [TrialOutcome(Result(), failed.status, reason)] * len(trials)
-
-
-def set_precision(precision: str) -> None:
-    """Set torch's precision: fp32 is exact, and tf32 is used only if the spec says so."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"

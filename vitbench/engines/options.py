@@ -30,6 +30,10 @@ class Options:
     gpus: tuple[int, ...] = ()
     """The GPUs that trial processes share out, by torch's number; empty: every process uses `device` as it is."""
     threads: int = 1
+    processes: int = 1
+    """Processes that train one trial together."""
+    joins: bool = False
+    """A launcher has started these processes, and this is one of them."""
     engine: str = "local"
     keep: str = "final"
     checkpoint_seconds: float = 60.0
@@ -55,6 +59,22 @@ def why_not_halve(spec: TrialSpec) -> str | None:
         return "MixUp and CutMix mix images of one micro-batch"
     if spec.model.drop_rate or spec.model.drop_path_rate:
         return "dropout draws per micro-batch"
+    return None
+
+
+def why_not_share(spec: TrialSpec, processes: int) -> str | None:
+    """Why several processes cannot train the trial of a resolved spec together; None if they can."""
+    objective, train = objective_of(spec.train.objective), spec.train
+    if spec.model.norm_layer == "batch":
+        return "BatchNorm's statistics are those of one process's images"
+    if objective.compares_images:
+        return f"objective {objective.name} compares the images of a batch"
+    if objective.state(spec.model):
+        return f"objective {objective.name} keeps running means of a batch"
+    if spec.model.drop_rate or spec.model.drop_path_rate:
+        return "dropout and stochastic depth draw for a whole batch at once"
+    if (smallest := train.batch_size // train.grad_accum) < processes:
+        return f"a micro-batch has {smallest} images, fewer than processes"
     return None
 
 

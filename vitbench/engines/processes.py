@@ -8,13 +8,14 @@ each are over ten times slower. So the thread count is in the environment before
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from vitbench.base.errors import IncompleteError, VitbenchError
 from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
 from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
+from vitbench.engines.several_processes import follow, free_port, meet_here
 from vitbench.engines.stacks import split
 from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
@@ -31,32 +33,48 @@ GRACE_SECONDS = 30.0
 
 RESTART_SECONDS = 0.5
 
+STOPPED_EXIT = 128 + signal.SIGTERM
 OUT_OF_MEMORY_EXIT = 137
 """The code with which a shell reports a process that the kernel killed."""
 
 
 class TrialProcess:
-    """A child process and the pipe to it; `number` counts the processes, and chooses the GPU if there are several."""
+    """A child process and the pipe to it; `number` counts the processes, and chooses the GPU if there are several.
+
+    If several processes train one trial together, the child is the first of them, and `followers` are the others.
+    """
 
     def __init__(self, context: Any, options: Options, number: int) -> None:
         self.connection, theirs = context.Pipe()
         self.number = number
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, options, number), daemon=True)
-        self.process.start()
+        port, alone = (0, True) if options.processes == 1 else (free_port(), False)
+        process = functools.partial(context.Process, daemon=alone)  # A daemon could start no image-loading processes.
+        self.process: BaseProcess = process(target=_serve, args=(theirs, options, number, port))
+        ranks = range(1, options.processes)
+        self.followers: list[BaseProcess] = [process(target=_follow, args=(options, rank, port)) for rank in ranks]
+        for child in (self.process, *self.followers):
+            child.start()
         theirs.close()
         self.work: list[Trial] = []
+        self.is_used = False
 
     def give(self, work: list[Trial]) -> None:
-        self.work = work
+        self.work, self.is_used = work, True
         with suppress(OSError):  # If the process died while idle, the next read of its pipe reports it.
             self.connection.send(work)
 
+    def terminate(self) -> None:
+        """Ask the process, and those that train along, to finish and save the step."""
+        for child in (self.process, *self.followers):
+            child.terminate()
+
     def stop(self, until: float) -> None:
-        """Wait until the time `until` (monotonic) for the process to end, then kill it."""
+        """Wait until the time `until` (monotonic) for the process to end, then kill it, and those that train along."""
         self.process.join(timeout=max(0.0, until - time.monotonic()))
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        for child in (self.process, *self.followers):
+            if child.is_alive():
+                child.kill()
+            child.join()
         with suppress(OSError):
             self.connection.close()
 
@@ -73,15 +91,34 @@ def _started(context: Any, options: Options, number: int) -> TrialProcess:
         raise IncompleteError(f"no trial process can be started ({type(error).__name__}: {error})") from error
 
 
-def _serve(connection: Connection, options: Options, number: int) -> None:
+def _serve(connection: Connection, options: Options, number: int, port: int = 0) -> None:
     """Receive work, send events and outcomes, until the pipe closes or the parent asks to stop."""
+    with _child(options, number):
+        if options.processes > 1:
+            meet_here(port, 0, options.processes)
+        _work(connection, options)
+
+
+def _follow(options: Options, rank: int, port: int) -> None:
+    """Train along with process 0 of a trial."""
+    with _child(options, rank):
+        group = meet_here(port, rank, options.processes)
+        load_code(options.code)
+        follow(group, options)
+
+
+@contextmanager
+def _child(options: Options, number: int) -> Iterator[None]:
+    """A child process with its GPU, which obeys its parent and ends with the exit code of what happened."""
     if options.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(options.gpus[number % len(options.gpus)])
     try:
         obey_parent()
-        _work(connection, options)
+        yield
     except Stopped as stop:
-        raise SystemExit(128 + signal.SIGTERM) from stop
+        raise SystemExit(STOPPED_EXIT) from stop
+    except MemoryError as error:
+        raise SystemExit(OUT_OF_MEMORY_EXIT) from error
 
 
 def visible_gpu(number: int) -> str:
@@ -133,7 +170,7 @@ def run(works: Sequence[list[Trial]], options: Options, emit: Emit, num_jobs: in
         yield from pool.work(context)
     finally:
         for trial_process in pool.processes:
-            trial_process.process.terminate()  # It finishes its step, saves it and ends.
+            trial_process.terminate()
         until = time.monotonic() + GRACE_SECONDS
         for trial_process in pool.processes:
             trial_process.stop(until)
@@ -157,23 +194,26 @@ class _Pool:
                 return work
         return None
 
-    def _hand_out(self) -> None:
-        for trial_process in self.processes:
+    def _hand_out(self, context: Any) -> None:
+        for position, trial_process in enumerate(self.processes):
             if not trial_process.work:
                 work = self._next()
                 if work is None:
                     return
-                trial_process.give(work)
+                if trial_process.followers and trial_process.is_used:  # A fresh group owes nothing to the last trial.
+                    trial_process.stop(0.0)
+                    self.processes[position] = _started(context, self.options, trial_process.number)
+                self.processes[position].give(work)
 
     def work(self, context: Any) -> Iterator[str]:
         """Hand out all trials; yield their ids as they are committed."""
-        self._hand_out()
+        self._hand_out(context)
         while busy := {w.connection: w for w in self.processes if w.work}:
             for connection in wait(list(busy)):
                 finished = self._listen(busy[connection], context)
                 if finished:
                     yield finished
-            self._hand_out()
+            self._hand_out(context)
 
     def _listen(self, sender: TrialProcess, context: Any) -> str | None:
         """Take one message; return the id of a trial that was committed, else None."""
@@ -201,15 +241,21 @@ class _Pool:
         """
         lost_process.process.join(timeout=5)
         code = lost_process.process.exitcode
+        if lost_process.followers:
+            lost_process.stop(0.0)
+            if code == STOPPED_EXIT:  # A signal to one of them stops them all, and the run.
+                raise Terminated
         position = self.processes.index(lost_process)
         self.processes[position] = _started(context, self.options, lost_process.number)
-        why = ", out of memory?" if code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) else ""
+        killed = code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) and not lost_process.followers
+        why = ", out of memory?" if killed else ""
         again = []
         for trial in lost_process.work:
             if trial.trial_id not in self.unfinished:
                 continue
             self.losses[trial.trial_id] = times = self.losses.get(trial.trial_id, 0) + 1
-            self.emit(lost(f"trial process lost (exit {code}{why}) on trial {trial.trial_id}", trial, times))
+            what = "one of the trial processes" if lost_process.followers else "trial process"
+            self.emit(lost(f"{what} lost (exit {code}{why}) on trial {trial.trial_id}", trial, times))
             if times < MAX_LOSSES:
                 again.append(trial)
             else:

@@ -143,7 +143,11 @@ def _engine(trials: Sequence[Trial], request: RunRequest, listen: Listener) -> G
 
         return dispatch.run(trials, request.options, listen, request.cluster)
     fused = request.options.engine == "fused"
-    if request.num_jobs > 1:
+    if request.options.joins:
+        from vitbench.engines import several_processes
+
+        return several_processes.run(trials, request.options, listen)
+    if request.num_jobs > 1 or request.options.processes > 1:
         from vitbench.engines import processes
 
         work = stacks(trials, most_in_stack(trials, request.num_jobs)) if fused else [[trial] for trial in trials]

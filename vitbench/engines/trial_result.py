@@ -36,33 +36,50 @@ class TrialOutcome:
     resumed_at_step: int | None = None
 
 
-def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
-    """The outcomes of a stack. Read the test data once, for the last weights and for the best by validation.
+@dataclass(frozen=True)
+class FinalAnswers:
+    """Members' test answers with the last and the best weights, where test images are read; measures of objectives."""
 
-    A spec with `evaluate.test: false`, and an objective without classes, read none.
+    last: list[Evaluation] | None
+    best: list[Evaluation] | None
+    measured: list[dict[str, float]]
+
+
+def final_answers(trainer: Trainer, trained: list[Trained]) -> FinalAnswers:
+    """Read the test data once, for the last weights and for the best by validation.
+
+    A spec with `evaluate.test: false`, and an objective without classes, read none. All processes of a trial take part.
     """
-    classifies = trainer.objective.predicts_classes
-    measured = [{}] * len(trained) if classifies else trainer.measures()
-    tests = classifies and trainer.spec.evaluate.test
-    last = trainer.test() if tests else [None] * len(trained)
-    best = None
-    if tests:
-        flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
-        best = last if torch.equal(flat, trainer.evaluated) else trainer.test(flat)
+    if not trainer.objective.predicts_classes:
+        return FinalAnswers(None, None, trainer.measures())
+    nothing: list[dict[str, float]] = [{} for _ in trained]
+    if not trainer.spec.evaluate.test:
+        return FinalAnswers(None, None, nothing)
+    last = trainer.test()
+    flat = torch.stack([_flat(trainer, m.best_state) for m in trained]).to(trainer.device)
+    best = last if torch.equal(flat, trainer.evaluated) else trainer.test(flat)
+    return FinalAnswers(last, best, nothing)
+
+
+def outcomes(trainer: Trainer, trained: list[Trained]) -> list[TrialOutcome]:
+    """The outcomes of a stack."""
+    answers = final_answers(trainer, trained)
     out = []
     for e, member in enumerate(trained):
-        answer = last[e]
+        answer = answers.last[e] if answers.last else None
         if member.diverged_at is None and answer is not None and not answer.finite:
             member.diverged_at = trainer.train.steps
         if member.diverged_at is not None:
             reason = f"loss or logits not finite at step {member.diverged_at}"
             out.append(TrialOutcome(_result(trainer, e, member, None, None), "diverged", reason))
             continue
-        best_answer = best[e] if best is not None and member.best_val >= 0 else answer
+        best_answer = answers.best[e] if answers.best and member.best_val >= 0 else answer
         files = {WEIGHTS: pack(member.state)}
         if answer is not None:
             files[PREDICTIONS] = predictions(answer, trainer, e)
-        out.append(TrialOutcome(_result(trainer, e, member, answer, best_answer, measured[e]), "ok", files=files))
+        out.append(
+            TrialOutcome(_result(trainer, e, member, answer, best_answer, answers.measured[e]), "ok", files=files)
+        )
     return out
 
 

@@ -48,12 +48,24 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class MemberBatch:
-    """One member's images of a batch: indices, epochs and draws, each `[B, ...]`, and its seed."""
+    """One member's images of a batch: indices, epochs and draws, each `[B, ...]`, and its seed.
+
+    `before` is the index of the image before the first one; None: the batch is whole, and that is its last image.
+    """
 
     seed: int
     index: np.ndarray
     epoch: np.ndarray
     draws: np.ndarray
+    before: int | None = None
+
+    @property
+    def partners(self) -> np.ndarray:
+        """The indices `[B]` of the images that MixUp and CutMix mix into these: each time the one before."""
+        partners = self.index[list(range(-1, len(self.index) - 1))]
+        if self.before is not None:
+            partners[0] = self.before
+        return partners
 
 
 class Call(Protocol):

@@ -124,6 +124,7 @@ class Run(Frozen):
     engine: Name = "local"
     threads: Positive = 1
     micro_batches: Positive | None = Field(None, description="Per step, where memory was too small for the spec's")
+    processes: Positive | None = Field(None, description="Processes that trained the trial together, if several")
     resumed_at_step: Count | None = Field(None, description="Step of the checkpoint that the last attempt began from")
     host: Name = ""
     commit: Name | None = None

@@ -83,6 +83,11 @@ class Augment:
         return self.mixup_lane + (self.mixup > 0)
 
     @property
+    def mixes(self) -> bool:
+        """True if images are mixed with their partners."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
     def mixup_lane(self) -> int:
         """MixUp's draw, the last of its stream."""
         return self.crop_lanes + 2 * NUM_OPS * (self.level == "medium")
@@ -125,7 +130,7 @@ class Augment:
 
     def mixture(self, draws: np.ndarray) -> Mixture | None:
         """How images are mixed with their partners, by draws `[B, L]`; None without MixUp and CutMix."""
-        if not (self.mixup or self.cutmix):
+        if not self.mixes:
             return None
         shares = np.ones(len(draws))
         boxes = np.zeros((len(draws), 4), dtype=np.int64)
@@ -180,9 +185,8 @@ def cutmix_boxes(share: np.ndarray, row: np.ndarray, column: np.ndarray, size: t
     return np.stack(ends, axis=1)
 
 
-def mixed(images: Tensor, share: Tensor, box: Tensor | None) -> Tensor:
-    """Images `[E, B, C, H, W]` mixed with the ones before them, by `share [E, B]` and `box [E, B, 4]`."""
-    partner = images.roll(1, dims=1)
+def mixed(images: Tensor, partner: Tensor, share: Tensor, box: Tensor | None) -> Tensor:
+    """Images `[E, B, C, H, W]` mixed with their partners, by `share [E, B]` and `box [E, B, 4]`."""
     if box is None:
         weight = share[:, :, None, None, None]
         return weight * images + (1 - weight) * partner

@@ -28,6 +28,8 @@ FORMAT = 1
 MAX_CHECKPOINT_BYTES = 64 << 30
 NUM_KEPT = 2
 METADATA = "vitbench"
+PROCESSES = "processes"
+"""The key of `made_by` that may change between attempts: any number of processes can go on from a checkpoint."""
 
 
 def pack(state: dict[str, Tensor]) -> bytes:
@@ -56,7 +58,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 class Standing(Frozen):
     """The state of a training between two steps, without its tensors; steps count from 1, and 0 is the start.
 
-    `made_by` holds version, device and threads, within which resuming is bit-equal. `seconds` is the time so far.
+    `made_by` holds version, device, threads and processes, within which resuming is bit-equal. `seconds` is the time so
+    far.
     """
 
     format: int = FORMAT
@@ -138,7 +141,7 @@ class Checkpoints:
             raise ValueError("is no checkpoint of this version") from error
         if standing.trial_id != self.trial_id:
             raise ValueError(f"is of trial {standing.trial_id}")
-        if differing := sorted(k for k, v in self.made_by.items() if standing.made_by.get(k) != v):
+        if differing := sorted(k for k, v in self.made_by.items() if k != PROCESSES and standing.made_by.get(k) != v):
             was = ", ".join(f"{key} {standing.made_by.get(key)}" for key in differing)
             raise ValueError(f"was made with {was}")
         return Snapshot(standing, tensors)

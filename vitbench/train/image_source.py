@@ -18,7 +18,7 @@ from vitbench.data import ImageData, Split, partition
 from vitbench.data.types import Floats
 from vitbench.spec.trial import DataSpec
 from vitbench.train.augment import Augment
-from vitbench.train.sampling import Batch, Order
+from vitbench.train.sampling import Batch, Cut, Order
 
 TrainOrTest = Literal["train", "test"]
 Raw = tuple[list[Batch], Tensor, Tensor]
@@ -79,7 +79,7 @@ class ImageSource(ABC):
         """Images `index [E, M]` in [0, 1], as they are, in pieces `[E, b, C, H, W]` of `batch`; the last is partial."""
 
     @abstractmethod
-    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
+    def feed(self, orders: Sequence[Order], augment: Augment, cut: Cut) -> Feed:
         """The training images of E trials, step by step."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from vitbench.base.fault_injection import fault
-from vitbench.base.signals import held
+from vitbench.base.signals import Terminated, ask, held
 from vitbench.store.record import CurvePoint
 from vitbench.train.checkpoint import Checkpoints, Snapshot, Standing
 from vitbench.train.image_source import Members
@@ -73,26 +73,39 @@ def reading_steps(num_steps: int, num_images: int, num_val: int) -> set[int]:
 def train_stack(trainer: Trainer, tick: Tick, saves: Saves | None = None) -> list[Trained]:
     """Train to the last step and return every member. A diverged member is frozen at its step; the others continue.
 
-    A request to stop is raised after the current step is finished and saved.
+    A request to stop is raised after the current step is finished and saved; several processes agree on that step, and
+    each of them raises.
     """
     saves = saves or Saves()
     training = TrainingState(trainer, saves.starts)
     try:
         with held() as stop_requested:
+            stops = _agreed(trainer, stop_requested)
             training.look(tick)  # An earlier stop may have come before the reading of its step.
-            while not training.over and not stop_requested():
+            while not training.over and not stops():
                 trainer.step(training.step)
                 fault("step.mid")
                 training.step += 1
                 if saves.due():
                     saves.write(training)
-                if not stop_requested():
+                if not stops():
                     training.look(tick)
+            if trainer.group.any(stop_requested()) and not stop_requested():
+                ask(Terminated())  # Another process of this trial was asked.
             if saves.begun or stop_requested():
                 saves.write(training)
     finally:
         trainer.feed.close()
     return training.finish()
+
+
+def _agreed(trainer: Trainer, stop_requested: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether to stop, with the same answer in every process that trains the trial."""
+    sums = trainer.sums
+    if sums is None:
+        return stop_requested
+    sums.wants_stop = stop_requested
+    return lambda: sums.stop_agreed
 
 
 class TrainingState:
@@ -109,6 +122,8 @@ class TrainingState:
         for e, start in enumerate(starts):
             if start is not None:
                 self._restore(e, start)
+        if trainer.group.size > 1:
+            self._copy_first_process()
         self.loss = self.members[0].curve[-1].train_loss if self.members[0].curve else None
         self.first_step, self.last_tick = self.step, 0.0
         self.earlier = [member.seconds for member in self.members]
@@ -189,6 +204,14 @@ class TrainingState:
         member.diverged_at, member.seconds = standing.diverged_at, standing.seconds
         for name, tensor in self._tensors().items():
             tensor[e].copy_(start.tensors[name])
+
+    def _copy_first_process(self) -> None:
+        """Take the state of process 0, which alone reads checkpoints and weights to start from."""
+        (member,), group = self.members, self.trainer.group
+        state = (self.step, self.last_read, member.curve, member.best_val, member.diverged_at)
+        self.step, self.last_read, member.curve, member.best_val, member.diverged_at = group.object_from_first(state)
+        for tensor in self._tensors().values():
+            group.from_first(tensor)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that training changes, with a leading axis `[E]`; written in place, so that graphs stay valid."""

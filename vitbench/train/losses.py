@@ -28,10 +28,17 @@ TIE = 1e-5
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, smoothing: float, mix: Tensor | None, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float,
+    mixture: tuple[Tensor, Tensor] | None = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Loss per member `[E]` of logits `[E, B, K]`, labels `[E, B]`; `mix [E, B]` weighs the label against the label of
-    its partner, the image before it in the batch; `class_weights [E, K]` weigh the classes, as torch does."""
+    """Loss per member `[E]` of logits `[E, B, K]`, labels `[E, B]`.
+
+    `mixture` is the share of each image's own label `[E, B]` and the labels of its partners `[E, B]`;
+    `class_weights [E, K]` weigh the classes, as torch does.
+    """
     log_p = F.log_softmax(logits.float(), dim=-1)
     if class_weights is not None:
         log_p = log_p * class_weights.unsqueeze(1)
@@ -40,8 +47,10 @@ def cross_entropy(
         cross_entropy = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
         return (1 - smoothing) * cross_entropy - smoothing * log_p.mean(-1)
 
-    each = loss(labels) if mix is None else mix * loss(labels) + (1 - mix) * loss(labels.roll(1, dims=-1))
-    return each.mean(-1)
+    if mixture is None:
+        return loss(labels).mean(-1)
+    share, partners = mixture
+    return (share * loss(labels) + (1 - share) * loss(partners)).mean(-1)
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

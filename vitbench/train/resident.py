@@ -17,7 +17,7 @@ from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_
 from vitbench.spec.trial import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
 from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
-from vitbench.train.sampling import Order, all_draws, all_indices, micro_batches
+from vitbench.train.sampling import Cut, Order, all_draws, all_indices, micro_batches
 from vitbench.train.streamed import open_stream
 
 
@@ -34,9 +34,9 @@ class Images(ImageSource):
             picked = torch.tensor(index[:, start : start + batch], device=pixels.device)
             yield pixels[picked].float() / 255
 
-    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
+    def feed(self, orders: Sequence[Order], augment: Augment, cut: Cut) -> Feed:
         assert not augment.resized, "crops of many sizes are cut from the files: such images are streamed"
-        return _ResidentFeed(pad(self.train, augment.level), orders, augment, grad_accum)
+        return _ResidentFeed(pad(self.train, augment.level), orders, augment, cut)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class _ResidentFeed(Feed):
     padded: Tensor
     orders: Sequence[Order]
     augment: Augment
-    grad_accum: int
+    cut: Cut
 
     def raw(self, step: int) -> Iterator[Raw]:
         device = self.padded.device
-        for batches in micro_batches(self.orders, step, self.grad_accum):
+        for batches in micro_batches(self.orders, step, self.cut):
             index = on_device(all_indices(batches), device)
             yield batches, self.padded[index], on_device(all_draws(batches), device)
 

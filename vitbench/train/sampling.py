@@ -66,10 +66,31 @@ class Order:
         return Batch(index, epochs, all_draws)
 
 
-def micro_batches(orders: Sequence[Order], step: int, grad_accum: int) -> Iterator[list[Batch]]:
-    """A step's batches, one per stacked trial, cut into `grad_accum` parts."""
+@dataclass(frozen=True)
+class Cut:
+    """How a step's batch is cut: into `num_micro` micro-batches, and each of them into the shares of processes.
+
+    With `has_partner` a share begins with the image before it (for the first share: the last of the micro-batch), which
+    MixUp and CutMix mix into the share's first image.
+    """
+
+    num_micro: int = 1
+    rank: int = 0
+    num_processes: int = 1
+    has_partner: bool = False
+
+    def rows(self, batch_size: int) -> Iterator[Ints]:
+        """The rows of this process in each micro-batch."""
+        for rows in np.array_split(np.arange(batch_size), self.num_micro):
+            share = np.array_split(rows, self.num_processes)[self.rank]
+            before = rows[(share[:1] - rows[0] - 1) % len(rows)]
+            yield np.concatenate([before, share]) if self.has_partner else share
+
+
+def micro_batches(orders: Sequence[Order], step: int, cut: Cut) -> Iterator[list[Batch]]:
+    """A step's batches, one per stacked trial, as this process gets them."""
     batches = [order.batch(step) for order in orders]
-    for rows in np.array_split(np.arange(orders[0].batch_size), grad_accum):
+    for rows in cut.rows(orders[0].batch_size):
         yield [batch.take(rows) for batch in batches]
 
 

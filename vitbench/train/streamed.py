@@ -28,7 +28,7 @@ from vitbench.data.catalog import cache_folder, write_aside
 from vitbench.data.types import Ints, Pixels
 from vitbench.train.augment import Augment, pad, resized_box
 from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
-from vitbench.train.sampling import Batch, Order, all_draws, all_indices, micro_batches
+from vitbench.train.sampling import Batch, Cut, Order, all_draws, all_indices, micro_batches
 
 PIECE = 64
 """Images per piece of work; the pieces of a batch are shared among all processes."""
@@ -163,25 +163,25 @@ class StreamedImages(ImageSource):
         for piece, images in zip(chunks, pixels, strict=True):
             yield images.view(*piece.shape, *images.shape[1:]).float() / 255
 
-    def feed(self, orders: Sequence[Order], augment: Augment, grad_accum: int) -> Feed:
-        return _StreamedFeed(self.loader, orders, augment, grad_accum)
+    def feed(self, orders: Sequence[Order], augment: Augment, cut: Cut) -> Feed:
+        return _StreamedFeed(self.loader, orders, augment, cut)
 
 
 class _StreamedFeed(Feed):
     """A feed that reads in advance; a request for another step than the next one starts it anew."""
 
-    def __init__(self, loader: Loader, orders: Sequence[Order], augment: Augment, grad_accum: int) -> None:
-        self.loader, self.orders, self.augment, self.grad_accum = loader, orders, augment, grad_accum
+    def __init__(self, loader: Loader, orders: Sequence[Order], augment: Augment, cut: Cut) -> None:
+        self.loader, self.orders, self.augment, self.cut = loader, orders, augment, cut
         self.next_step = -1
         self.coming: Generator[Raw, None, None] | None = None
 
     def raw(self, step: int) -> Iterator[Raw]:
         if self.coming is None or step != self.next_step:
             self.close()
-            steps = map(micro_batches, repeat(self.orders), count(step), repeat(self.grad_accum))
+            steps = map(micro_batches, repeat(self.orders), count(step), repeat(self.cut))
             self.coming = _raw(self.loader, chain.from_iterable(steps), self.augment)
         self.next_step = step + 1
-        return islice(self.coming, self.grad_accum)
+        return islice(self.coming, self.cut.num_micro)
 
     def unit(self, pixels: Tensor, draws: Tensor) -> Tensor:
         return self.augment.after_crop(pixels, draws)

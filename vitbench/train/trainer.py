@@ -22,10 +22,11 @@ from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrainSpec, TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
-from vitbench.train.image_source import ImageSource, Members, members, on_device
+from vitbench.train.image_source import ImageSource, Members, TrainOrTest, members, on_device
 from vitbench.train.networks import Network, Networks
 from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
-from vitbench.train.sampling import Batch, Order
+from vitbench.train.process_group import ONE_PROCESS, ProcessGroup, StepSums
+from vitbench.train.sampling import Batch, Cut, Order
 from vitbench.train.stack import Stack
 from vitbench.train.step_program import Given, Graph, Program
 
@@ -41,7 +42,10 @@ class Job:
 
 
 class Trainer:
-    """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state."""
+    """A stack in training. Everything random comes from (seed, epoch, index); the step number is the whole state.
+
+    On several processes (a `group`) each trains on its share of every batch; see `vitbench.train.process_group`.
+    """
 
     def __init__(
         self,
@@ -50,8 +54,9 @@ class Trainer:
         device: torch.device,
         program: Program = "eager",
         recompute: bool = False,
+        group: ProcessGroup = ONE_PROCESS,
     ) -> None:
-        self.jobs, self.images, self.device = jobs, images, device
+        self.jobs, self.images, self.device, self.group = jobs, images, device, group
         self.spec = jobs[0].spec
         self.train = self.spec.train
         self.used = [members(images, job.spec.data, job.seed) for job in jobs]
@@ -85,7 +90,8 @@ class Trainer:
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.networks.start(self.spec.model, len(rates))
         self.calls = NetworkCalls(self)
-        self.feed = images.feed(self.orders, self.augment, self.train.grad_accum)
+        cut = Cut(self.train.grad_accum, group.rank, group.size, has_partner=self.num_before > 0)
+        self.feed = images.feed(self.orders, self.augment, cut)
         if self.objective.num_views > 1 and not self.feed.crops:
             raise InputError(f"train.objective {self.objective.text()}: several views need images that fit in memory")
         self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
@@ -95,9 +101,17 @@ class Trainer:
         self.numbers = torch.arange(len(rates), device=device)
         self.bad_step = torch.full((len(jobs),), -1, device=device)
         self.loss_sum, self.total = torch.zeros(2, len(jobs), device=device).unbind()
+        self.sums = StepSums(group, self.stack.grad) if group.size > 1 else None
+        if self.sums is not None:
+            self.stack.grad, self.total = self.sums.grad, self.sums.loss
         self._losses = torch.compile(self._losses_of, dynamic=False) if program == "compile" else self._losses_of
         self._add = Graph(self._accumulate) if program == "graph" else self._accumulate
         self._move = Graph(self._update) if program == "graph" else self._update
+
+    @property
+    def num_before(self) -> int:
+        """Images before this process's share of a micro-batch, which are partners of MixUp and CutMix only."""
+        return int(self.group.size > 1 and self.augment.mixes)
 
     @property
     def evaluated(self) -> Tensor:
@@ -115,20 +129,27 @@ class Trainer:
         if self.drops:
             torch.manual_seed(derive_seed(self.jobs[0].seed, f"dropout/{step}"))
         for batches, pixels, draws in self.feed.raw(step):
-            self._add({"pixels": pixels, "draws": draws, **self._drawn(batches), **self.networks.scheduled(step)})
+            drawn = self._drawn(batches, self.num_before)
+            self._add({"pixels": pixels, "draws": draws, **drawn, **self.networks.scheduled(step)})
+        if self.sums is not None:
+            self.sums.add_up()
         numbers = {"lr": self.rates[step], "correction": self.corrections[step], "step": self.numbers[step]}
         numbers |= self.networks.numbers(step)
         if self.average is not None:
             numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
-    def _drawn(self, batches: list[Batch]) -> Given:
-        """What the images are trained for, on the device: what the objective draws for a batch."""
+    def _drawn(self, batches: list[Batch], num_before: int = 0) -> Given:
+        """What the images are trained for, on the device: what the objective draws for a batch.
+
+        The first `num_before` images are partners only.
+        """
+        whole = [batch.take(np.arange(num_before, len(batch.index))) for batch in batches]
         members = [
-            MemberBatch(job.seed, batch.index, batch.epoch, batch.draws)
-            for job, batch in zip(self.jobs, batches, strict=True)
+            MemberBatch(job.seed, batch.index, batch.epoch, batch.draws, int(first.index[0]) if num_before else None)
+            for job, batch, first in zip(self.jobs, whole, batches, strict=True)
         ]
-        mixtures = [mixture for batch in batches if (mixture := self.augment.mixture(batch.draws)) is not None]
+        mixtures = [mixture for batch in whole if (mixture := self.augment.mixture(batch.draws)) is not None]
         arrays = self.objective.draw(self.spec.model, members, mixtures)
         if not self.augment.cutmix:
             arrays.pop("box", None)
@@ -163,7 +184,7 @@ class Trainer:
             self.calls.given = given
         with self._precision():
             loss: Tensor = self.objective.loss(self.calls, unit, given)
-        return loss * (unit.shape[1] / self.train.batch_size)
+        return loss * ((unit.shape[1] - self.num_before) / self.train.batch_size)
 
     def _view(self, given: Given, number: int) -> Tensor:
         """One view of a batch, `[E, B, C, H, W]` in [0, 1]."""
@@ -189,7 +210,7 @@ class Trainer:
             return [(None, None, True)] * len(self.jobs)
         if not self.objective.predicts_classes:
             return self._validate_loss(index)
-        logits = logits_of(self.stack, self.images, "train", index, self.average)
+        logits = self._logits("train", index, self.average)
         out: list[tuple[float | None, float | None, bool]] = []
         for e, used in enumerate(self.used):
             answers = evaluate(logits[e], np.searchsorted(used.classes, self.images.train_labels[index[e]]))
@@ -199,22 +220,25 @@ class Trainer:
     @torch.no_grad()
     def _validate_loss(self, index: np.ndarray) -> list[tuple[float | None, float | None, bool]]:
         """As `validate`, for an objective without classes, under draws that never change."""
-        hits, loss, percent = None, *torch.zeros(2, len(self.jobs), device=self.device)
+        sums = torch.zeros(3, len(self.jobs), device=self.device)
+        loss, percent, answered = sums
         for unit, given, share in self._still(index):
             batch_loss, hits = self.objective.validation(self.calls, unit, given)
             loss += share * batch_loss
             if hits is not None:
                 percent += share * hits
+                answered += share
+        self.group.sum(sums)
         return [
-            (p if hits is not None else None, v, True) if math.isfinite(v) else (None, None, False)
-            for p, v in zip(percent.tolist(), loss.tolist(), strict=True)
+            (p if a > 0 else None, v, True) if math.isfinite(v) else (None, None, False) for v, p, a in sums.T.tolist()
         ]
 
     def _still(self, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float]]:
-        """Training images `index [E, M]` in batches, without augmentation, with draws that never change and the numbers
-        of the last step; each with its share of the images."""
-        for start, unit in zip(range(0, index.shape[1], BATCH), self.images.read("train", index, BATCH), strict=True):
-            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in index[:, start : start + BATCH]]
+        """This process's share of training images `index [E, M]` in batches, without augmentation, with draws that
+        never change and the numbers of the last step; each with its share of all images."""
+        mine = self.group.share(index)
+        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read("train", mine, BATCH), strict=True):
+            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in mine[:, start : start + BATCH]]
             yield unit, self._drawn(still) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
 
     @torch.no_grad()
@@ -224,12 +248,23 @@ class Trainer:
         for unit, given, share in self._still(index) if index.size else ():
             for name, values in self.objective.measures(self.calls, unit, given).items():
                 sums[name] = sums.get(name, torch.zeros(())) + share * values.cpu()
+        for name in self.group.object_from_first(list(sums)):
+            self.group.sum(sums.setdefault(name, torch.zeros(len(self.jobs))))
         return [{name: float(values[e]) for name, values in sums.items()} for e in range(len(self.jobs))]
+
+    def _logits(self, part: TrainOrTest, index: np.ndarray, flat: Tensor | None) -> Tensor:
+        """Logits `[E, M, K]` of images `index [E, M]` on the CPU; each process runs its share of the images."""
+        mine = self.group.share(index)
+        if mine.shape[1]:
+            logits = logits_of(self.stack, self.images, part, mine, flat)
+        else:
+            logits = torch.zeros(len(self.jobs), 0, self.spec.model.num_classes or 0)
+        return self.group.joined(logits, index.shape[1])
 
     def test(self, flat: Tensor | None = None) -> list[Evaluation]:
         """Test answers of every member, in one pass; read once, after training. Members have the same classes."""
         index = np.stack([used.test for used in self.used])
-        logits = logits_of(self.stack, self.images, "test", index, self.average if flat is None else flat)
+        logits = self._logits("test", index, self.average if flat is None else flat)
         return [
             evaluate(of_member, np.searchsorted(used.classes, self.images.test_labels[used.test]))
             for of_member, used in zip(logits, self.used, strict=True)
@@ -262,11 +297,15 @@ class NetworkCalls:
         return self._trainer.networks.state
 
     def mixed(self, unit: Tensor, given: Given) -> Tensor:
-        return mixed(unit, given["mix"], given.get("box")) if "mix" in given else unit
+        if "mix" not in given:
+            return unit
+        num_before = self._trainer.num_before
+        partner = unit[:, :-1] if num_before else unit.roll(1, dims=1)
+        return mixed(unit[:, num_before:], partner, given["mix"], given.get("box"))
 
     def erased(self, pixels: Tensor, given: Given) -> Tensor:
-        augment = self._trainer.augment
-        return augment.erase(pixels.flatten(0, 1), given["draws"]).view_as(pixels) if augment.reprob else pixels
+        augment, draws = self._trainer.augment, given["draws"][self._trainer.num_before :]
+        return augment.erase(pixels.flatten(0, 1), draws).view_as(pixels) if augment.reprob else pixels
 
     def standardise(self, unit: Tensor) -> Tensor:
         return self._trainer.images.standardise(unit)

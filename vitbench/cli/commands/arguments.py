@@ -128,6 +128,15 @@ Jobs = Annotated[
         "--jobs", "-j", help="Trials at the same time (default: one per core or GPU).", rich_help_panel=MACHINE
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Processes that train one trial together, each on its share of every batch; one GPU each. Under torchrun: "
+        "its number of processes.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads per trial.", rich_help_panel=MACHINE)]
 Replace = Annotated[
     bool,

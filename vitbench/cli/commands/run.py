@@ -25,6 +25,15 @@ from vitbench.cli.commands.device import (
     shard_of,
 )
 from vitbench.cli.commands.gauge import gauge_of
+from vitbench.cli.commands.group import (
+    as_launched,
+    check_group,
+    check_trials,
+    follow_launcher,
+    gpus_of,
+    launched_group,
+    launched_rank,
+)
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
 from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
@@ -64,6 +73,7 @@ class Session:
 
 def run(request: ExperimentRequest, options: RunOptions, console: Console) -> int:
     """Run an experiment or a suite, and print its tables; return the exit code."""
+    options = as_launched(options)
     done, code = train(request, options, console)
     _summary(done, options, console, code)
     return code
@@ -73,20 +83,22 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     """Train what is missing of an experiment or a suite; return its results and the exit code."""
     if options.keep not in ("all", "final", "none"):
         raise InputError(f"--keep {options.keep}: allowed are all, final, none")
+    rank = launched_rank(options.processes)
     facts_of = facts_source(options.data)
     prepared = [declared(item, options) for item in prepare(request, facts_of)]
-    ray, shard = choose_cluster(options), shard_of(options.shard)
-    device, gpus = (ray.device, ()) if ray else choose_devices(options.device)
+    (ray, device, gpus), shard = _devices(options, rank is not None), shard_of(options.shard)
     builders = check_all(prepared, facts_of, options.warn)
     _check_oom(builders, options.oom)
+    check_trials(builders, options.processes)
     for item in prepared:
         check_origin(options.root / item.run, facts_of)
         check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
-    check_engine(options.engine, options.jobs, options.recompute, max(1, len(gpus)))
+    num_gpus = 1 if options.processes > 1 else max(1, len(gpus))
+    check_engine(options.engine, options.jobs, options.recompute, num_gpus)
     if not (options.quiet or options.as_json):
         for line in data_lines(builders):
             console.print(Text(printable(line)), soft_wrap=True)
-    num_jobs = choose_num_jobs(options.jobs, device, options.threads, max(1, len(gpus)))
+    num_jobs = choose_num_jobs(1 if options.processes > 1 else options.jobs, device, options.threads, num_gpus)
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
@@ -98,6 +110,8 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         device=device,
         gpus=gpus,
         threads=options.threads,
+        processes=options.processes,
+        joins=rank is not None,
         keep=options.keep,
         checkpoint_seconds=options.checkpoint_seconds,
         oom=options.oom,
@@ -105,8 +119,11 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         recompute=options.recompute,
         code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
     )
+    if rank:
+        return [], follow_launcher(engine)
     code, left, done = 0, options.limit, list[Ran]()
-    with stoppable(), EventLog(options.root) as event_log, ray_cluster(ray, engine.root) as cluster:
+    launched = launched_group(rank is not None)
+    with stoppable(), launched, EventLog(options.root) as event_log, ray_cluster(ray, engine.root) as cluster:
         session = Session(options, console, event_log, None if ray else gauge_of(device, gpus), Pace())
         for queued in _queue(prepared, builders, Store(options.root)):
             chosen = _chosen_engine(queued, options, engine, num_jobs, ray)
@@ -124,11 +141,20 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     return done, code
 
 
+def _devices(options: RunOptions, is_launched: bool) -> tuple[RayOptions | None, str, tuple[int, ...]]:
+    """The cluster, if trials run on one; the device of a trial process; the GPUs that such processes share out."""
+    ray = choose_cluster(options)
+    device, gpus = (ray.device, ()) if ray else choose_devices(options.device)
+    check_group(options, device)
+    return ray, device, gpus_of(device, gpus, options.processes, is_launched)
+
+
 def _num_workers(options: RunOptions, device: str, num_jobs: int) -> int:
     """Image-loading processes of one trial; a node of a cluster has CPUs for those that --workers asks for."""
     if options.engine == RAY_ENGINE:
         return options.workers or 0
-    return choose_num_workers(options.workers, device, num_jobs)
+    num_workers = choose_num_workers(options.workers, device, num_jobs)
+    return num_workers if options.workers is not None else -(-num_workers // options.processes)
 
 
 def _chosen_engine(
@@ -139,6 +165,8 @@ def _chosen_engine(
         return EngineChoice(RAY_ENGINE, 1, ray.words())
     plan, records = runner.look(queued.builder, Store(options.root), CHOOSER)
     engine, trials = options.engine, (*plan.missing(records), *plan.later)
+    if how.processes > 1:
+        return EngineChoice("local", 1, f"one trial at a time, on {how.processes} processes")
     if engine == "auto" and options.recompute:  # a stack cannot recompute
         engine = "workers" if num_jobs > 1 else "local"
     if engine == "fused" and options.jobs is None and not how.gpus:

@@ -18,6 +18,7 @@ class RunOptions:
     jobs: int | None = None
     workers: int | None = None
     threads: int = 1
+    processes: int = 1
     limit: int | None = None
     shard: str | None = None
     no_wait: bool = False

@@ -49,9 +49,10 @@ class Classify(Objective):
         return ViT(model, patch_embed)
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
-        """Indices `[E, B]`; with MixUp or CutMix the share of each image beside its partner's, and CutMix's boxes."""
+        """Indices `[E, B]`; with MixUp or CutMix those of the partners, the share of each image, and CutMix's boxes."""
         arrays: Arrays = {"index": np.stack([batch.index for batch in batches])}
         if mixtures:
+            arrays["partner"] = np.stack([batch.partners for batch in batches])
             arrays["mix"] = np.stack([mixture.share for mixture in mixtures]).astype(np.float32)
             arrays["box"] = np.stack([mixture.box for mixture in mixtures])
         return arrays
@@ -68,7 +69,8 @@ class Classify(Objective):
         from vitbench.train.losses import cross_entropy
 
         labels = call.labels(given["index"])
-        return cross_entropy(logits, labels, call.train.smoothing, given.get("mix"), call.class_weights)
+        mixture = (given["mix"], call.labels(given["partner"])) if "mix" in given else None
+        return cross_entropy(logits, labels, call.train.smoothing, mixture, call.class_weights)
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
         if model.head == "mlp_tanh":

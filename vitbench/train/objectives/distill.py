@@ -85,7 +85,7 @@ class Distill(Classify):
         logits, theirs = call.forward(pixels, train=True), call.outputs_of(TEACHER, pixels)
         of_labels, of_teacher = logits.unbind(2) if call.model.dist_token else (logits, logits)
         if self.type == "hard":
-            distance = cross_entropy(of_teacher, theirs.argmax(-1), 0.0, None)
+            distance = cross_entropy(of_teacher, theirs.argmax(-1), 0.0)
         else:
             divided_by = theirs.shape[-1] if self.kl_reduction == "mean" else 1
             distance = distillation(of_teacher, theirs, self.temperature) / divided_by
