@@ -101,7 +101,7 @@ def test_page_tables_and_scoreboard_name_the_edit(cli: Cli, edited_root: Path, t
     assert cli("report", "--results", root).code == 0
     for file in (root / "raced" / "index.html", root / "index.html"):
         page = file.read_text()
-        assert ">supported, exploratory</span>" in page
+        assert '>supported</span><br><span class="muted">exploratory</span>' in page
         assert EDIT in page
     assert "They are equal. (exploratory)" in (root / "index.html").read_text()
     assert "supported, exploratory" in (root / "raced" / "table.md").read_text()

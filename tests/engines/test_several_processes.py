@@ -125,6 +125,29 @@ def test_resume_with_any_number_of_processes(tmp_path: Path) -> None:
     assert_equal_trials(tmp_path / "one", tmp_path / "two", trial)
 
 
+STAGED = (
+    TINY.replace("steps: 12", "steps: 12, opt: sgd")
+    + """
+stages:
+  - {name: pretrain, train: {objective: {name: masked_patch}}}
+  - {name: teach}
+  - {name: learn, uses: {teacher: teach}, train: {objective: {name: distill}}}
+"""
+)
+
+
+def test_stages_and_teachers_reach_every_process(tmp_path: Path) -> None:
+    """Weights to start from and the teacher's lie at process 0 only. Each trial has a fresh group."""
+    trials = planned(STAGED)
+    assert [set(trial.parents) for trial in trials] == [set(), {"start"}, {"teacher"}]
+    here(trials, options(tmp_path / "one"))
+    how = options(tmp_path / "two", processes=SIZE)
+    ids = list(processes.run([[trial] for trial in trials], how, lambda event: None, 1))
+    assert ids == [trial.trial_id for trial in trials]
+    for trial in trials:
+        assert (weights(tmp_path / "one", trial) - weights(tmp_path / "two", trial)).abs().max() <= TOLERANCE
+
+
 def test_a_diverging_trial_ends_everywhere(tmp_path: Path) -> None:
     (trial,) = planned(TINY.replace("lr: 4e-3", "lr: 1e12, opt: sgd, clip_grad: null"))
     here([trial], options(tmp_path / "one"))

@@ -30,7 +30,8 @@ class RayOptions:
 
     def words(self) -> str:
         """Where trials run and who commits, in one line for people."""
-        place = "started on this machine" if self.address == "local" else f"joined at {self.address}"
+        places = {"local": "started on this machine", "auto": "that this machine belongs to"}
+        place = places.get(self.address, f"at {self.address}")
         takes = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else f"{self.cpus_per_trial} CPU"
         commits = "this command commits" if self.driver_commits else "nodes commit in the shared results folder"
         return f"a cluster {place}; {takes} per task; {commits}"
