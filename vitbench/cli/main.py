@@ -28,6 +28,7 @@ from vitbench.cli.commands.arguments import (
     Keep,
     Limit,
     MaxSeeds,
+    MaxTrials,
     Name,
     Names,
     NoWait,
@@ -309,15 +310,7 @@ def _version(is_given: bool) -> None:
 @app.callback()
 def _main(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    max_trials: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            envvar="VITBENCH_MAX_TRIALS",
-            help="Refuse an experiment with more trials. Above the default, seeds may go up to it too.",
-            metavar="N",
-        ),
-    ] = DEFAULT_MAX_TRIALS,
+    max_trials: MaxTrials = DEFAULT_MAX_TRIALS,
 ) -> None:
     """vitbench"""
     allow_trials(max_trials)
