@@ -117,8 +117,9 @@ def _is_busy(store: Store, trial: Trial) -> bool:
 def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1), seed_by_seed: bool = False) -> list[Trial]:
     """Longest first, so that all cores are busy until the end; a stage comes before the trials that need it.
 
-    With `seed_by_seed` the seeds come one after another. The trials of this command's shard come before those of others. The first trial of each arm and size comes before
-    the others: errors show early, and so does the time per trial.
+    With `seed_by_seed` the seeds come one after another. The trials of this command's shard come before those of
+    others. The first trial of each arm and size comes before the others: errors show early, and so does the time per
+    trial.
     """
     part, num_parts = shard
     by_id = {trial.trial_id: trial for trial in missing}
