@@ -17,7 +17,9 @@ from ranks import SIZE, all_ranks, launched, run_trial, train_share
 from safetensors.torch import load_file
 from tiny_jobs import CPU, RESNET, VIT, images_of, spec
 
+from vitbench.base.errors import InputError
 from vitbench.base.signals import Terminated, stoppable
+from vitbench.cli.commands.group import launched_rank
 from vitbench.engines import processes
 from vitbench.engines.execute import execute
 from vitbench.engines.options import why_not_share
@@ -234,7 +236,15 @@ def test_a_launcher_starts_the_processes(tmp_path: Path) -> None:
     words = ["run", str(written(tmp_path)), "--results", str(tmp_path / "r"), "--device", "cpu", "--quiet"]
     assert all_ranks(launched, [*words, "--processes", "2"]) == [0, 0]
     assert all(record(tmp_path / "r", trial).run.processes == 2 for trial in planned(seeds=(0, 1)))
-    assert all_ranks(launched, [*words, "--processes", "3"]) == [2, 2], "another number than the launcher's"
+
+
+def test_a_launcher_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --processes the variables of a launcher mean nothing."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (launched_rank(1), launched_rank(2)) == (None, 1)
+    with pytest.raises(InputError, match=r"the launcher started 2 \(WORLD_SIZE\)"):
+        launched_rank(3)
 
 
 REFUSED = [
