@@ -113,7 +113,7 @@ def plant_foreign(root: Path) -> None:
 
 def plant_conflict(root: Path) -> None:
     path = trials(root)[0] / "attempts" / "2" / "record.json"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     shutil.copy(trials(root)[0] / "record.json", path)
     edit(path, status="diverged")
 
@@ -184,7 +184,7 @@ def test_what_is_mixed_or_stale_is_said(kind: str, cli: Cli, root: Path) -> None
 def test_fix_removes_what_is_safe_and_nothing_else(cli: Cli, root: Path) -> None:
     before = files(root)
     trial = trials(root)[0]
-    (trial / "attempts" / "7").mkdir()
+    (trial / "attempts" / "7").mkdir(parents=True)
     (trial / "checkpoints" / "step-000000002.safetensors").write_bytes(b"mid-trial")
     (root / "tiny" / f".records.jsonl.{dead_pid()}").write_bytes(b"half")
     alive = root / "tiny" / f".records.jsonl.{os.getpid()}"

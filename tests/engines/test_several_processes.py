@@ -17,7 +17,9 @@ from ranks import SIZE, all_ranks, launched, run_trial, train_share
 from safetensors.torch import load_file
 from tiny_jobs import CPU, RESNET, VIT, images_of, spec
 
+from vitbench.base.errors import InputError
 from vitbench.base.signals import Terminated, stoppable
+from vitbench.cli.commands.group import launched_rank
 from vitbench.engines import processes
 from vitbench.engines.execute import execute
 from vitbench.engines.options import why_not_share
@@ -125,6 +127,29 @@ def test_resume_with_any_number_of_processes(tmp_path: Path) -> None:
     assert_equal_trials(tmp_path / "one", tmp_path / "two", trial)
 
 
+STAGED = (
+    TINY.replace("steps: 12", "steps: 12, opt: sgd")
+    + """
+stages:
+  - {name: pretrain, train: {objective: {name: masked_patch}}}
+  - {name: teach}
+  - {name: learn, uses: {teacher: teach}, train: {objective: {name: distill}}}
+"""
+)
+
+
+def test_stages_and_teachers_reach_every_process(tmp_path: Path) -> None:
+    """Weights to start from and the teacher's lie at process 0 only. Each trial has a fresh group."""
+    trials = planned(STAGED)
+    assert [set(trial.parents) for trial in trials] == [set(), {"start"}, {"teacher"}]
+    here(trials, options(tmp_path / "one"))
+    how = options(tmp_path / "two", processes=SIZE)
+    ids = list(processes.run([[trial] for trial in trials], how, lambda event: None, 1))
+    assert ids == [trial.trial_id for trial in trials]
+    for trial in trials:
+        assert (weights(tmp_path / "one", trial) - weights(tmp_path / "two", trial)).abs().max() <= TOLERANCE
+
+
 def test_a_diverging_trial_ends_everywhere(tmp_path: Path) -> None:
     (trial,) = planned(TINY.replace("lr: 4e-3", "lr: 1e12, opt: sgd, clip_grad: null"))
     here([trial], options(tmp_path / "one"))
@@ -211,7 +236,15 @@ def test_a_launcher_starts_the_processes(tmp_path: Path) -> None:
     words = ["run", str(written(tmp_path)), "--results", str(tmp_path / "r"), "--device", "cpu", "--quiet"]
     assert all_ranks(launched, [*words, "--processes", "2"]) == [0, 0]
     assert all(record(tmp_path / "r", trial).run.processes == 2 for trial in planned(seeds=(0, 1)))
-    assert all_ranks(launched, [*words, "--processes", "3"]) == [2, 2], "another number than the launcher's"
+
+
+def test_a_launcher_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --processes the variables of a launcher mean nothing."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (launched_rank(1), launched_rank(2)) == (None, 1)
+    with pytest.raises(InputError, match=r"the launcher started 2 \(WORLD_SIZE\)"):
+        launched_rank(3)
 
 
 REFUSED = [

@@ -102,8 +102,9 @@ def test_equal_first_stages_are_one_trial(tmp_path: Path) -> None:
         parents = {t.parent for t in trials if t.stage == "transfer" and t.seed == seed}
         assert parents == {t.trial_id for t in trials if t.stage == "pretrain" and t.seed == seed}
         assert len(parents) == 1
-    attempts = [len(list((folder / "attempts").iterdir())) for folder in Store(tmp_path).trials.iterdir()]
-    assert attempts == [1] * 8
+    store = Store(tmp_path)
+    records = store.read_all(folder.name for folder in store.trials.iterdir())
+    assert [record.run.attempt for record in records.values()] == [1] * 8
 
 
 def test_another_first_stage_is_another_transfer() -> None:

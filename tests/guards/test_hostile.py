@@ -152,7 +152,7 @@ def test_clean_follows_no_link_out_of_the_results(cli: Cli, smoke_root: Path, tm
     trial = next(path for path in (root / "trials").iterdir() if not path.is_symlink())
     (trial / "checkpoints").mkdir(exist_ok=True)
     (trial / "checkpoints" / "step-000000001.safetensors").symlink_to(outside / "thesis.tex")
-    shutil.rmtree(trial / "attempts")
+    assert not (trial / "attempts").exists(), "a committed trial is tidy"
     (trial / "attempts").symlink_to(outside)
     other = next(p for p in (root / "trials").iterdir() if p != trial and not p.is_symlink())
     shutil.rmtree(other / "checkpoints", ignore_errors=True)

@@ -152,7 +152,7 @@ def soak_round(root: Path, experiment: Path, rng: random.Random, kills: int, tal
             break
     tally.rounds += 1
     tally.trials += len(seen)
-    tally.attempts += len(list(root.glob("trials/*/attempts/*")))
+    tally.attempts += sum(json.loads(content)["run"]["attempt"] for content in seen.values())
     tally.resumed += sum("resumed_at_step" in json.loads(content)["run"] for content in seen.values())
 
 

@@ -47,7 +47,9 @@ def test_two_runs_share_the_work(tmp_path: Path) -> None:
     assert [child.exitcode for child in children] == [0, 0]
     trials = planned(FOUR, seeds=range(4))
     store = Store(tmp_path / "shared")
-    assert [len(list((store.folder(t.trial_id) / "attempts").iterdir())) for t in trials] == [1] * 4
+    records = store.read_all(trial.trial_id for trial in trials)
+    assert [record.run.attempt for record in records.values()] == [1] * 4
+    assert not [*store.trials.glob("*/attempts"), *store.trials.glob("*/lock")], "a committed trial is tidy"
     here(trials, options(tmp_path / "alone", every=60.0))
     assert left(tmp_path / "shared", trials) == left(tmp_path / "alone", trials)
 

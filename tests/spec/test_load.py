@@ -79,7 +79,8 @@ REFUSALS = [
     ("  seeds: 3", "  sedes: 3", "15: tune.sedes: unknown key. Did you mean 'seeds'?"),
     ("[5, 8, 12", "[8, 5, 12", "16: seeds.looks: looks must ascend, not [8, 5, 12, 20]"),
     ("{looks: [5, 8, 12, 20]}", "[1, 1]", "16: seeds: a seed stands twice"),
-    ("{looks: [5, 8, 12, 20]}", "[0, 1000]", "16: seeds: reporting seeds are 0 to 999, not 1000"),
+    ("{looks: [5, 8, 12, 20]}", "[0, 1000]", "16: seeds: reporting seeds are 0 to 999, not 1000; "
+     "`vitbench --max-trials N` allows more"),
     ("{looks: [5, 8, 12, 20]}", "0", "16: seeds: needs a number above 0, not 0"),
     ("{looks: [5, 8, 12, 20]}", "{num: 5, looks: [5, 8]}", "16: seeds: needs one of num, chosen, looks"),
     ("best_of(token), 1e-3", "best_of, 1e-3", "17: report.also_at.train.lr[0]: needs a number, not 'best_of'"),

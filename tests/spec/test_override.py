@@ -71,8 +71,8 @@ def test_seeds(seeds: str, expected: tuple[int, ...]) -> None:
         ("4-0", "no seeds"),
         ("1,1", "a seed stands twice"),
         ("0-3,2", "a seed stands twice"),
-        ("1000,1", "reporting seeds are 0 to 999, not 1000"),
-        ("1001", "reporting seeds are 0 to 999, not 1001"),
+        ("1000,1", "reporting seeds are 0 to 999, not 1000; `vitbench --max-trials N` allows more"),
+        ("1001", "reporting seeds are 0 to 999, not 1001; `vitbench --max-trials N` allows more"),
     ],
 )
 def test_seeds_that_cannot_be(seeds: str, message: str) -> None:

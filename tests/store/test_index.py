@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -137,8 +138,9 @@ def change_index(store: Store, draw: random.Random) -> None:
     elif action in ("version", "schema"):
         path.write_bytes(content)
         database = sqlite3.connect(path)
-        database.execute("PRAGMA user_version = 99" if action == "version" else "CREATE TABLE more (x)")
-        database.commit()
+        with contextlib.suppress(sqlite3.DatabaseError):  # An earlier round may have damaged it.
+            database.execute("PRAGMA user_version = 99" if action == "version" else "CREATE TABLE more (x)")
+            database.commit()
         database.close()
     elif action == "link":
         path.symlink_to(store.root / "elsewhere")

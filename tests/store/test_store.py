@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from vitbench.base.durable import make_folder, replace_durably, write_durably
 from vitbench.base.errors import NoSpaceError, ResultsError
 from vitbench.store import record as record_module
+from vitbench.store import trials
 from vitbench.store.record import Record, Result, Run
 from vitbench.store.trials import Store
 
@@ -63,7 +65,8 @@ def test_another_result_is_a_conflict_and_the_loser_keeps_its_record(store: Stor
     assert error.value.exit_code == 5
     assert store.read(ID) == record()
     assert (store.folder(ID) / "predictions.npz").read_bytes() == b"one"
-    assert json.loads((store.folder(ID) / "attempts" / "2" / "record.json").read_text())["run"]["attempt"] == 2
+    (loser,) = store.attempts(ID).glob("*/record.json")
+    assert json.loads(loser.read_text())["run"]["attempt"] == 2
 
 
 def test_what_an_attempt_left_without_a_record_is_replaced(store: Store) -> None:
@@ -72,6 +75,67 @@ def test_what_an_attempt_left_without_a_record_is_replaced(store: Store) -> None
     (store.folder(ID) / "predictions.npz").write_bytes(b"of a dead attempt")
     commit(store, record(), **{"predictions.npz": b"whole"})
     assert (store.folder(ID) / "predictions.npz").read_bytes() == b"whole"
+
+
+def test_a_committed_trial_is_five_files_and_folders(store: Store) -> None:
+    with store.lock(ID) as held:
+        assert held
+        commit(store, record(), **{"predictions.npz": b"one", "checkpoints/final.safetensors": b"two"})
+        assert store.locked([ID]) == {ID}, "the lock is held to the end"
+    names = sorted(str(path.relative_to(store.trials)) for path in store.trials.rglob("*"))
+    inside = ("checkpoints", "checkpoints/final.safetensors", "predictions.npz", "record.json")
+    assert names == [ID, *(f"{ID}/{name}" for name in inside)]
+    assert (store.folder(ID) / "record.json").stat().st_nlink == 1
+
+
+def test_a_trial_without_a_record_and_a_failed_one_keep_their_attempts(store: Store) -> None:
+    with store.lock(ID):
+        store.begin_attempt(ID)
+    assert (store.folder(ID) / "lock").exists()
+    assert commit(store, record(attempt=2, status="failed"))
+    assert sorted(path.name for path in store.attempts(ID).iterdir()) == ["1", "2"]
+    assert store.set_aside(ID)
+    assert (store.attempts(ID) / "2" / "failed.json").exists()
+
+
+def test_an_attempt_that_runs_elsewhere_outlives_the_winner(store: Store) -> None:
+    """Another host may work on the trial, where locks reach one host only: it must be able to commit, and then tidy."""
+    elsewhere = store.begin_attempt(ID)
+    assert commit(store, record(attempt=2))
+    assert [path.name for path in store.attempts(ID).iterdir()] == ["1"]
+    assert not store.commit(record(attempt=1), elsewhere, {})
+    assert not store.attempts(ID).exists()
+    assert store.read(ID) == record(attempt=2)
+
+
+@pytest.mark.parametrize("point", ["record.before_tidy", "record.mid_tidy"])
+def test_a_kill_before_the_tidying_costs_nothing(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITBENCH_TESTING", "1")
+    monkeypatch.setenv("VITBENCH_FAULT", point)
+    child = multiprocessing.get_context("fork").Process(target=commit, args=(store, record()))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    monkeypatch.delenv("VITBENCH_FAULT")
+    assert store.read(ID) == record()
+    assert (store.attempts(ID) / "1").exists()
+    assert not commit(store, record(attempt=2)), "the first stays, and the second tidies its own"
+    assert [path.name for path in store.attempts(ID).iterdir()] == ["1"]
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening and locking a holder committed and tidied: its old file would exclude nobody."""
+    real, path = trials._try_lock, store.folder(ID) / "lock"
+
+    def too_late(handle: Any) -> bool:
+        monkeypatch.setattr(trials, "_try_lock", real)
+        path.unlink()
+        return real(handle)
+
+    monkeypatch.setattr(trials, "_try_lock", too_late)
+    with store.lock(ID) as held, store.lock(ID) as second:
+        assert held
+        assert not second
 
 
 def test_torn_and_partial_files_never_count(store: Store) -> None:

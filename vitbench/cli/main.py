@@ -28,6 +28,7 @@ from vitbench.cli.commands.arguments import (
     Keep,
     Limit,
     MaxSeeds,
+    MaxTrials,
     Name,
     Names,
     NoWait,
@@ -54,6 +55,7 @@ from vitbench.cli.commands.arguments import (
 from vitbench.cli.commands.bench import bench
 from vitbench.cli.commands.tools import tools
 from vitbench.cli.setting_options import SettingsGroup
+from vitbench.spec.limits import DEFAULT_MAX_TRIALS, allow_trials
 
 EXIT_CODES = """Exit codes: 0 done; 1 a reporting trial failed or diverged, or an arm has no eligible setting; 2 bad
 input or usage; 3 incomplete; 4 a --check or --test-once failed; 5 results folder refused; 6 no space; 129 SIGHUP, 130
@@ -308,8 +310,10 @@ def _version(is_given: bool) -> None:
 @app.callback()
 def _main(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    max_trials: MaxTrials = DEFAULT_MAX_TRIALS,
 ) -> None:
     """vitbench"""
+    allow_trials(max_trials)
 
 
 def main() -> None:

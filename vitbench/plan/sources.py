@@ -6,6 +6,9 @@ caution is possible in an honest run but changes what a comparison means: it is 
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +17,19 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from vitbench.base.collector import collector_paused
 from vitbench.base.contained import exists
 from vitbench.base.errors import InputError, ResultsError
+from vitbench.model.mechanisms import MODEL_KINDS
 from vitbench.plan.run_table import Row, with_short_curve
 from vitbench.plan.trial_id import chosen_mechanisms, trial_id
 from vitbench.spec.arms import level_name
-from vitbench.spec.mechanism import is_registered, unknown_names_allowed
+from vitbench.spec.mechanism import is_registered, registered, unknown_names_allowed
 from vitbench.spec.trial import TrialSpec
 from vitbench.store.answers import Answers, predictions_sha256, read_answers, read_trial_answers
+from vitbench.store.checked_lines import CheckedLines
 from vitbench.store.record import ALGORITHM_VERSION, Record, first_problem, parents_of
-from vitbench.store.rows import join_analyses, read_records
+from vitbench.store.rows import join_analyses, read_lines, rows_of
 from vitbench.store.trials import Store
 
 SECTIONS = ("model", "data", "train", "evaluate")
@@ -38,21 +44,44 @@ def checked_rows(folder: Path) -> list[Row]:
     path = folder / "records.jsonl"
     if not exists(path):
         raise InputError(f"{folder}: no records.jsonl; run the experiment first")
-    rows = read_records(path)
-    problems = list(contradictions(folder, rows))
-    if problems:
-        more = f"; {len(problems) - 1} more, `vitbench doctor` lists them" if len(problems) > 1 else ""
-        raise ResultsError(f"{problems[0]}{more}")
-    return join_analyses(rows, folder)
+    with collector_paused():
+        lines = read_lines(path)
+        ledger = CheckedLines(lines, Store(folder.parent), _checks())
+        rows = rows_of(lines, path, ledger.checked)
+        ledger.note(rows)
+        problems = list(contradictions(folder, rows, ledger.checked))
+        if problems:
+            more = f"; {len(problems) - 1} more, `vitbench doctor` lists them" if len(problems) > 1 else ""
+            raise ResultsError(f"{problems[0]}{more}")
+        ledger.save()
+        return join_analyses(rows, folder)
 
 
-def contradictions(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
-    """One line per row that contradicts its id, its labels, its stored answers or its committed record."""
+def contradictions(folder: Path, rows: Sequence[Row], checked: Sequence[bool] = ()) -> Iterator[str]:
+    """One line per row that contradicts its id, its labels, its stored answers or its committed record.
+
+    A row that was `checked` is held against the stored answers alone.
+    """
     answers, store = read_answers(folder), Store(folder.parent)
     for number, row in enumerate(rows, 1):
-        where = f"{folder / 'records.jsonl'}:{number}: trial {row['trial_id']}"
-        for problem in (*_identity(row), *_labels(row), *_scores(row, answers), *_record(row, store)):
-            yield f"{where} {problem}"
+        problems = [*_scores(row, answers)]
+        if number > len(checked) or not checked[number - 1]:
+            problems = [*_identity(row), *_labels(row), *problems, *_record(row, store)]
+        if problems:
+            where = f"{folder / 'records.jsonl'}:{number}: trial {row['trial_id']}"
+            yield from (f"{where} {problem}" for problem in problems)
+
+
+@functools.cache
+def _checks() -> str:
+    """What the checks of a row depend on beside the row and its record: this code, and the mechanisms it knows."""
+    package = Path(__file__).parents[1]
+    files = sorted(path for room in ("spec", "store", "plan") for path in (package / room).glob("*.py"))
+    names = [sorted(registered(kind)) for kind in (*MODEL_KINDS, "objective")]
+    digest = hashlib.sha256(json.dumps([ALGORITHM_VERSION, names]).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def record_contradictions(record: Record, store: Store) -> Iterator[str]:

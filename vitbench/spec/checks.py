@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitbench.spec.arms import level_name
+from vitbench.spec.limits import WAY_OUT, last_seed
 from vitbench.spec.messages import Loc, Locate, show
 from vitbench.spec.paths import SECTIONS, SPEC_PATHS, path_problem, same_knob, spec_problems, value_problems
 
-MAX_SEED = 999
 """The last reporting seed; tuning seeds begin at 1000."""
 
 LEAST_LOOK = 3
@@ -158,8 +158,12 @@ def seed_problems(seeds: Any, where: Locate) -> list[str]:
     form, value = next(iter(seeds.items())) if isinstance(seeds, dict) else ("chosen", seeds)
     numbers = [n for n in (value if isinstance(value, list) else [value]) if type(n) is int]
     at = where(("seeds", form))
-    last = MAX_SEED if form == "chosen" and isinstance(value, list) else MAX_SEED + 1
-    problems = [f"{at}: reporting seeds are 0 to {MAX_SEED}, not {n}" for n in numbers if not 0 <= n <= last]
+    last = last_seed() if form == "chosen" and isinstance(value, list) else last_seed() + 1
+    problems = [
+        f"{at}: reporting seeds are 0 to {last_seed()}, not {n}" + (f"; {WAY_OUT}" if n > last else "")
+        for n in numbers
+        if not 0 <= n <= last
+    ]
     if isinstance(value, list) and not value:
         problems.append(f"{at}: no seeds")
     if len(set(numbers)) < len(numbers):

@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vitbench.spec.claims import Claim
+from vitbench.spec.limits import LAST_SEED, WAY_OUT, last_seed, max_trials
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.trial import Frozen, Items, Name, TrialSpec
 
 START = "start"
 """The role of the stage whose weights a stage starts from."""
-MAX_TRIALS = 10_000
-"""A file with more trials is a mistake or an attack: no experiment of the paper needs a fifth of this."""
 
 
 class Tune(Frozen):
@@ -188,8 +187,12 @@ class Experiment(Frozen):
             if not levels:
                 raise ValueError(f"factor {path} has no levels")
         most = self.most_trials()
-        if most > MAX_TRIALS:
-            raise ValueError(f"up to {most:,} trials ({self._sizes()}); at most {MAX_TRIALS:,} are planned at once")
+        if most > max_trials():
+            sizes, limit = self._sizes(), max_trials()
+            raise ValueError(f"up to {most:,} trials ({sizes}); at most {limit:,} are planned at once; {WAY_OUT}")
+        last = max((*self.seeds.first(), self.seeds.most() - 1))
+        if self.tune and not self.tune.races and LAST_SEED < last <= last_seed():  # Above that, every file is refused.
+            raise ValueError(f"seeds: beside tuning seeds, which begin at {LAST_SEED + 1}, the last is {LAST_SEED}")
         return self
 
     def most_trials(self) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitbench.spec.checks import MAX_SEED
 from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.limits import LAST_SEED
 from vitbench.spec.paths import SECTIONS, SPEC_PATHS
 from vitbench.spec.trial import DURATIONS, TrialSpec
 
@@ -80,7 +80,7 @@ def _fit_common(properties: Schema, levels: Schema) -> None:
         "description": "The grid, searched alike in every arm: a race, or (`seeds`) tuning seeds of its own",
         **_by_path({**levels, "grid": paths, **grid}, {"type": "array"}),
     }
-    chosen = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED}}
+    chosen = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": LAST_SEED}}
     properties["seeds"] = {
         "description": "Reporting seeds: how many, which, or the looks at which verdicts may be drawn",
         "anyOf": [{"type": "integer", "minimum": 1}, chosen, _ref("Seeds")],

@@ -1,5 +1,7 @@
 """A derived index of committed records, `trials/index.sqlite`: what was read of each, beside the stamp of its file.
 
+It also remembers which lines of `records.jsonl` were checked against the record of their trial.
+
 The index is a cache. An entry counts only while the record's file has the same inode, size and times as when it was
 read, and while the entry's own checksum fits. Without an index, or with a damaged one, records are read as ever.
 
@@ -26,7 +28,8 @@ from vitbench.store.summary import Summary
 INDEX_FILE = "index.sqlite"
 INDEX_VERSION = 1
 """Raised by hand when an entry's layout or meaning changes."""
-SCHEMA = ("CREATE TABLE summaries (trial_id TEXT PRIMARY KEY, entry BLOB) WITHOUT ROWID",)
+SUMMARIES, LINES = TABLES = "summaries", "lines"
+SCHEMA = {name: f"CREATE TABLE {name} (key TEXT PRIMARY KEY, entry BLOB) WITHOUT ROWID" for name in TABLES}
 SETTLED_NS = 2_000_000_000
 """A file that changed less than this ago is not indexed: it could change again without a new time."""
 NEW_SHARE = 0.01
@@ -35,6 +38,8 @@ STATUSES: tuple[Status, ...] = ("ok", "diverged", "failed")
 
 Stamp = tuple[int, int, int, int]
 """Inode, time of the last change of the content and of the status, in nanoseconds, and size."""
+ABSENT: Stamp = (0, 0, 0, 0)
+"""Instead of a stamp, where there is no file."""
 STAMP = struct.Struct("<QqqQ")
 SUMMARY = struct.Struct("<B3d")
 CHECKSUM = struct.Struct("<I")
@@ -51,36 +56,64 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._path, self._opened_ns = path, time.time_ns()
         self._database = _database(path)
-        self._new: dict[str, bytes] = {}
+        self._new: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}
 
     def summary(self, trial_id: str, stamp: Stamp) -> Summary | None:
         """The summary of a record whose file has this stamp; None if the index does not have it."""
-        with contextlib.suppress(sqlite3.Error, struct.error, TypeError, IndexError):
-            row = self._database.execute("SELECT entry FROM summaries WHERE trial_id = ?", (trial_id,)).fetchone()
-            if row is not None and _is_whole(trial_id, row[0]) and row[0].startswith(STAMP.pack(*stamp)):
-                code, *numbers, seconds = SUMMARY.unpack_from(row[0], STAMP.size)
+        entry = self._entry(SUMMARIES, trial_id)
+        with contextlib.suppress(struct.error, IndexError):
+            if entry is not None and entry.startswith(STAMP.pack(*stamp)):
+                code, *numbers, seconds = SUMMARY.unpack_from(entry, STAMP.size)
                 top1, loss = (None if number != number else number for number in numbers)
                 return Summary(STATUSES[code], top1, loss, seconds)
         return None
 
     def add_summary(self, trial_id: str, stamp: Stamp, summary: Summary) -> None:
         """Remember the summary of a record whose file had this stamp before it was read."""
-        if stamp[2] > self._opened_ns - SETTLED_NS:
-            return
-        numbers = (
-            float("nan") if number is None else number for number in (summary.val_top1_percent, summary.val_loss)
-        )
-        entry = STAMP.pack(*stamp) + SUMMARY.pack(STATUSES.index(summary.status), *numbers, summary.seconds)
-        self._new[trial_id] = entry + _checksum(trial_id, entry)
+        nan = float("nan")
+        numbers = (nan if number is None else number for number in (summary.val_top1_percent, summary.val_loss))
+        self._add(SUMMARIES, trial_id, stamp, SUMMARY.pack(STATUSES.index(summary.status), *numbers, summary.seconds))
+
+    def line(self, digest: str) -> tuple[str, Stamp] | None:
+        """The trial that a checked line names, and the stamp that its record had; None for a line not yet checked."""
+        entry = self._entry(LINES, digest)
+        with contextlib.suppress(struct.error, UnicodeDecodeError):
+            if entry is not None:
+                return entry[STAMP.size :].decode(), STAMP.unpack_from(entry)
+        return None
+
+    def add_line(self, digest: str, trial_id: str, stamp: Stamp) -> None:
+        """Remember that a line agrees with the record of its trial, whose file had this stamp before it was read."""
+        self._add(LINES, digest, stamp, trial_id.encode())
 
     def save(self) -> None:
-        """Write the index if enough is new; a folder that cannot be written stays as it is."""
+        """Write the index if enough is new; a folder that is not there or cannot be written stays as it is."""
+        num_new = sum(len(new) for new in self._new.values())
         with contextlib.suppress(sqlite3.Error, VitbenchError, OSError):
-            (num_old,) = self._database.execute("SELECT COUNT(*) FROM summaries").fetchone()
-            if self._new and len(self._new) >= NEW_SHARE * num_old:
-                self._database.executemany("INSERT OR REPLACE INTO summaries VALUES (?, ?)", self._new.items())
-                self._database.commit()
-                replace_durably(self._path, self._database.serialize())
+            if not num_new or num_new < NEW_SHARE * self._num_old() or not self._path.parent.is_dir():
+                return
+            for table, new in self._new.items():
+                self._database.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", new.items())
+            self._database.commit()
+            replace_durably(self._path, self._database.serialize())
+
+    def _num_old(self) -> int:
+        counts = (self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone() for table in TABLES)
+        return sum(int(count) for (count,) in counts)
+
+    def _entry(self, table: str, key: str) -> bytes | None:
+        """What stands under a key, if it is whole."""
+        with contextlib.suppress(sqlite3.Error, TypeError):
+            row = self._database.execute(f"SELECT entry FROM {table} WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                entry, checksum = row[0][: -CHECKSUM.size], row[0][-CHECKSUM.size :]
+                return bytes(entry) if checksum == _checksum(key, entry) else None
+        return None
+
+    def _add(self, table: str, key: str, stamp: Stamp, payload: bytes) -> None:
+        if stamp[2] <= self._opened_ns - SETTLED_NS:
+            entry = STAMP.pack(*stamp) + payload
+            self._new[table][key] = entry + _checksum(key, entry)
 
 
 def _database(path: Path) -> sqlite3.Connection:
@@ -88,12 +121,12 @@ def _database(path: Path) -> sqlite3.Connection:
     with contextlib.suppress(sqlite3.Error, VitbenchError, OSError, OverflowError, ValueError):
         database = sqlite3.connect(":memory:")
         database.deserialize(read(path))
-        tables = database.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
+        tables = dict(database.execute("SELECT name, sql FROM sqlite_schema").fetchall())
         version = database.execute("PRAGMA user_version").fetchone()
-        if tables == [(text,) for text in SCHEMA] and version == (INDEX_VERSION,):
+        if tables == SCHEMA and version == (INDEX_VERSION,):
             return database
     database = sqlite3.connect(":memory:")
-    for text in SCHEMA:
+    for text in SCHEMA.values():
         database.execute(text)
     database.execute(f"PRAGMA user_version = {INDEX_VERSION}")
     return database
@@ -101,7 +134,3 @@ def _database(path: Path) -> sqlite3.Connection:
 
 def _checksum(key: str, entry: bytes) -> bytes:
     return CHECKSUM.pack(zlib.crc32(entry, zlib.crc32(key.encode())))
-
-
-def _is_whole(key: str, entry: bytes) -> bool:
-    return _checksum(key, entry[: -CHECKSUM.size]) == entry[-CHECKSUM.size :]

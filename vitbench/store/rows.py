@@ -80,14 +80,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
     Raises ResultsError naming file and line where one is torn, out of range, or of another origin than those before.
     """
-    out: list[dict[str, Any]] = []
+    return rows_of(read_lines(path), path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a `records.jsonl`. Raises ResultsError."""
     try:
         lines = read_text(path).split("\n")
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    for number, line in enumerate(lines, 1):
-        if line or number < len(lines):
-            out.append(_row(line, f"{path}:{number}"))
+    return lines if lines[-1] else lines[:-1]
+
+
+def rows_of(lines: Sequence[str], path: Path, checked: Sequence[bool] = ()) -> list[dict[str, Any]]:
+    """The rows in the lines of a file; a line that is `checked` was read as a row before, and is not held against the
+    bounds again. Raises ResultsError as `read_records`."""
+    out = [
+        json.loads(line) if number <= len(checked) and checked[number - 1] else _row(line, f"{path}:{number}")
+        for number, line in enumerate(lines, 1)
+    ]
     _check_origin(out, path)
     _check_cells(out, path)
     return out
@@ -125,10 +136,11 @@ def _check_origin(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _check_cells(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """No cell of the table has two trials, and no trial has two results: the last would silently stand for both."""
+    canonical = json.JSONEncoder(sort_keys=True).encode
     cells: dict[str, tuple[int, str]] = {}
     results: dict[str, tuple[int, Any]] = {}
     for number, row in enumerate(rows, 1):
-        cell = json.dumps([row[key] for key in ("arm", "role", "setting", "seed")] + [row.get("stage")], sort_keys=True)
+        cell = canonical([row["arm"], row["role"], row["setting"], row["seed"], row.get("stage")])
         line, trial_id = cells.setdefault(cell, (number, row["trial_id"]))
         if trial_id != row["trial_id"]:
             raise ResultsError(f"{path}:{number}: the same arm, setting and seed as line {line}, but another trial")

@@ -21,7 +21,7 @@ from vitbench.base.contained import check_folders, exists, open_lock, status_of
 from vitbench.base.durable import disk_error, make_folder, replace_durably, sync_folder, write_durably, writing
 from vitbench.base.errors import ResultsError
 from vitbench.base.fault_injection import fault
-from vitbench.store.index import INDEX_FILE, Index, Stamp, stamp_of
+from vitbench.store.index import ABSENT, INDEX_FILE, Index, Stamp, stamp_of
 from vitbench.store.record import Record, read_record
 from vitbench.store.summary import Summary, summary_of
 
@@ -29,6 +29,7 @@ INDEXED_FROM = 1_000
 """From this many trials on they are looked up in the index; fewer are read at once."""
 MAX_KEPT = 2_000
 """Whole records that a process keeps: 14 KB each."""
+LOCK_TRIES = 5
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 
 
@@ -90,17 +91,21 @@ class Store:
             if len(ids) < INDEXED_FROM:
                 records = ((trial_id, self.read(trial_id)) for trial_id in ids)
                 return {trial_id: summary_of(record) for trial_id, record in records if record is not None}
-            check_folders(self.root, self.trials)
-            return self._indexed(ids, Index(self.trials / INDEX_FILE))
+            index = self.index()
+            try:
+                return self._indexed(ids, index)
+            finally:  # After a damaged record, too: the others are not read again.
+                index.save()
 
     def _indexed(self, trial_ids: Iterable[str], index: Index) -> dict[str, Summary]:
         """The summaries of records: those whose file has the stamp of the index from there, the others from the file.
 
-        What was read anew goes into the index.
+        What was read anew is added to the index.
         """
         out: dict[str, Summary] = {}
         for trial_id in trial_ids:
-            stamp = self.stamp(trial_id)
+            if (stamp := self.stamp(trial_id)) == ABSENT:
+                continue
             summary = index.summary(trial_id, stamp) if stamp is not None else None
             if summary is None and (record := self._read_once(trial_id)) is not None:
                 summary = summary_of(record)
@@ -108,7 +113,6 @@ class Store:
                     index.add_summary(trial_id, stamp, summary)
             if summary is not None:
                 out[trial_id] = summary
-        index.save()
         return out
 
     def _read_once(self, trial_id: str) -> Record | None:
@@ -119,14 +123,22 @@ class Store:
             return None
 
     def stamp(self, trial_id: str) -> Stamp | None:
-        """What the file system says of a trial's record; None without a regular file in a folder of its own."""
+        """What the file system says of a trial's record; None where only `read` can say what is wrong with it."""
         folder = f"{self.trials}/{trial_id}"
         try:
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                return None
             status = os.lstat(f"{folder}/record.json")
-            is_own = stat.S_ISREG(status.st_mode) and stat.S_ISDIR(os.lstat(folder).st_mode)
+        except FileNotFoundError:
+            return ABSENT
         except OSError:
             return None
-        return stamp_of(status) if is_own else None
+        return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def index(self) -> Index:
+        """The derived index. Raises ResultsError if a link leads to another place."""
+        check_folders(self.root, self.trials)
+        return Index(self.trials / INDEX_FILE)
 
     def begin_attempt(self, trial_id: str) -> Path:
         """A fresh folder `attempts/<n>` for one try, n counting from 1."""
@@ -135,6 +147,7 @@ class Store:
         number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdigit()), default=0)
         while True:
             try:
+                make_folder(attempts)  # Again: another process may just have tidied its own attempt away.
                 with writing(attempts):
                     (attempts / str(number)).mkdir()
                 return attempts / str(number)
@@ -145,6 +158,7 @@ class Store:
         """Link a finished attempt into place; False if another attempt was first with the same result.
 
         `files` (relative name -> bytes) become durable before the record does; what a killed attempt left is replaced.
+        The attempt's folder is removed afterwards, as its record is in place; that of a `failed` record is kept.
         Raises ResultsError if the first attempt's result differs: that is a conflict, and the loser's record stays
         in its attempt folder.
         """
@@ -158,6 +172,7 @@ class Store:
         fault("record.before_link")
         if _link(aside, folder / "record.json"):
             fault("record.after_link")
+            _tidy(attempt, record)
             return True
         first = self.read(record.trial_id)
         assert first is not None
@@ -165,17 +180,24 @@ class Store:
             raise ResultsError(
                 f"trial {record.trial_id}: conflict, {aside} has another result than the committed record"
             )
+        _tidy(attempt, record)
         return False
 
     @contextlib.contextmanager
     def lock(self, trial_id: str) -> Iterator[bool]:
-        """True while this process holds the trial's kernel lock, False if another does; it dies with its holder."""
-        make_folder(self.folder(trial_id))
-        path = self.folder(trial_id) / "lock"
-        with writing(path):
-            handle = open_lock(path)
+        """True while this process holds the trial's kernel lock, False if another does; it dies with its holder.
+
+        The lock's file is removed once the trial has a record.
+        """
+        folder = self.folder(trial_id)
+        handle, held = _lock_file(folder / "lock")
         with handle:
-            yield _try_lock(handle)
+            try:
+                yield held
+            finally:
+                if held and (folder / "record.json").exists():
+                    with contextlib.suppress(OSError):
+                        (folder / "lock").unlink()
 
     def locked(self, trial_ids: Iterable[str]) -> set[str]:
         """The trials that some process on this machine holds the lock of; read from the kernel, no lock is taken.
@@ -243,6 +265,46 @@ def _create(target: Path, content: bytes) -> bool:
             return False
         replace_durably(target, content, "claim")
     return True
+
+
+def _lock_file(path: Path) -> tuple[FileIO, bool]:
+    """A trial's lock file, open, and whether this process has its lock.
+
+    A holder may remove the file between opening and locking: its lock would exclude nobody, and the next file is tried.
+    """
+    for tries_left in reversed(range(LOCK_TRIES)):
+        make_folder(path.parent)
+        with writing(path):
+            handle = open_lock(path)
+        held = _try_lock(handle)
+        if not held or not tries_left or _is_at(path, handle):
+            break
+        handle.close()
+    return handle, held
+
+
+def _is_at(path: Path, handle: FileIO) -> bool:
+    """True if the open file is the one at `path`."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle.fileno()))
+    except OSError:
+        return False
+
+
+def _tidy(attempt: Path, record: Record) -> None:
+    """Remove the folder of an attempt whose record is in place, and the folder of attempts if it is empty then.
+
+    A process that is killed before it leaves a second name of the record, which nobody reads. The attempt of a failed
+    record stays for its retry, and other attempts stay for their processes: one may still run on another host.
+    """
+    if record.status == "failed":
+        return
+    with contextlib.suppress(OSError):
+        fault("record.before_tidy")
+        (attempt / "record.json").unlink()
+        fault("record.mid_tidy")
+        attempt.rmdir()
+        attempt.parent.rmdir()
 
 
 def _try_lock(handle: FileIO) -> bool:

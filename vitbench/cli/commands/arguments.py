@@ -61,6 +61,15 @@ UntilSettled = Annotated[
 MaxSeeds = Annotated[
     int | None, typer.Option(min=3, help="Stop --until-settled at this number of seeds.", rich_help_panel=WHAT)
 ]
+MaxTrials = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        envvar="VITBENCH_MAX_TRIALS",
+        help="Refuse an experiment with more trials. Above the default, seeds may go up to it too.",
+        metavar="N",
+    ),
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.", rich_help_panel=WHAT)]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Stop after this many trials (exit code 3).", rich_help_panel=WHAT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -103,6 +104,34 @@ def scaling(threads: Threads = 1, device: Device = "cpu", to: To = RESULTS) -> N
     table = pages.scaling_table(measurement)
     pages.write(to, "scaling", measurement, table, pages.scaling_figure(measurement))
     terminal.print(table, markup=False, soft_wrap=True)
+
+
+@bench.command()
+def store(
+    old: Annotated[
+        Path | None, typer.Option(help="A checkout of another build, measured in turn with this one.", metavar="DIR")
+    ] = None,
+    trials: Annotated[
+        list[int] | None, typer.Option(min=100, help="Finished trials, repeatable; default 1000, 10000 and 100000.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the builds alternate.")] = 3,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the synthetic results, kept; default: a temporary one.", metavar="DIR"),
+    ] = None,
+    to: To = RESULTS,
+) -> None:
+    """Measure what looks, status, plan and verdict cost with many finished trials; synthetic records."""
+    from vitbench.bench import pages, store_scale
+
+    terminal = console()
+    builds = {store_scale.THIS: Path(__file__).parents[3], **({"old": old.resolve()} if old else {})}
+    with TemporaryDirectory() as temporary:
+        folder = work or Path(temporary)
+        measurement = store_scale.measure(trials or (1_000, 10_000, 100_000), builds, rounds, folder, terminal.print)
+    text = store_scale.table(measurement)
+    pages.write(to, "store", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
 
 
 @bench.command()

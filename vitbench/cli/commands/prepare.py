@@ -20,6 +20,7 @@ from vitbench.plan.resolve import patch_suits
 from vitbench.plan.trials import FactsOf
 from vitbench.spec import load
 from vitbench.spec.experiment import Experiment, Suite
+from vitbench.spec.limits import DEFAULT_MAX_TRIALS, max_trials
 from vitbench.spec.overrides import patches
 from vitbench.spec.trial import DataSpec
 from vitbench.spec.yaml import dump
@@ -138,7 +139,8 @@ def command_of(
     request: ExperimentRequest, root: Path, until_settled: bool = False, max_seeds: int | None = None
 ) -> str:
     """The command that repeats a run. It leaves out where the images are."""
-    words = ["vitbench", "run", request.name]
+    limit = ["--max-trials", str(max_trials())] if max_trials() > DEFAULT_MAX_TRIALS else []
+    words = ["vitbench", *limit, "run", request.name]
     for option, value in (("--data", request.data), ("--seeds", request.seeds), ("--as", request.as_name)):
         words += [option, value] if value is not None else []
     for change in request.sets:
