@@ -194,8 +194,9 @@ def table(measured: Mapping[str, Any]) -> str:
     """The medians as Markdown."""
     head = (
         "# What finished trials cost\n\n"
-        f"{NUM_ARMS} arms, synthetic records and rows, one process per command, builds in turn; medians of "
-        f"{measured['rounds']} rounds,\none round without an index. `vitbench bench store` writes this page.\n\n"
+        f"{NUM_ARMS} arms, synthetic records and rows, one process per command, builds in turn.\n"
+        f"Rounds: {measured['rounds']} (this is their median), and one without an index. "
+        "`vitbench bench store` writes this page.\n\n"
         "| command | trials | build | CPU s | peak MiB | added MiB |\n|---|---|---|---|---|---|\n"
     )
     lines = []
