@@ -366,6 +366,8 @@ def test_the_scratch_folder_is_private_and_swept(monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in store.trials.iterdir()] == ["b" * 16]
     sweep(name, ())
     assert not store.root.exists()
+    sweep(name, ())
+    assert not store.root.exists(), "a node that trained nothing keeps nothing either"
     store.root.parent.chmod(0o755)
     with pytest.raises(Exception, match="a private folder of this user is expected"):
         scratch_folder(name)

@@ -283,9 +283,7 @@ def compare(
         str, typer.Argument(help="RUN:ARM or FILE.jsonl:ARM (a records file).", autocompletion=completion.sides)
     ],
     b: Annotated[str, typer.Argument(help="The arm to subtract, in the same form.", autocompletion=completion.sides)],
-    metric: Annotated[
-        str, typer.Option(help="The metric to compare.", autocompletion=completion.metrics)
-    ] = "test_top1_percent",
+    metric: Annotated[str, typer.Option(help="A metric.", autocompletion=completion.metrics)] = "test_top1_percent",
     mixed: Annotated[bool, typer.Option("--mixed", help="Compare even if data or code version differ.")] = False,
     results: Results = Path("results"),
 ) -> None:

@@ -100,6 +100,6 @@ def sweep(name: str, keep: Collection[str]) -> None:
     if not store.locked(ids):
         for trial_id in set(ids) - set(keep):
             shutil.rmtree(store.trials / trial_id, ignore_errors=True)
-    with suppress(OSError):  # Not empty: something was kept.
-        store.trials.rmdir()
-        root.rmdir()
+    for folder in (store.trials, root):
+        with suppress(OSError):  # It is missing, or something in it was kept.
+            folder.rmdir()

@@ -31,25 +31,27 @@ def trial_id(
     return seed_id(shared_identity(spec, data_fingerprint, weights_sha256), seed, parents)
 
 
-def shared_identity(spec: TrialSpec, data_fingerprint: str, weights_sha256: str | None = None) -> dict[str, str]:
-    """The part of a trial's identity that all seeds of an arm share: {key: its JSON}."""
-    identity = {
-        "algorithm": json.dumps(ALGORITHM_VERSION),
-        "data": json.dumps(data_fingerprint),
-        "spec": _spec_json(spec, weights_sha256),
-    }
-    if code := source_hashes(chosen_mechanisms(spec)):
-        identity["code"] = _canonical(code)
-    return identity
+def shared_identity(spec: TrialSpec, data_fingerprint: str, weights_sha256: str | None = None) -> tuple[str, str]:
+    """The canonical JSON of the identity that all seeds of an arm share: what stands before their own keys, and after.
+
+    The keys in order are: algorithm, code, data, networks, parent, seed, spec.
+    """
+    code = source_hashes(chosen_mechanisms(spec))
+    head = {"algorithm": ALGORITHM_VERSION, **({"code": code} if code else {}), "data": data_fingerprint}
+    return f"{_canonical(head)[:-1]},", f',"spec":{_spec_json(spec, weights_sha256)}}}'
 
 
-def seed_id(shared: Mapping[str, str], seed: int, parents: Mapping[str, str] | None = None) -> str:
-    """The id of one seed's trial: the hash of the canonical JSON of its whole identity, keys in order."""
-    identity = {**shared, "seed": json.dumps(seed), "parent": json.dumps((parents or {}).get(START))}
-    if networks := {role: parent for role, parent in (parents or {}).items() if role != START}:
-        identity["networks"] = _canonical(networks)
-    text = ",".join(f'"{key}":{identity[key]}' for key in sorted(identity))
-    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:16]
+def seed_id(shared: tuple[str, str], seed: int, parents: Mapping[str, str] | None = None) -> str:
+    """The id of one seed's trial: the hash of the canonical JSON of its whole identity."""
+    parent, networks = "null", ""
+    if parents:
+        if START in parents:
+            parent = json.dumps(parents[START])
+        others = {role: parent_id for role, parent_id in parents.items() if role != START}
+        networks = f'"networks":{_canonical(others)},' if others else ""
+    head, tail = shared
+    text = f'{head}{networks}"parent":{parent},"seed":{int(seed)}{tail}'
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def chosen_mechanisms(spec: TrialSpec) -> list[tuple[str, str]]:

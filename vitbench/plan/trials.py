@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -125,6 +126,10 @@ class Plan:
 
     def unique(self) -> dict[str, Trial]:
         """Trials by id, in order; equal trials of several arms or roles once."""
+        return dict(self._by_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Trial]:
         out: dict[str, Trial] = {}
         for trial in self.trials:
             out.setdefault(trial.trial_id, trial)
@@ -132,19 +137,19 @@ class Plan:
 
     def missing(self, records: Container[str]) -> list[Trial]:
         """Planned trials without a record, in order."""
-        return [trial for trial_id, trial in self.unique().items() if trial_id not in records]
+        return [trial for trial_id, trial in self._by_id.items() if trial_id not in records]
 
     @property
     def num_expected(self) -> int:
         """How many trials there will be: of a race those that are likely, else at most; equal ones counted once."""
-        return len(self.unique()) + len(self.later)
+        return len(self._by_id) + len(self.later)
 
     def bounds(self) -> tuple[int, int, int]:
         """(least, likely, most) trials of the seeds that are planned; all equal if nothing races."""
         likely = self.num_expected
         least = sum(standing.least for standing in self.standings)
         most = sum(standing.most for standing in self.standings)
-        planned = len(self.unique())
+        planned = len(self._by_id)
         return (planned + least, likely, max(planned + most, likely)) if self.standings else (likely,) * 3
 
 
@@ -214,7 +219,7 @@ class Builder:
 
     def trials(self, arm: Arm, setting: Assignment, seed: int, role: Role) -> list[Trial]:
         """The trial of the last stage, after those of the stages that it needs."""
-        key = arm.name, json.dumps(setting, sort_keys=True)
+        key = arm.name, json.dumps(setting, sort_keys=True) if setting else "{}"
         if key not in self._shared:
             self._shared[key] = self._shared_by_seeds(self.stages(arm, setting))
         shared = self._shared[key]
@@ -255,7 +260,7 @@ class _SharedBySeeds(NamedTuple):
     """What the trials of one stage of an arm at a setting have in common, whatever their seed."""
 
     stage: ResolvedStage
-    identity: Mapping[str, str]
+    identity: tuple[str, str]
     networks: Mapping[str, TrialSpec]
     class_names: tuple[str, ...]
 

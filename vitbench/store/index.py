@@ -61,11 +61,12 @@ class Index:
     def summary(self, trial_id: str, stamp: Stamp) -> Summary | None:
         """The summary of a record whose file has this stamp; None if the index does not have it."""
         entry = self._entry(SUMMARIES, trial_id)
-        with contextlib.suppress(struct.error, IndexError):
+        try:
             if entry is not None and entry.startswith(STAMP.pack(*stamp)):
-                code, *numbers, seconds = SUMMARY.unpack_from(entry, STAMP.size)
-                top1, loss = (None if number != number else number for number in numbers)
-                return Summary(STATUSES[code], top1, loss, seconds)
+                code, top1, loss, seconds = SUMMARY.unpack_from(entry, STAMP.size)
+                return Summary(STATUSES[code], top1 if top1 == top1 else None, loss if loss == loss else None, seconds)
+        except (struct.error, IndexError):
+            pass
         return None
 
     def add_summary(self, trial_id: str, stamp: Stamp, summary: Summary) -> None:
@@ -103,11 +104,13 @@ class Index:
 
     def _entry(self, table: str, key: str) -> bytes | None:
         """What stands under a key, if it is whole."""
-        with contextlib.suppress(sqlite3.Error, TypeError):
+        try:
             row = self._database.execute(f"SELECT entry FROM {table} WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                entry, checksum = row[0][: -CHECKSUM.size], row[0][-CHECKSUM.size :]
-                return bytes(entry) if checksum == _checksum(key, entry) else None
+                entry: bytes = row[0][: -CHECKSUM.size]
+                return entry if row[0][-CHECKSUM.size :] == _checksum(key, entry) else None
+        except (sqlite3.Error, TypeError):
+            pass
         return None
 
     def _add(self, table: str, key: str, stamp: Stamp, payload: bytes) -> None:
