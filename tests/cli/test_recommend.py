@@ -77,6 +77,11 @@ def test_from_the_plan_to_the_answer(
     assert "No test image has been read" in (root / "recommendation.md").read_text()
     monkeypatch.setattr(Trainings, "ask", ask)
 
+    with monkeypatch.context() as patch:  # The time ends in the comparison, whose trainings read test images.
+        patch.setattr(Trainings, "final", lambda *_: {})
+        assert recommend(cli, images, root)[0] == 3
+    assert "under two seeds of every arm" in (root / "recommendation.md").read_text()
+
     code, out, _ = recommend(cli, images, root)
     assert code == 0, out
     text = (root / "recommendation.md").read_text()

@@ -43,6 +43,15 @@ def test_every_shard_begins_with_its_own_trials_and_then_helps_the_others() -> N
     assert sum(map(len, own)) == len(trials)
 
 
+def test_seed_by_seed_a_run_that_is_cut_short_has_all_arms_at_its_first_seeds() -> None:
+    trials = trials_of(
+        GRID.replace("data.train_fraction: [1.0, 0.5]", "model.depth: [1, 2]").replace("seeds: 2", "seeds: 3")
+    )
+    ordered = _ordered(trials, seed_by_seed=True)
+    assert [t.seed for t in ordered] == sorted(t.seed for t in trials)
+    assert [t.seed for t in _ordered(trials)] != [t.seed for t in ordered]
+
+
 def test_without_waiting_the_run_ends_where_others_hold_the_rest(tmp_path: Path) -> None:
     text = TINY + "seeds: 2\n"
     held_id = trials_of(text)[0].trial_id

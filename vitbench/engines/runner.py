@@ -44,7 +44,8 @@ class RunRequest:
 
     `shard` (i, n), from 0, is the part of the trials to begin with: n commands on one results root then do not all
     begin with the same trials. Without `waits` the run ends when other commands hold everything that is missing. A
-    `cluster` runs the trials instead of this machine.
+    `cluster` runs the trials instead of this machine. `seed_by_seed` finishes all arms at one seed before the next, so
+    that a run that is cut short has pairs.
     """
 
     options: Options
@@ -54,6 +55,7 @@ class RunRequest:
     shard: tuple[int, int] = (0, 1)
     waits: bool = True
     cluster: RayCluster | None = None
+    seed_by_seed: bool = False
 
 
 def flops_of(trial: Trial) -> float:
@@ -89,7 +91,7 @@ def run(builder: Builder, request: RunRequest, chooser: Chooser, listen: Listene
             return RunOutcome(plan, records, stopped_by_limit=True)
         before = len(records)
         todo = [trial for trial in missing if trial.trial_id not in given_up]
-        batch = _ordered(todo, request.shard)[:num_allowed]
+        batch = _ordered(todo, request.shard, request.seed_by_seed)[:num_allowed]
         with closing(_engine(batch, request, hear)) as committed:
             for trial_id in committed:
                 record = store.read(trial_id)
@@ -112,11 +114,12 @@ def _is_busy(store: Store, trial: Trial) -> bool:
         return not held
 
 
-def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[Trial]:
+def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1), seed_by_seed: bool = False) -> list[Trial]:
     """Longest first, so that all cores are busy until the end; a stage comes before the trials that need it.
 
-    The trials of this command's shard come before those of others. The first trial of each arm and size comes before
-    the others: errors show early, and so does the time per trial.
+    With `seed_by_seed` the seeds come one after another. The trials of this command's shard come before those of
+    others. The first trial of each arm and size comes before the others: errors show early, and so does the time per
+    trial.
     """
     part, num_parts = shard
     by_id = {trial.trial_id: trial for trial in missing}
@@ -129,9 +132,10 @@ def _ordered(missing: Sequence[Trial], shard: tuple[int, int] = (0, 1)) -> list[
         first.setdefault((trial.arm, flops_of(trial)), trial.trial_id)
     scouts = set(first.values())
 
-    def rank(trial: Trial) -> tuple[int, bool, bool, float]:
+    def rank(trial: Trial) -> tuple[int, int, bool, bool, float]:
         foreign = int(trial.trial_id, 16) % num_parts != part
-        return depth(trial), foreign, trial.trial_id not in scouts, -flops_of(trial)
+        turn = trial.seed if seed_by_seed else 0
+        return turn, depth(trial), foreign, trial.trial_id not in scouts, -flops_of(trial)
 
     return sorted(missing, key=rank)
 

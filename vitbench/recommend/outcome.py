@@ -20,6 +20,8 @@ AIM_WORDS = {
     "size": f"the fewest parameters within {MARGIN:g} point of the highest validation accuracy",
 }
 
+NOT_READ = "No test image has been read"
+
 
 @dataclass(frozen=True)
 class TestedArm:
@@ -34,7 +36,7 @@ class TestedArm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that the answer says. `tested` is empty before the final comparison."""
+    """Everything that the answer says. `tested` is empty before the final comparison; `looked`: it has begun."""
 
     data: str
     command: str
@@ -45,6 +47,7 @@ class Outcome:
     cautions: tuple[str, ...]
     tested: Mapping[str, TestedArm] = field(default_factory=dict)
     num_test_images: int = 0
+    looked: bool = False
     looks: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     recipe: Recipe | None = None
@@ -77,7 +80,8 @@ def headline(outcome: Outcome) -> list[str]:
     lines = [f"Use {recipe_words(outcome.recipe, frame)}."]
     recommended = outcome.tested.get(RECOMMENDED)
     if recommended is None:
-        lines.append("No test image has been read: this rests on validation images alone, and is an answer so far.")
+        read = "The comparison on test images has under two seeds of every arm" if outcome.looked else NOT_READ
+        lines.append(f"{read}: this rests on validation images alone, and is an answer so far.")
         return lines
     accuracy = interval_words(recommended.accuracy)
     lines.append(

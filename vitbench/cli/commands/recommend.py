@@ -289,6 +289,7 @@ class _Work:
             cautions=self._cautions(leader),
             tested=tested,
             num_test_images=self.trainings.frame.facts.num_test,
+            looked=looked,
             looks=self.earlier,
             recipe=leader.recipe if leader else None,
         )

@@ -93,6 +93,7 @@ class Trainings:
             quiet=options.quiet or not self.console.is_terminal,
             command=options.command,
             warn=False,
+            seed_by_seed=True,  # The clock may end an experiment anywhere.
         )
 
 

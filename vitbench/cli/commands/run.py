@@ -132,6 +132,7 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
             for seeds in looks_of(queued.item.experiment, options):
                 how = replace(engine, engine=chosen.engine)
                 work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster)
+                work = replace(work, seed_by_seed=options.seed_by_seed)
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):

@@ -40,3 +40,4 @@ class RunOptions:
     recompute: bool = False
     replace_run: bool = False
     warn: bool = True
+    seed_by_seed: bool = False
