@@ -184,10 +184,13 @@ def slopes(measured: Mapping[str, Any]) -> dict[str, float]:
     looks = [
         line for line in summary(measured) if line["command"] == "look" and line["build"] == THIS and line["index"]
     ]
-    if len(looks) < 2:
-        return {}
-    sizes = np.log([line["trials"] for line in looks])
-    return {name: float(np.polyfit(sizes, np.log([line[name] for line in looks]), 1)[0]) for name in SLOPED}
+    out = {}
+    for name in SLOPED:
+        points = [(line["trials"], line[name]) for line in looks if line[name] > 0.0]  # A small look adds no memory.
+        if len(points) > 1:
+            sizes, values = np.log(points).T
+            out[name] = float(np.polyfit(sizes, values, 1)[0])
+    return out
 
 
 def table(measured: Mapping[str, Any]) -> str:
