@@ -184,18 +184,22 @@ def slopes(measured: Mapping[str, Any]) -> dict[str, float]:
     looks = [
         line for line in summary(measured) if line["command"] == "look" and line["build"] == THIS and line["index"]
     ]
-    if len(looks) < 2:
-        return {}
-    sizes = np.log([line["trials"] for line in looks])
-    return {name: float(np.polyfit(sizes, np.log([line[name] for line in looks]), 1)[0]) for name in SLOPED}
+    out = {}
+    for name in SLOPED:
+        points = [(line["trials"], line[name]) for line in looks if line[name] > 0.0]  # A small look adds no memory.
+        if len(points) > 1:
+            sizes, values = np.log(points).T
+            out[name] = float(np.polyfit(sizes, values, 1)[0])
+    return out
 
 
 def table(measured: Mapping[str, Any]) -> str:
     """The medians as Markdown."""
     head = (
         "# What finished trials cost\n\n"
-        f"{NUM_ARMS} arms, synthetic records and rows, one process per command, builds in turn; medians of "
-        f"{measured['rounds']} rounds,\none round without an index. `vitbench bench store` writes this page.\n\n"
+        f"{NUM_ARMS} arms, synthetic records and rows, one process per command, builds in turn.\n"
+        f"Rounds: {measured['rounds']} (this is their median), and one without an index. "
+        "`vitbench bench store` writes this page.\n\n"
         "| command | trials | build | CPU s | peak MiB | added MiB |\n|---|---|---|---|---|---|\n"
     )
     lines = []
