@@ -220,9 +220,10 @@ class Store:
         record = self.read(trial_id)
         if record is None or record.status != "failed":
             return False
-        folder = self.folder(trial_id)
+        folder, attempt = self.folder(trial_id), self.attempts(trial_id) / str(record.run.attempt)
+        make_folder(attempt)
         with writing(folder):
-            os.replace(folder / "record.json", self.attempts(trial_id) / str(record.run.attempt) / "failed.json")
+            os.replace(folder / "record.json", attempt / "failed.json")
             sync_folder(folder)
         return True
 
