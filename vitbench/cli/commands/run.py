@@ -104,21 +104,9 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     make_folder(options.root)
     if options.shard is not None:
         require_locks(options.root)
-    engine = Options(
-        root=options.root.resolve(),
-        data=replace(options.data, num_workers=_num_workers(options, device, num_jobs)),
-        device=device,
-        gpus=gpus,
-        threads=options.threads,
-        processes=options.processes,
-        joins=rank is not None,
-        keep=options.keep,
-        checkpoint_seconds=options.checkpoint_seconds,
-        oom=options.oom,
-        program=options.program,
-        recompute=options.recompute,
-        code=tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code)),
-    )
+    code_files = tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code))
+    data = replace(options.data, num_workers=_num_workers(options, device, num_jobs))
+    engine = options.engine_options(data, device, gpus, rank is not None, code_files)
     if rank:
         return [], follow_launcher(engine)
     code, left, done = 0, options.limit, list[Ran]()
@@ -131,8 +119,9 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
                 console.print(chosen.words(), highlight=False)
             for seeds in looks_of(queued.item.experiment, options):
                 how = replace(engine, engine=chosen.engine)
-                work = runner.RunRequest(how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster)
-                work = replace(work, seed_by_seed=options.seed_by_seed)
+                work = runner.RunRequest(
+                    how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster, options.seed_by_seed
+                )
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
                 if exit_code(ran.outcome) == 3 or _settled(ran, options, console):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitbench.data import DataOptions
+from vitbench.engines.options import Options
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,23 @@ class RunOptions:
     replace_run: bool = False
     warn: bool = True
     seed_by_seed: bool = False
+
+    def engine_options(
+        self, data: DataOptions, device: str, gpus: tuple[int, ...], joins: bool, code: tuple[str, ...]
+    ) -> Options:
+        """What every trial process receives, before an engine is chosen."""
+        return Options(
+            root=self.root.resolve(),
+            data=data,
+            device=device,
+            gpus=gpus,
+            threads=self.threads,
+            processes=self.processes,
+            joins=joins,
+            keep=self.keep,
+            checkpoint_seconds=self.checkpoint_seconds,
+            oom=self.oom,
+            program=self.program,
+            recompute=self.recompute,
+            code=code,
+        )
