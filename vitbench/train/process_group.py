@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,7 +26,7 @@ STEP_TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others within a trial: one may have to read all images for their statistics."""
 WORK_TIMEOUT = timedelta(seconds=1)
 """How long a process that waits for work leaves signals unanswered."""
-END = b"end"
+WORK, END = b"work", b"end"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,9 @@ class JoinedGroup(ProcessGroup):
 
     def announce(self, work: Any) -> None:
         """Process 0 gives the others work, or the end (None)."""
-        self.store.set(next(self.names), END if work is None else pickle.dumps(work))
+        self.store.set(next(self.names), END if work is None else WORK)
+        if work is not None:
+            self.object_from_first(work)
 
     def next_work(self) -> Any | None:
         """Wait for work of process 0; None at the end, or if process 0 is gone."""
@@ -124,8 +125,7 @@ class JoinedGroup(ProcessGroup):
         while True:
             try:
                 self.store.wait([name], WORK_TIMEOUT)
-                content = self.store.get(name)
-                return None if content == END else pickle.loads(content)
+                return None if self.store.get(name) == END else self.object_from_first(None)
             except dist.DistNetworkError:
                 return None
             except dist.DistStoreError:  # Nothing yet.
