@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,3 +103,14 @@ def smoke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert code == 0
     return root
+
+
+@pytest.fixture
+def everything_is_indexed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Few and new records, and few and new lines, are indexed as well."""
+    from vitbench.store import index, trials
+
+    monkeypatch.setattr(trials, "INDEXED_FROM", 1)
+    monkeypatch.setattr(index, "SETTLED_NS", -(10**18))
+    yield
+    trials.Store._read.clear()

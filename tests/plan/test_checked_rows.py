@@ -20,7 +20,6 @@ from vitbench.plan.rounds import expand
 from vitbench.plan.run_table import rows, write_rows
 from vitbench.plan.sources import checked_rows, contradictions
 from vitbench.plan.trials import Builder
-from vitbench.store import index, trials
 from vitbench.store.index import INDEX_FILE
 from vitbench.store.rows import read_records
 from vitbench.store.trials import Store
@@ -29,13 +28,7 @@ NUM_SEEDS = 8
 TICK_SECONDS = 0.02
 
 
-@pytest.fixture(autouse=True)
-def _small_and_fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few and new lines are indexed as well."""
-    monkeypatch.setattr(trials, "INDEXED_FROM", 1)
-    monkeypatch.setattr(index, "SETTLED_NS", -(10**18))
-    yield
-    Store._read.clear()
+pytestmark = pytest.mark.usefixtures("everything_is_indexed")
 
 
 @pytest.fixture

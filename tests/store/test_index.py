@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,7 @@ TICK_SECONDS = 0.02
 """Longer than the steps of a file system's clock."""
 
 
-@pytest.fixture(autouse=True)
-def _small_and_fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few and new records are indexed as well."""
-    monkeypatch.setattr(trials, "INDEXED_FROM", 1)
-    monkeypatch.setattr(index, "SETTLED_NS", -(10**18))
-    yield
-    Store._read.clear()
+pytestmark = pytest.mark.usefixtures("everything_is_indexed")
 
 
 @pytest.fixture

@@ -22,16 +22,16 @@ from vitbench.store.trials import Store
 
 T = TypeVar("T")
 ARMS = 10
-TEXT = """
+BASE = """
 name: many
 question: What do finished trials cost?
 base:
   data: {{name: fake, val_fraction: 0.2}}
   model: {{patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, mlp_ratio: 2.0}}
   train: {{steps: 12, batch_size: 16}}
-factors: {{train.lr: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3, 1e-2]}}
 seeds: {seeds}
 """
+TEXT = f"{BASE}factors: {{{{train.lr: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3, 1e-2]}}}}\n"
 
 
 def committed(trial: Trial, number: int) -> Record:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vitbench.base.errors import VitbenchError
-from vitbench.bench.finished_trials import committed
+from vitbench.bench.finished_trials import BASE, committed
 from vitbench.data import DataOptions, Facts, facts
 from vitbench.plan.rounds import expand
 from vitbench.plan.run_table import rows
@@ -41,21 +41,13 @@ KEYS = ("command", "trials", "build", "index")
 NUMBERS = ("cpu_seconds", "peak_mib", "grown_mib")
 SLOPED = ("cpu_seconds", "grown_mib")
 RUN = "many"
-TEXT = """
-name: many
-question: What do finished trials cost?
-base:
-  data: {{name: fake, val_fraction: 0.2}}
-  model: {{patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, mlp_ratio: 2.0}}
-  train: {{steps: 12, batch_size: 16}}
-factors:
+TEXT = f"""{BASE}factors:
   train.lr: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3, 1e-2]
   train.weight_decay: [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09]
-seeds: {seeds}
 claims:
   - id: LR-01
     form: difference
-    arms: [{{train.lr: 1e-3, train.weight_decay: 0.0}}, {{train.lr: 1e-2, train.weight_decay: 0.0}}]
+    arms: [{{{{train.lr: 1e-3, train.weight_decay: 0.0}}}}, {{{{train.lr: 1e-2, train.weight_decay: 0.0}}}}]
     above_points: 0.0
 """
 LOOK = """

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from vitbench.engines.node_scratch import TrialFiles, files_of, scratch_name
-from vitbench.engines.options import Emit, Options, lost
+from vitbench.engines.options import Emit, Options
 from vitbench.engines.ray_cluster import RayCluster, TaskLoss
 from vitbench.engines.remote_work import NodeAnswer, RemoteWork, software
-from vitbench.engines.stacks import most_in_stack, split, stacks
+from vitbench.engines.stacks import most_in_stack, stacks
+from vitbench.engines.waiting_work import WaitingWork
 from vitbench.plan.trials import Trial
 from vitbench.store.events import Warned
 from vitbench.store.trials import Store
@@ -67,31 +68,29 @@ class _Dispatch:
     """The work that waits, the tasks of the cluster, and the losses of each trial."""
 
     def __init__(self, works: Sequence[list[Trial]], options: Options, emit: Emit, cluster: RayCluster) -> None:
-        self.waiting = list(works)
+        self.work = WaitingWork(works)
         self.options, self.emit, self.cluster = options, emit, cluster
         self.store = Store(options.root)
         self.driver_commits = cluster.options.driver_commits
         self.tasks: dict[Any, _Task] = {}
         self.stages: dict[str, Any] = {}
-        self.losses: Counter[str] = Counter()
         self.node_losses: Counter[str] = Counter()
-        self.unfinished = {trial.trial_id for work in works for trial in work}
 
     def all_work(self) -> Iterator[str]:
         """Hand out all trials; yield their ids as they are committed."""
-        while self.waiting or self.tasks:
+        while self.work.waiting or self.tasks:
             yield from self._hand_out()
             self._show_events()
             if self.tasks:
                 for task in self.cluster.wait(list(self.tasks), WAIT_SECONDS):
                     yield from self._finish(task)
-            elif self.waiting:
+            elif self.work.waiting:
                 time.sleep(WAIT_SECONDS)
 
     def _show_events(self) -> None:
         """Emit the events that arrived; those of a trial that has ended since would bring it back to the display."""
         for event in self.cluster.events():
-            if getattr(event, "trial_id", None) in self.unfinished:
+            if getattr(event, "trial_id", None) in self.work.unfinished:
                 self.emit(event)
 
     def stop(self) -> None:
@@ -114,16 +113,8 @@ class _Dispatch:
         """Fill the cluster: one task waits for each that runs, so that no node idles between two."""
         slots = self.cluster.room()
         most = min(2 * slots, self.cluster.options.num_jobs or 2 * slots)
-        while len(self.tasks) < most and (work := self._next()) is not None:
+        while len(self.tasks) < most and (work := self.work.next()) is not None:
             yield from self._begin(work)
-
-    def _next(self) -> list[Trial] | None:
-        """The first waiting work whose stages are finished."""
-        for work in self.waiting:
-            if all(self.unfinished.isdisjoint(trial.parents.values()) for trial in work):
-                self.waiting.remove(work)
-                return work
-        return None
 
     def _begin(self, work: list[Trial]) -> Iterator[str]:
         """Submit a stack or trial; yield the ids of trials that another command has finished."""
@@ -131,7 +122,7 @@ class _Dispatch:
         if self.driver_commits:
             task.trials, finished = self._locked(work, task.locks)
             yield from finished
-        self.unfinished -= {trial.trial_id for trial in work} - {trial.trial_id for trial in task.trials}
+        self.work.unfinished -= {trial.trial_id for trial in work} - {trial.trial_id for trial in task.trials}
         if not task.trials:
             task.locks.close()
             return
@@ -186,7 +177,7 @@ class _Dispatch:
         with task.locks:
             answer = self.cluster.answer(key)
             yield from self._committed(task, answer)
-        rest = [trial for trial in task.trials if trial.trial_id in self.unfinished]
+        rest = [trial for trial in task.trials if trial.trial_id in self.work.unfinished]
         if isinstance(answer, TaskLoss):
             self._repeat(rest, answer)
         elif answer.was_stopped:
@@ -196,7 +187,7 @@ class _Dispatch:
         elif answer.error is not None:
             raise answer.error
         else:
-            self.unfinished -= {trial.trial_id for trial in rest}
+            self.work.unfinished -= {trial.trial_id for trial in rest}
 
     def _committed(self, task: _Task, answer: NodeAnswer | TaskLoss) -> Iterator[str]:
         """Commit the results of a task if the driver commits; yield the ids that have a record now."""
@@ -207,7 +198,7 @@ class _Dispatch:
         for files in answer.results:
             self._commit(task, files)
         for trial_id in [files.trial_id for files in answer.results] if self.driver_commits else answer.done:
-            self.unfinished.discard(trial_id)
+            self.work.unfinished.discard(trial_id)
             yield trial_id
 
     def _commit(self, task: _Task, files: TrialFiles) -> None:
@@ -216,25 +207,24 @@ class _Dispatch:
 
     def _warn(self, warning: Warned) -> None:
         if warning.given_up is not None:
-            self.unfinished.discard(warning.given_up)
+            self.work.unfinished.discard(warning.given_up)
             self.cluster.left_missing.add(warning.given_up)
         self.emit(warning)
 
     def _repeat(self, trials: Sequence[Trial], loss: TaskLoss) -> None:
-        """Put lost trials back, unless they were lost too often; those of a stack in two halves, which need less."""
-        again = []
-        for trial in trials:
+        """Put lost trials back, unless they were lost too often."""
+
+        def told(trial: Trial) -> Warned:
             warning = self._lost(trial, loss)
             self._warn(warning)
-            if warning.given_up is None:
-                again.append(trial)
-        self.waiting[:0] = split(again, max(1, -(-len(again) // 2)) if loss.counts else len(again)) if again else []
+            return warning
+
+        self.work.repeat(trials, told, in_halves=loss.counts)
 
     def _lost(self, trial: Trial, loss: TaskLoss) -> Warned:
         what = f"{loss.what} on trial {trial.trial_id}"
         if loss.counts:
-            self.losses[trial.trial_id] += 1
-            return lost(what, trial, self.losses[trial.trial_id])
+            return self.work.count_loss(trial, what)
         self.node_losses[trial.trial_id] += 1
         if self.node_losses[trial.trial_id] < MAX_NODE_LOSSES:
             return Warned(f"{what}; trying again, which does not count against the trial")

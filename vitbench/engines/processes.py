@@ -22,11 +22,12 @@ from typing import Any
 
 from vitbench.base.errors import IncompleteError, VitbenchError
 from vitbench.base.signals import Stopped, Terminated, ask, obey_parent
-from vitbench.engines.options import MAX_LOSSES, Emit, Options, lost
+from vitbench.engines.options import MAX_LOSSES, Emit, Options
 from vitbench.engines.several_processes import follow, free_port, meet_here
-from vitbench.engines.stacks import split
+from vitbench.engines.waiting_work import WaitingWork
 from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
+from vitbench.store.events import Warned
 
 GRACE_SECONDS = 30.0
 """Time for all trial processes together to finish and save their steps after the run is stopped."""
@@ -180,24 +181,14 @@ class _Pool:
     """The trial processes, the work that waits, and the losses of each trial."""
 
     def __init__(self, works: Sequence[list[Trial]], options: Options, emit: Emit) -> None:
-        self.waiting = list(works)
+        self.waiting_work = WaitingWork(works)
         self.options, self.emit = options, emit
         self.processes: list[TrialProcess] = []
-        self.losses: dict[str, int] = {}
-        self.unfinished = {trial.trial_id for work in works for trial in work}
-
-    def _next(self) -> list[Trial] | None:
-        """The first waiting work whose stages are finished."""
-        for work in self.waiting:
-            if all(self.unfinished.isdisjoint(trial.parents.values()) for trial in work):
-                self.waiting.remove(work)
-                return work
-        return None
 
     def _hand_out(self, context: Any) -> None:
         for position, trial_process in enumerate(self.processes):
             if not trial_process.work:
-                work = self._next()
+                work = self.waiting_work.next()
                 if work is None:
                     return
                 if trial_process.followers and trial_process.is_used:  # A fresh group owes nothing to the last trial.
@@ -228,17 +219,14 @@ class _Pool:
         if kind == "error":
             raise content
         if kind == "idle":
-            self.unfinished -= {trial.trial_id for trial in sender.work}
+            self.waiting_work.unfinished -= {trial.trial_id for trial in sender.work}
             sender.work = []
             return None
-        self.unfinished.discard(content)
+        self.waiting_work.unfinished.discard(content)
         return str(content)
 
     def _replace(self, lost_process: TrialProcess, context: Any) -> None:
-        """Start another process in place of a lost one, and repeat its trials unless they were lost too often.
-
-        The trials of a stack are repeated in two halves, which need less memory.
-        """
+        """Start another process in place of a lost one, and repeat its trials unless they were lost too often."""
         lost_process.process.join(timeout=5)
         code = lost_process.process.exitcode
         if lost_process.followers:
@@ -249,15 +237,13 @@ class _Pool:
         self.processes[position] = _started(context, self.options, lost_process.number)
         killed = code in (-signal.SIGKILL, OUT_OF_MEMORY_EXIT) and not lost_process.followers
         why = ", out of memory?" if killed else ""
-        again = []
-        for trial in lost_process.work:
-            if trial.trial_id not in self.unfinished:
-                continue
-            self.losses[trial.trial_id] = times = self.losses.get(trial.trial_id, 0) + 1
-            what = "one of the trial processes" if lost_process.followers else "trial process"
-            self.emit(lost(f"{what} lost (exit {code}{why}) on trial {trial.trial_id}", trial, times))
-            if times < MAX_LOSSES:
-                again.append(trial)
-            else:
-                self.unfinished.discard(trial.trial_id)
-        self.waiting[:0] = split(again, max(1, -(-len(again) // 2))) if again else []
+        what = "one of the trial processes" if lost_process.followers else "trial process"
+
+        def told(trial: Trial) -> Warned:
+            lost_how = f"{what} lost (exit {code}{why}) on trial {trial.trial_id}"
+            warning = self.waiting_work.count_loss(trial, lost_how)
+            self.emit(warning)
+            return warning
+
+        rest = [trial for trial in lost_process.work if trial.trial_id in self.waiting_work.unfinished]
+        self.waiting_work.repeat(rest, told)
