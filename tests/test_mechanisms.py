@@ -53,6 +53,7 @@ MECHANISMS = [
     ("objective", "dino"),
     ("objective", "moco_v3"),
     ("objective", "distill"),
+    ("objective", "pseudo_label"),
 ]
 
 
