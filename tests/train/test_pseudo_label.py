@@ -16,7 +16,7 @@ from vitbench.inspection.specimen import TINY, noisy_module, spec_with
 from vitbench.model.build import build, initialise
 from vitbench.plan.resolve import resolve
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
-from vitbench.train import labels
+from vitbench.train import labelling
 from vitbench.train.image_source import ImageSource
 from vitbench.train.losses import cross_entropy
 from vitbench.train.networks import Network
@@ -150,19 +150,19 @@ def test_training_is_the_reference_loop(name: str) -> None:
     """Pool, kept images and targets are equal, and the weights after four steps agree to 1e-5; beside another seed."""
     one = CASES[name]
     expected, trainer = reference(one), trained_as(one, (SEED, 2))
-    labelling = trainer.labellings[0]
-    assert labelling is not None
-    assert labelling.pool.tolist() == expected.pool
-    assert set(labelling.index) & set(labelling.pool) == set(expected.kept)
+    answers = trainer.labellings[0]
+    assert answers is not None
+    assert answers.pool.tolist() == expected.pool
+    assert set(answers.index) & set(answers.pool) == set(expected.kept)
     assert ("confident" in name) == (len(expected.kept) < len(expected.pool))
-    torch.testing.assert_close(torch.from_numpy(labelling.targets).double(), expected.targets, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(answers.targets).double(), expected.targets, rtol=0, atol=1e-5)
     for key, tensor in trainer.stack.state(0).items():
         torch.testing.assert_close(tensor, expected.state[key], rtol=0, atol=1e-5)
 
 
 def targets(one: Job) -> np.ndarray:
     """The targets of a job, as the trainer gets them."""
-    return labels.label_pool(one, images_of(one.spec), CPU, ONE_PROCESS).targets
+    return labelling.label_pool(one, images_of(one.spec), CPU, ONE_PROCESS).targets
 
 
 def test_faults_of_a_teacher_are_seen() -> None:
@@ -187,7 +187,7 @@ def test_faults_of_a_teacher_are_seen() -> None:
 def asked_for(monkeypatch: pytest.MonkeyPatch, part: str | None = None) -> set[str]:
     """Digests of the images that the teacher answers for; `part` plants a fault: the images of that split."""
     digests: list[str] = []
-    plain = labels.logits_of
+    plain = labelling.logits_of
 
     def spy(stack: Any, images: Any, of_part: Any, index: np.ndarray) -> torch.Tensor:
         for unit in images.read(part or of_part, index, 512):
@@ -196,9 +196,9 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, part: str | None = None) -> set[s
         return plain(stack, images, part or of_part, index)
 
     with monkeypatch.context() as patched:
-        patched.setattr(labels, "logits_of", spy)
+        patched.setattr(labelling, "logits_of", spy)
         if part == "test":
-            patched.setattr(labels.np, "setdiff1d", lambda *args, **kwargs: np.arange(256))
+            patched.setattr(labelling.np, "setdiff1d", lambda *args, **kwargs: np.arange(256))
         targets(job(spec()))
     return set(digests)
 
@@ -230,10 +230,10 @@ def test_labels_of_the_pool_cannot_be_looked_up() -> None:
 
 def test_what_is_recorded_of_the_answers() -> None:
     one = spec("pseudo_label(labelled_fraction=0.2, threshold=0.6)")
-    expected, labelling = reference(one), labels.label_pool(job(one), images_of(one), CPU, ONE_PROCESS)
+    expected, answers = reference(one), labelling.label_pool(job(one), images_of(one), CPU, ONE_PROCESS)
     truth = open_images("fake", DataOptions()).train.labels
     right = [int(expected.targets[image].argmax()) == truth[image] for image in expected.kept]
-    assert labelling.metrics == {
+    assert answers.metrics == {
         "pseudo_labels_kept_percent": pytest.approx(100 * len(expected.kept) / len(expected.pool)),
         "pseudo_labels_right_percent": pytest.approx(100 * np.mean(right)),
     }
@@ -241,6 +241,6 @@ def test_what_is_recorded_of_the_answers() -> None:
 
 def test_a_filter_that_keeps_nothing_leaves_the_labels() -> None:
     one = spec("pseudo_label(balance=true, labelled_fraction=0.2, threshold=0.9999999)")
-    labelling = labels.label_pool(job(one), images_of(one), CPU, ONE_PROCESS)
-    assert labelling.metrics == {"pseudo_labels_kept_percent": 0.0}
-    assert not set(labelling.index) & set(labelling.pool)
+    answers = labelling.label_pool(job(one), images_of(one), CPU, ONE_PROCESS)
+    assert answers.metrics == {"pseudo_labels_kept_percent": 0.0}
+    assert not set(answers.index) & set(answers.pool)

@@ -23,7 +23,7 @@ from vitbench.spec.trial import TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.image_source import ImageSource, TrainOrTest, members, on_device
-from vitbench.train.labels import class_weights, label_pool, readable_labels
+from vitbench.train.labelling import class_weights, label_pools, label_tables
 from vitbench.train.networks import Network, Networks
 from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.process_group import ONE_PROCESS, ProcessGroup, StepSums
@@ -64,8 +64,7 @@ class Trainer:
         self.augment = Augment.of(self.spec)
         self.objective = objective_of(self.train.objective)
         streams = self.augment.streams | self.augment.view_streams(self.objective.num_views)
-        answers = self.objective.labeller is not None
-        self.labellings = [label_pool(job, images, device, group) if answers else None for job in jobs]
+        self.labellings = label_pools(jobs, images, device, group)
         self.orders = [
             Order(job.seed, used.train if labels is None else labels.index, self.train.batch_size, streams)
             for job, used, labels in zip(jobs, self.used, self.labellings, strict=True)
@@ -87,8 +86,7 @@ class Trainer:
             None if scale is None else scale.to(device),
         )
         self.average = self.stack.flat.clone() if self.train.model_ema else None
-        shares = torch.tensor(average_shares(self.train), dtype=torch.float32)
-        self.average_shares = shares.to(device)
+        self.average_shares = torch.tensor(average_shares(self.train), dtype=torch.float32).to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.networks.start(self.spec.model, len(rates))
@@ -97,10 +95,7 @@ class Trainer:
         self.feed = images.feed(self.orders, self.augment, cut)
         if self.objective.num_views > 1 and not self.feed.crops:
             raise InputError(f"train.objective {self.objective.text()}: several views need images that fit in memory")
-        labels_read = [readable_labels(images, *pair) for pair in zip(self.used, self.labellings, strict=True)]
-        self.class_of = torch.from_numpy(np.stack(labels_read)).to(device)
-        targets = [labels.targets for labels in self.labellings if labels is not None]
-        self.targets = torch.from_numpy(np.stack(targets)).to(device) if targets else None
+        self.class_of, self.targets = label_tables(images, self.used, self.labellings, device)
         self.class_weights = class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.corrections = bias_corrections(len(rates)).to(device)

@@ -44,6 +44,16 @@ class Labelling:
     metrics: dict[str, float]
 
 
+def label_pools(
+    jobs: Sequence[Job], images: ImageSource, device: torch.device, group: ProcessGroup
+) -> list[Labelling | None]:
+    """`label_pool` of each job; None for jobs whose objective has no labeller."""
+    answers = [objective_of(job.spec.train.objective).labeller is not None for job in jobs]
+    return [
+        label_pool(job, images, device, group) if needed else None for job, needed in zip(jobs, answers, strict=True)
+    ]
+
+
 def label_pool(job: Job, images: ImageSource, device: torch.device, group: ProcessGroup) -> Labelling:
     """The targets of a job: labels where it reads them, its teacher's answers for the other training images.
 
@@ -103,12 +113,19 @@ def _noised_logits(job: Job, teacher: Stack, images: ImageSource, pool: Ints) ->
     return torch.cat(chunks)[torch.from_numpy(first)]
 
 
-def readable_labels(images: ImageSource, used: Members, labelling: Labelling | None) -> Ints:
-    """`class_positions`, -1 for images whose labels are not read: no loss can look them up."""
-    positions = class_positions(images, used)
-    if labelling is not None:
-        positions[labelling.pool] = -1
-    return positions
+def label_tables(
+    images: ImageSource, used: Sequence[Members], labellings: Sequence[Labelling | None], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Class positions `[E, n]` and targets `[E, n, K]` (None without a labeller).
+
+    The position of an image whose label is not read is -1, so that no loss can look it up.
+    """
+    positions = np.stack([class_positions(images, each) for each in used])
+    answers = [labelling for labelling in labellings if labelling is not None]
+    for row, labelling in enumerate(answers):
+        positions[row, labelling.pool] = -1
+    targets = torch.from_numpy(np.stack([each.targets for each in answers])).to(device) if answers else None
+    return torch.from_numpy(positions).to(device), targets
 
 
 def class_positions(images: ImageSource, used: Members) -> Ints:
