@@ -5,12 +5,12 @@ nothing is refused: it cannot be exported, and it gives no capability.
 
 Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
 `patches` (a patch embedding whose patches do not overlap), `subset` (a mixer or an encoding that works on some of the
-patches), `class_token`.
+patches), `causal` (a mixer in which no patch depends on a later one), `class_token`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from vitbench.model.sizes import Grid, known, patch_grid
@@ -21,6 +21,8 @@ from vitbench.spec.trial import ModelSpec
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from vitbench.model.palette import Floats
 
 Rotation = Any
 """Cosines and sines `[T, K/2]`, as torch tensors."""
@@ -77,6 +79,23 @@ class PatchEmbed(Part):
     def num_coefficients(self, model: ModelSpec) -> int | None:
         """Frequencies of a patch that a token holds; None if it holds pixels."""
         return None
+
+    def num_colours(self) -> int | None:
+        """Entries of the palette of which every token is one; None if tokens are no colours."""
+        return None
+
+    def has_start(self) -> bool:
+        """True if a start token comes first and the last patch is left out: token n shows patch n - 1."""
+        return False
+
+    def fitted(
+        self, model: ModelSpec, read: Callable[[], Floats], standardise: Callable[[Floats], Floats]
+    ) -> dict[str, Floats]:
+        """Values of tensors that are measured on training images, by their name inside `patch_embed`.
+
+        `read` gives standardised training images `[n, C, H, W]`; `standardise` does this to images in [0, 1].
+        """
+        return {}
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name inside `patch_embed`."""
