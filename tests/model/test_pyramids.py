@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vitbench.model.parameters import parameters
 from vitbench.model.weights.start import misfit, tensors_by_name
 from vitbench.model.weights.timm_names import family_of, in_our_names, in_timms_names
 from vitbench.plan.resolve import resolve
+from vitbench.spec.mechanism import canonical
 from vitbench.spec.trial import DataSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.store.trials import Store
 
@@ -123,6 +125,29 @@ def test_poolformer_is_timms() -> None:
         use_mlp_head=False,
     )  # fmt: skip
     theirs_with(theirs, in_timms_names(ours.state_dict(), model, family))
+    assert_same_logits(ours, theirs, model, costs.num_params(model, CLASSIFY))
+
+
+def test_attention_in_the_last_stage_is_timms() -> None:
+    """Yu et al. 2022, Table 5: pooling below, attention above. timm's attention has a bias on request only."""
+    metaformer = pytest.importorskip("timm.models.metaformer")
+    init = partialmethod(metaformer.Attention.__init__, proj_bias=True)
+    attention = type("Attention", (metaformer.Attention,), {"__init__": init})
+    stages = 'convolution(depths=[1, 2], mixers=["attention"], widths=[64])'
+    model = poolformer(embed_dim=32, num_heads=1, stages=stages, block_norm="layer", qkv_bias=False)
+    ours = noisy(model)
+    theirs = metaformer.MetaFormer(
+        depths=(1, 2), dims=(32, 64), num_classes=10, mlp_act=torch.nn.GELU, mlp_bias=True, downsample_norm=None,
+        token_mixers=[metaformer.Pooling, attention],
+        norm_layers=[metaformer.LayerNorm2d, metaformer.LayerNorm], layer_scale_init_values=1e-5,
+        res_scale_init_values=None, use_mlp_head=False,
+    )  # fmt: skip
+    family = family_of(model)
+    assert family is not None
+    state = in_timms_names(ours.state_dict(), model, family)
+    renamed = {name.replace(".attn.", ".token_mixer."): tensor for name, tensor in state.items()}
+    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}  # Linear layers where ours are 1 x 1.
+    theirs_with(theirs, {name: tensor.view(shapes[name]) for name, tensor in renamed.items()})
     assert_same_logits(ours, theirs, model, costs.num_params(model, CLASSIFY))
 
 
@@ -271,6 +296,14 @@ PYRAMID = {**TINY, "img_size": 16, "stages": "patch_merging", "global_pool": "av
             {"stages": "patch_merging(widths=[20])"},
             "with heads of width 8 gives no whole number of heads; use widths that are",
         ),
+        ({"stages": 'patch_merging(mixers=["attention"])'}, "every stage of"),
+        ({"stages": 'patch_merging(mixers=["pool", "attention"])'}, "needs 1 mixers, those of the stages after"),
+        ({"stages": 'patch_merging(mixers=["window(window_size=3)"])'}, "windows of 3 do not divide 4 x 4 patches"),
+        ({"stages": 'patch_merging(mixers=["pool(pool_size=4)"])'}, "pool needs an odd pool_size; it is 4"),
+        (
+            {"stages": 'patch_merging(mixers=["pool"])', "pos_embed": "relative_2d"},
+            "relative_2d needs attention maps, which pool does not give",
+        ),
         ({"img_size": 6}, "2 stages halve the grid 1 times, and 3 x 3 patches are not divisible by 2"),
         ({"token_mixer": "window(window_size=3)"}, "windows of 3 do not divide 8 x 8 patches; 1, 2, 4, 8 do"),
         ({"token_mixer": "window(window_size=16)"}, "windows of 16 are larger than 8 x 8 patches"),
@@ -283,6 +316,11 @@ def test_what_does_not_go_together_is_refused_in_one_line(changes: dict[str, Any
     problems = costs.check(ModelSpec(**{**PYRAMID, **changes}))
     assert [line for line in problems if message in line], problems
     assert not any("\n" in line for line in problems)
+
+
+def test_an_unknown_mixer_of_a_later_stage_is_refused() -> None:
+    with pytest.raises(InputError, match="'atention' is not allowed; allowed: attention, "):
+        canonical("stages", {"name": "patch_merging", "mixers": ["atention"]})
 
 
 def test_masked_patches_need_one_grid() -> None:
@@ -317,6 +355,7 @@ def test_depth_follows_from_the_stages(written: dict[str, Any], depth: int) -> N
     [
         ({"norm_eps": 1e-6}, "model.norm_eps 1e-06; its swin_tiny_patch4_window7_224 has 1e-05"),
         ({"stages": "patch_merging(depths=[2, 2], widths=[96])"}, "and doubles the width"),
+        ({"stages": 'patch_merging(depths=[2, 2], mixers=["attention"])'}, "merges patches, has one mixer"),
         ({"img_size": (16, 32)}, "windows of 4 as high or as wide as a grid; its Swin treats each side by itself"),
         ({"token_mixer": "shifted_window(offset_bias=false, window_size=4)"}, "its Swin has an offset_bias"),
     ],

@@ -45,8 +45,9 @@ def forward_macs(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, int]:
 
 def product_macs(model: ModelSpec) -> dict[str, int]:
     """Multiply-adds of the blocks' products that use no weight, for one image, by name."""
-    mixer, macs = token_mixer_of(model), dict[str, int]()
+    macs = dict[str, int]()
     for number, (stage, layer, _) in enumerate(blocks_of(model)):
+        mixer = token_mixer_of(stage)
         macs |= {f"blocks.{number}.{mixer.slot}.{name}": count for name, count in mixer.macs(stage, layer).items()}
     return macs
 
@@ -55,7 +56,7 @@ def hidden_flops(model: ModelSpec) -> int:
     """FLOPs of one image's forward pass that a mixer computes and hides under a mask; not part of `forward_flops`."""
     if model.family == "resnet":
         return 0
-    return FLOPS_PER_MAC * sum(token_mixer_of(model).hidden_macs(stage, layer) for stage, layer, _ in blocks_of(model))
+    return FLOPS_PER_MAC * sum(token_mixer_of(stage).hidden_macs(stage, layer) for stage, layer, _ in blocks_of(model))
 
 
 def forward_flops(model: ModelSpec, objective: ObjectiveSpec) -> int:

@@ -240,6 +240,10 @@ class Stages(Part):
         """The flat model of every stage: its `depth`, `embed_dim`, `num_heads` and `patch_size`."""
         raise NotImplementedError
 
+    def later_mixers(self) -> tuple[str, ...]:
+        """The token mixers of the stages after the first; none: all stages have `model.token_mixer`."""
+        return ()
+
     def merge_tensors(self, before: ModelSpec, after: ModelSpec) -> Iterator[Tensor]:
         """Tensors between two stages by their name inside `blocks.N.merge`, where N is the first block of `after`."""
         return iter(())
@@ -291,9 +295,21 @@ def position_of(model: ModelSpec) -> Position:
 
 
 def token_mixer_of(model: ModelSpec) -> TokenMixer:
-    """The token mixer of every block."""
+    """The token mixer of every block of a flat model, and of the first stage of a pyramid."""
     part: TokenMixer = mechanism("token_mixer", model.token_mixer)
     return part
+
+
+def token_mixers_of(model: ModelSpec) -> tuple[TokenMixer, ...]:
+    """Every token mixer of the model once, that of the first stage first."""
+    texts = dict.fromkeys((model.token_mixer, *stages_of(model).later_mixers()))
+    return tuple(mechanism("token_mixer", text) for text in texts)
+
+
+def stages_by_mixer(model: ModelSpec) -> list[tuple[TokenMixer, list[ModelSpec]]]:
+    """Every token mixer with the flat models of the stages that have it."""
+    stages = stage_models(model)
+    return [(mixer, [stage for stage in stages if token_mixer_of(stage) == mixer]) for mixer in token_mixers_of(model)]
 
 
 def channel_mixer_of(model: ModelSpec) -> ChannelMixer:
@@ -340,11 +356,8 @@ def blocks_of(model: ModelSpec) -> list[BlockPlace]:
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
     channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
-    first, last = (
-        (patch_embed_of(model), position_of(model), token_mixer_of(model)),
-        (readout_of(model), stages_of(model)),
-    )
-    return (*first, *channel_mixer, *last)
+    first = (patch_embed_of(model), position_of(model), *token_mixers_of(model))
+    return (*first, *channel_mixer, readout_of(model), stages_of(model))
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:

@@ -10,8 +10,10 @@ from vitbench.model.mechanisms import (
     position_of,
     readout_of,
     stage_models,
+    stages_by_mixer,
     stages_of,
     token_mixer_of,
+    token_mixers_of,
 )
 from vitbench.spec.mechanism import registered
 from vitbench.spec.trial import ModelSpec
@@ -30,12 +32,14 @@ def part_problems(model: ModelSpec) -> list[str]:
 
 
 def _lacking(model: ModelSpec) -> list[str]:
-    """Capabilities that a part needs and no part gives."""
-    parts = parts_of(model)
-    given = frozenset[str]().union(*(part.gives for part in parts)) | ({"class_token"} if model.class_token else set())
+    """Capabilities that a part needs and no part gives, or not the token mixer of every stage."""
+    parts, mixers = parts_of(model), token_mixers_of(model)
+    of_mixers = frozenset.intersection(*(mixer.gives for mixer in mixers))
+    of_others = frozenset[str]().union(*(part.gives for part in parts if part.kind != "token_mixer"))
+    given = of_mixers | of_others | ({"class_token"} if model.class_token else set())
     return [
         f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs {', '.join(sorted(missing)).replace('_', ' ')}, "
-        f"which {', '.join(other.text() for other in parts if other.kind == 'token_mixer')} does not give"
+        f"which {', '.join(mixer.text() for mixer in mixers if missing - mixer.gives)} does not give"
         for part in parts
         if (missing := part.needs - given)
     ]
@@ -46,7 +50,7 @@ def _problems_by_stage(model: ModelSpec) -> list[str]:
     stages = stage_models(model)
     problems = [
         *patch_embed_of(model).problems(model),
-        *token_mixer_of(model).problems_of_stages(stages),
+        *(line for mixer, own_stages in stages_by_mixer(model) for line in mixer.problems_of_stages(own_stages)),
         *(line for stage in stages if stage.without != "mlp" for line in channel_mixer_of(stage).problems(stage)),
         *readout_of(model).problems(stages[-1]),
         *_removal_problems(model),

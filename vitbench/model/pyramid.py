@@ -8,36 +8,42 @@ from pydantic import Field, PositiveInt
 
 from vitbench.model.mechanisms import Stages, patch_embed_of, readout_of
 from vitbench.model.sizes import known, transformer
-from vitbench.spec.trial import Items, ModelSpec
+from vitbench.spec.trial import Items, ModelSpec, TokenMixerName
 
 
 class Pyramid(Stages):
     """`depths` blocks per stage; `model.embed_dim` and `model.num_heads` are those of the first stage.
 
     `widths` are those of the later stages; without them each stage is twice as wide as the one before. All heads are
-    equally wide.
+    equally wide. `mixers` are the token mixers of the later stages; without them every stage has `model.token_mixer`.
     """
 
     depths: Annotated[Items[PositiveInt], Field(min_length=2, max_length=8)] = (1, 1)
     widths: Items[PositiveInt] | None = None
+    mixers: Items[TokenMixerName] | None = None
 
     def num_blocks(self) -> int:
         return sum(self.depths)
 
+    def later_mixers(self) -> tuple[str, ...]:
+        return self.mixers or ()
+
     def models(self, model: ModelSpec) -> tuple[ModelSpec, ...]:
         first, patch = known(model.embed_dim), known(model.patch_size)
         later = self.widths or tuple(first << stage for stage in range(1, len(self.depths)))
+        mixers = (model.token_mixer, *(self.later_mixers() or (model.token_mixer,) * len(later)))
         return tuple(
             model.model_copy(
                 update={
                     "stages": "flat",
+                    "token_mixer": mixer,
                     "depth": depth,
                     "embed_dim": width,
                     "num_heads": None if model.num_heads is None else model.num_heads * width // first,
                     "patch_size": patch << stage,
                 }
             )
-            for stage, (depth, width) in enumerate(zip(self.depths, (first, *later), strict=True))
+            for stage, (depth, width, mixer) in enumerate(zip(self.depths, (first, *later), mixers, strict=True))
         )
 
     def problems(self, model: ModelSpec) -> list[str]:
@@ -50,6 +56,10 @@ class Pyramid(Stages):
             problems.append(f"model.stages: {text} needs {stages - 1} widths, those of the stages after the first")
         if model.depth != self.num_blocks():
             problems.append(f"model.depth: {model.depth}, but {text} has {self.num_blocks()} blocks; leave depth out")
+        if self.mixers and len(self.mixers) != stages - 1:
+            problems.append(f"model.stages: {text} needs {stages - 1} mixers, those of the stages after the first")
+        elif self.mixers and set(self.mixers) == {model.token_mixer}:
+            problems.append(f"model.stages: every stage of {text} has the mixer of model.token_mixer; leave mixers out")
         first, heads = known(model.embed_dim), model.num_heads
         if heads and heads <= first and self.widths and any(width * heads % first for width in self.widths):
             problems.append(

@@ -13,7 +13,7 @@ from vitbench.base.contained import exists, read
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.data import Facts, cropped_share, describe
-from vitbench.model.mechanisms import stage_models, token_mixer_of
+from vitbench.model.mechanisms import stages_by_mixer
 from vitbench.model.objective import objective_of
 from vitbench.plan.arm_diff import check_arms
 from vitbench.plan.metric_check import check_metrics, has_validation
@@ -74,9 +74,11 @@ def _all_stages(builder: Builder) -> list[list[ResolvedStage]]:
 def _model_notes(builders: Sequence[Builder]) -> Iterator[str]:
     """What the token mixers of all arms have to say about themselves."""
     for builder in builders:
-        for stages in _all_stages(builder):
-            models = [stage.spec.model for stage in stages if stage.spec.model.family != "resnet"]
-            yield from (note for model in models for note in token_mixer_of(model).notes(stage_models(model)))
+        for resolved in _all_stages(builder):
+            models = [stage.spec.model for stage in resolved if stage.spec.model.family != "resnet"]
+            yield from (
+                note for model in models for mixer, stages in stages_by_mixer(model) for note in mixer.notes(stages)
+            )
 
 
 def overlap_line(facts: Facts) -> str | None:

@@ -67,8 +67,8 @@ def _swin(model: ModelSpec) -> tuple[str, dict[str, Any]] | str:
         return differences[0]
     stages, mixer = stage_models(model), token_mixer_of(model)
     pyramid, window = stages_of(model).model_dump(), mixer.model_dump()
-    if model.stages != "flat" and (stages_of(model).name != "patch_merging" or pyramid["widths"]):
-        return f"model.stages {model.stages}; its Swin merges patches, and doubles the width"
+    if model.stages != "flat" and (stages_of(model).name != "patch_merging" or pyramid["widths"] or pyramid["mixers"]):
+        return f"model.stages {model.stages}; its Swin merges patches, has one mixer and doubles the width"
     if not window["offset_bias"]:
         return f"model.token_mixer {mixer.text()}; its Swin has an offset_bias"
     grids = [transformer(stage).grid for stage in stages]
