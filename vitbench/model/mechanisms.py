@@ -10,9 +10,10 @@ patches), `causal` (a mixer in which no patch depends on a later one), `class_to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from vitbench.model.palette import Floats, TrainingPixels
 from vitbench.model.sizes import Grid, known, patch_grid
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism
@@ -21,8 +22,6 @@ from vitbench.spec.trial import ModelSpec
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from vitbench.model.palette import Floats
 
 Rotation = Any
 """Cosines and sines `[T, K/2]`, as torch tensors."""
@@ -80,21 +79,8 @@ class PatchEmbed(Part):
         """Frequencies of a patch that a token holds; None if it holds pixels."""
         return None
 
-    def num_colours(self) -> int | None:
-        """Entries of the palette of which every token is one; None if tokens are no colours."""
-        return None
-
-    def has_start(self) -> bool:
-        """True if a start token comes first and the last patch is left out: token n shows patch n - 1."""
-        return False
-
-    def fitted(
-        self, model: ModelSpec, read: Callable[[], Floats], standardise: Callable[[Floats], Floats]
-    ) -> dict[str, Floats]:
-        """Values of tensors that are measured on training images, by their name inside `patch_embed`.
-
-        `read` gives standardised training images `[n, C, H, W]`; `standardise` does this to images in [0, 1].
-        """
+    def fitted(self, model: ModelSpec, images: TrainingPixels) -> dict[str, Floats]:
+        """Values of tensors that are measured on training images, by their name inside `patch_embed`."""
         return {}
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
@@ -355,12 +341,10 @@ def blocks_of(model: ModelSpec) -> list[BlockPlace]:
 
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
-    channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
-    first = (patch_embed_of(model), position_of(model), *token_mixers_of(model))
-    return (*first, *channel_mixer, readout_of(model), stages_of(model))
+    mixers = (*token_mixers_of(model), *(() if model.without == "mlp" else (channel_mixer_of(model),)))
+    return (patch_embed_of(model), position_of(model), *mixers, readout_of(model), stages_of(model))
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:
     """The SHARED fields that no part of the model reads."""
-    read = frozenset[str]().union(*(part.reads(model) for part in parts_of(model)))
-    return SHARED - read
+    return SHARED.difference(*(part.reads(model) for part in parts_of(model)))

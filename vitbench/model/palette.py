@@ -5,6 +5,9 @@ n colours, C channels, K entries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +15,15 @@ from vitbench.base.seeding import uniforms
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+
+class TrainingPixels(NamedTuple):
+    """What a palette is measured on: `read` gives standardised training images `[n, C, H, W]`, and `standardise` does
+    to images in [0, 1] what was done to them."""
+
+    read: Callable[[], Floats]
+    standardise: Callable[[Floats], Floats]
+
 
 MOST_COLOURS = 1 << 16
 """Pixels that k-means reads, evenly spaced among those it is given."""

@@ -6,12 +6,14 @@ E stacked trials, M images, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitbench.model.vit import Encoder
 from vitbench.spec.metrics import layer_probe
 from vitbench.spec.trial import EvaluateSpec
 from vitbench.train import few_shot
@@ -83,7 +85,7 @@ def probes(module: nn.Module, images: ImageSource, used: Members, spec: Evaluate
     if spec.linear_probe:
         out["linear_probe_percent"] = _percent(few_shot.linear_probe(train_x, train_y, test_x), test_y)
     if spec.probe_layers:
-        layers = [layer_features(module, images, part, index) for part, index in (("train", pool), ("test", test))]
+        layers = layer_features(module, images, "train", pool), layer_features(module, images, "test", test)
         for number, (fit, read) in enumerate(zip(*layers, strict=True), 1):
             out[layer_probe(number)] = _percent(few_shot.linear_probe(fit, train_y, read), test_y)
     if spec.knn:
@@ -104,12 +106,13 @@ def features(module: nn.Module, images: ImageSource, part: TrainOrTest, index: n
 
 def layer_features(module: nn.Module, images: ImageSource, part: TrainOrTest, index: np.ndarray) -> list[np.ndarray]:
     """The mean `[n, D]` of the patches' tokens after every block, of the images `index [n]`, as float64."""
-    means: list[list[Tensor]] = [[] for _ in module.blocks]  # type: ignore[union-attr, arg-type]
+    encoder = cast(Encoder, module)
+    means: list[list[Tensor]] = [[] for _ in encoder.blocks]
     handles = []
-    for block, kept in zip(module.blocks, means, strict=True):  # type: ignore[arg-type]
+    for block, kept in zip(encoder.blocks, means, strict=True):
 
         def hook(_: nn.Module, _inputs: object, tokens: Tensor, kept: list[Tensor] = kept) -> None:
-            kept.append(tokens[:, module.num_prefix_tokens :].mean(1).double().cpu())  # type: ignore[misc]
+            kept.append(tokens[:, encoder.num_prefix_tokens :].mean(1).double().cpu())
 
         handles.append(block.register_forward_hook(hook))
     try:

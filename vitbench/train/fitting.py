@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitbench.model.mechanisms import patch_embed_of
-from vitbench.model.palette import Floats
+from vitbench.model.palette import Floats, TrainingPixels
 from vitbench.spec.trial import ModelSpec
 from vitbench.train.image_source import ImageSource
 
@@ -37,5 +37,5 @@ def fitted_tensors(model: ModelSpec, images: ImageSource) -> dict[str, Tensor]:
     def standardised(unit: Floats) -> Floats:
         return images.standardise(torch.from_numpy(unit).to(images.mean.device)).cpu().numpy()
 
-    fitted = patch_embed_of(model).fitted(model, pixels, standardised)
+    fitted = patch_embed_of(model).fitted(model, TrainingPixels(pixels, standardised))
     return {f"patch_embed.{name}": torch.from_numpy(values) for name, values in fitted.items()}

@@ -5,7 +5,7 @@ Source: Chen et al. 2020 (iGPT), section 3.1 and the published code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from vitbench.spec.trial import ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from vitbench.model.palette import Floats
+    from vitbench.model.palette import Floats, TrainingPixels
 
 MOST_TOKENS = 1024
 """The largest sequence: 32 x 32, the shortest of the source. Attention of 48 x 48 costs five times as much."""
@@ -59,10 +59,8 @@ class PixelTokens(PatchEmbed):
         return problems
 
     def num_colours(self) -> int:
+        """Entries of the palette."""
         return self.colours or GREY_LEVELS
-
-    def has_start(self) -> bool:
-        return self.start
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         shape, number = transformer(model), self.num_colours()
@@ -77,19 +75,17 @@ class PixelTokens(PatchEmbed):
 
         return ColourEmbedding(model, self.num_colours(), self.start)
 
-    def fitted(
-        self, model: ModelSpec, read: Callable[[], Floats], standardise: Callable[[Floats], Floats]
-    ) -> dict[str, Floats]:
+    def fitted(self, model: ModelSpec, images: TrainingPixels) -> dict[str, Floats]:
         """The palette, and the logarithm of each entry's share of the pixels; every entry counts one pixel more."""
         from vitbench.model.palette import clusters, nearest
 
-        pixels, side = read(), known(model.patch_size)
+        pixels, side = images.read(), known(model.patch_size)
         num, channels, height, width = pixels.shape
         blocks = pixels.reshape(num, channels, height // side, side, width // side, side).mean((3, 5))
         colours = np.ascontiguousarray(blocks.transpose(0, 2, 3, 1)).reshape(-1, channels)
         if self.colours is None:
             levels = np.linspace(0, 1, GREY_LEVELS, dtype=np.float32)
-            palette = standardise(levels.reshape(-1, 1, 1, 1)).reshape(-1, 1)
+            palette = images.standardise(levels.reshape(-1, 1, 1, 1)).reshape(-1, 1)
         else:
             palette = clusters(colours, self.colours)
         counts = np.bincount(nearest(colours, palette), minlength=len(palette)) + 1

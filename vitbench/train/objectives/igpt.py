@@ -16,7 +16,8 @@ from pydantic import Field
 from vitbench.base.seeding import uniforms
 from vitbench.model.mechanisms import patch_embed_of, token_mixer_of
 from vitbench.model.objective import Arrays, Call, Given, MemberBatch, Objective
-from vitbench.model.sizes import known, transformer
+from vitbench.model.patch_embeds.pixel_tokens import PixelTokens
+from vitbench.model.sizes import transformer
 from vitbench.model.tensors import SCHEMES, Tensor, affine
 from vitbench.spec.trial import ModelSpec
 
@@ -36,15 +37,15 @@ class PixelPrediction(Objective):
     """Whether a pixel is predicted from those before it only."""
 
     def problems(self, model: ModelSpec) -> list[str]:
-        if model.family != "vit" or patch_embed_of(model).num_colours() is None:
+        mixer, stem = token_mixer_of(model), patch_embed_of(model)
+        if model.family != "vit" or not isinstance(stem, PixelTokens):
             return [f"train.objective.name: {self.name} predicts pixels of a palette; {self._needed()}"]
-        mixer, has_start = token_mixer_of(model), patch_embed_of(model).has_start()
         if not ({"causal"} if self.causal else {"attention_maps", "subset"}) <= mixer.gives:
             return [
                 f"train.objective.name: {self.name} predicts from {self._source()}, and model.token_mixer "
                 f"{mixer.text()} gives each token others; {self._needed()}"
             ]
-        if has_start != self.causal:
+        if stem.start != self.causal:
             shown = "its own pixel" if self.causal else "the pixel before its own"
             return [f"train.objective.name: {self.name}: without another stem a token shows {shown}; {self._needed()}"]
         return []
@@ -56,19 +57,16 @@ class PixelPrediction(Objective):
         """What to set."""
         return "set " + ", ".join(f"model.{key}: {value}" for key, value in self.required.items())
 
-    def _num_colours(self, model: ModelSpec) -> int:
-        return known(patch_embed_of(model).num_colours())
-
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         shape, head = transformer(model), SCHEMES[model.weight_init].head
-        weight = (self._num_colours(model), shape.embed_dim)
+        weight = (_num_colours(model), shape.embed_dim)
         heads = affine("pixel_head", weight, (head, "zeros"), shape.num_patches, bias=False)
         yield from (replace(tensor, role="task", part="head") for tensor in heads)
 
     def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
         from vitbench.model.pixel_prediction import PixelPredictor
 
-        return PixelPredictor(model, patch_embed, self._num_colours(model))
+        return PixelPredictor(model, patch_embed, _num_colours(model))
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         return {}
@@ -91,6 +89,12 @@ class PixelPrediction(Objective):
         predicted = inputs[0].to(nats.dtype).unsqueeze(-1) if inputs else nats.new_ones(*nats.shape[:-1], 1)
         of_image = (nats * predicted).sum(2) / predicted.sum(2)
         return of_image.mean(1).movedim(-1, 0)
+
+
+def _num_colours(model: ModelSpec) -> int:
+    stem = patch_embed_of(model)
+    assert isinstance(stem, PixelTokens), "other stems are refused"
+    return stem.num_colours()
 
 
 class IgptAr(PixelPrediction):
@@ -127,4 +131,4 @@ class IgptBert(PixelPrediction):
         for epoch in np.unique(batch.epoch):
             chosen = batch.epoch == epoch
             draws[chosen] = uniforms(batch.seed, "mask", int(epoch), batch.index[chosen], num_pixels)
-        return (draws < self.mask_ratio) | (draws == draws.min(1, keepdims=True))
+        return np.asarray((draws < self.mask_ratio) | (draws == draws.min(1, keepdims=True)))
