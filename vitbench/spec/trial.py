@@ -270,4 +270,15 @@ class TrialSpec(Frozen):
     evaluate: EvaluateSpec = EvaluateSpec()
 
 
+RESIZED_ABOVE = 64
+"""Above so many pixels per side a crop has a random size and shape, as in the paper; up to it, a small image is padded
+and shifted, since a crop of a twentieth of its area would show next to nothing."""
+
+
+def crops_have_random_sizes(spec: TrialSpec) -> bool:
+    """Whether the training crops of a resolved spec are cut from the original images."""
+    assert spec.data.img_size is not None
+    return spec.train.augment != "none" and max(sides(spec.data.img_size)) > RESIZED_ABOVE
+
+
 DURATIONS = ("epochs", "steps", "images", "train_flops")

@@ -24,11 +24,10 @@ class CheckedLines:
         self._digests = [_digest(line, checks) for line in lines] if indexed else []
         self._ids: list[str] = []
         self._stamps: list[Stamp | None] = []
-        self.checked = [self._is_checked(digest) for digest in self._digests]
+        known = {} if self._index is None else self._index.lines(self._digests)
+        self.checked = [self._is_checked(known.get(digest)) for digest in self._digests]
 
-    def _is_checked(self, digest: str) -> bool:
-        assert self._index is not None
-        entry = self._index.line(digest)
+    def _is_checked(self, entry: tuple[str, Stamp] | None) -> bool:
         return entry is not None and self._store.stamp(entry[0]) == entry[1]
 
     def note(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,6 +17,7 @@ import sqlite3
 import struct
 import time
 import zlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from vitbench.base.contained import read
@@ -58,16 +59,18 @@ class Index:
         self._database = _database(path)
         self._new: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}
 
-    def summary(self, trial_id: str, stamp: Stamp) -> Summary | None:
-        """The summary of a record whose file has this stamp; None if the index does not have it."""
-        entry = self._entry(SUMMARIES, trial_id)
-        try:
-            if entry is not None and entry.startswith(STAMP.pack(*stamp)):
-                code, top1, loss, seconds = SUMMARY.unpack_from(entry, STAMP.size)
-                return Summary(STATUSES[code], top1 if top1 == top1 else None, loss if loss == loss else None, seconds)
-        except (struct.error, IndexError):
-            pass
-        return None
+    def summaries(self, stamps: Mapping[str, Stamp]) -> dict[str, Summary]:
+        """The summaries of records whose files have these stamps, by trial id; ids that it lacks are left out."""
+        out, pack, unpack, size = {}, STAMP.pack, SUMMARY.unpack_from, STAMP.size
+        for trial_id, entry in self._entries(SUMMARIES, stamps):
+            try:
+                if entry.startswith(pack(*stamps[trial_id])):
+                    code, top1, loss, seconds = unpack(entry, size)
+                    numbers = top1 if top1 == top1 else None, loss if loss == loss else None, seconds
+                    out[trial_id] = Summary(STATUSES[code], *numbers)
+            except (struct.error, IndexError):
+                continue
+        return out
 
     def add_summary(self, trial_id: str, stamp: Stamp, summary: Summary) -> None:
         """Remember the summary of a record whose file had this stamp before it was read."""
@@ -75,13 +78,13 @@ class Index:
         numbers = (nan if number is None else number for number in (summary.val_top1_percent, summary.val_loss))
         self._add(SUMMARIES, trial_id, stamp, SUMMARY.pack(STATUSES.index(summary.status), *numbers, summary.seconds))
 
-    def line(self, digest: str) -> tuple[str, Stamp] | None:
-        """The trial that a checked line names, and the stamp that its record had; None for a line not yet checked."""
-        entry = self._entry(LINES, digest)
-        with contextlib.suppress(struct.error, UnicodeDecodeError):
-            if entry is not None:
-                return entry[STAMP.size :].decode(), STAMP.unpack_from(entry)
-        return None
+    def lines(self, digests: Collection[str]) -> dict[str, tuple[str, Stamp]]:
+        """The trials that checked lines name, and the stamps that their records had; other lines are left out."""
+        out = {}
+        for digest, entry in self._entries(LINES, frozenset(digests)):
+            with contextlib.suppress(struct.error, UnicodeDecodeError):
+                out[digest] = entry[STAMP.size :].decode(), STAMP.unpack_from(entry)
+        return out
 
     def add_line(self, digest: str, trial_id: str, stamp: Stamp) -> None:
         """Remember that a line agrees with the record of its trial, whose file had this stamp before it was read."""
@@ -102,16 +105,14 @@ class Index:
         counts = (self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone() for table in TABLES)
         return sum(int(count) for (count,) in counts)
 
-    def _entry(self, table: str, key: str) -> bytes | None:
-        """What stands under a key, if it is whole."""
-        try:
-            row = self._database.execute(f"SELECT entry FROM {table} WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                entry: bytes = row[0][: -CHECKSUM.size]
-                return entry if row[0][-CHECKSUM.size :] == _checksum(key, entry) else None
-        except (sqlite3.Error, TypeError):
-            pass
-        return None
+    def _entries(self, table: str, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """What stands under the keys, where it is whole. Many keys: reading all rows takes a quarter of the time."""
+        with contextlib.suppress(sqlite3.Error):
+            for key, whole in self._database.execute(f"SELECT key, entry FROM {table}"):
+                if key in keys and isinstance(whole, bytes):
+                    entry = whole[: -CHECKSUM.size]
+                    if whole.endswith(_checksum(key, entry)):
+                        yield key, entry
 
     def _add(self, table: str, key: str, stamp: Stamp, payload: bytes) -> None:
         if stamp[2] <= self._opened_ns - SETTLED_NS:

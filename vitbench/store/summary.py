@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vitbench.store.record import Record, Status
 
@@ -18,8 +17,7 @@ class FinishedTrial(Protocol):
         """A metric of the validation images after the last step: `val_top1_percent` or `val_loss`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """A committed record in short; `seconds` of training and evaluation."""
 
     status: Status

@@ -102,18 +102,14 @@ class Store:
 
         What was read anew is added to the index.
         """
-        out: dict[str, Summary] = {}
-        for trial_id in trial_ids:
-            if (stamp := self.stamp(trial_id)) == ABSENT:
-                continue
-            summary = index.summary(trial_id, stamp) if stamp is not None else None
-            if summary is None and (record := self._read_once(trial_id)) is not None:
-                summary = summary_of(record)
+        stamps = self._stamps(trial_ids)
+        out = index.summaries({trial_id: stamp for trial_id, stamp in stamps.items() if stamp is not None})
+        for trial_id, stamp in stamps.items():
+            if trial_id not in out and (record := self._read_once(trial_id)) is not None:
+                out[trial_id] = summary_of(record)
                 if stamp is not None:
-                    index.add_summary(trial_id, stamp, summary)
-            if summary is not None:
-                out[trial_id] = summary
-        return out
+                    index.add_summary(trial_id, stamp, out[trial_id])
+        return {trial_id: out[trial_id] for trial_id in stamps if trial_id in out}
 
     def _read_once(self, trial_id: str) -> Record | None:
         """As `read`, for one of many records: it is not kept."""
@@ -128,12 +124,27 @@ class Store:
         try:
             if not stat.S_ISDIR(os.lstat(folder).st_mode):
                 return None
-            status = os.lstat(f"{folder}/record.json")
         except FileNotFoundError:
             return ABSENT
         except OSError:
             return None
-        return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
+        return _record_stamp(folder)
+
+    def _stamps(self, trial_ids: Iterable[str]) -> dict[str, Stamp | None]:
+        """As `stamp`, of many trials, by trial id; those without a record are left out. The folder is listed once."""
+        try:
+            with os.scandir(self.trials) as entries:
+                is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except FileNotFoundError:
+            return {}
+        except OSError:  # Not a folder, or not to be listed: each trial says what is wrong.
+            return {trial_id: stamp for trial_id in trial_ids if (stamp := self.stamp(trial_id)) != ABSENT}
+        stamps = (
+            (trial_id, _record_stamp(f"{self.trials}/{trial_id}") if is_folder[trial_id] else None)
+            for trial_id in trial_ids
+            if trial_id in is_folder
+        )
+        return {trial_id: stamp for trial_id, stamp in stamps if stamp != ABSENT}
 
     def index(self) -> Index:
         """The derived index. Raises ResultsError if a link leads to another place."""
@@ -226,6 +237,17 @@ class Store:
             os.replace(folder / "record.json", attempt / "failed.json")
             sync_folder(folder)
         return True
+
+
+def _record_stamp(folder: str) -> Stamp | None:
+    """As `Store.stamp`, of a trial's own folder."""
+    try:
+        status = os.lstat(f"{folder}/record.json")
+    except FileNotFoundError:
+        return ABSENT
+    except OSError:
+        return None
+    return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
 
 
 def _record_of(path: Path, trial_id: str) -> Record:
