@@ -23,12 +23,12 @@ from vitbench.engines.options import Options
 from vitbench.plan.resolve import resolve
 from vitbench.plan.trial_id import trial_id
 from vitbench.plan.trials import Trial
-from vitbench.spec.trial import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
+from vitbench.spec.trial import RESIZED_ABOVE, DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.store.events import Progress
 from vitbench.store.trials import Store
 from vitbench.train import resident as images_module
 from vitbench.train import streamed
-from vitbench.train.augment import MAX_ASPECT, MIN_AREA, RESIZED_ABOVE, Augment, resized_box
+from vitbench.train.augment import MAX_ASPECT, MIN_AREA, Augment, resized_box
 from vitbench.train.image_source import ImageSource
 from vitbench.train.resident import Images, load_images, open_source
 from vitbench.train.sampling import Batch, Cut, Order, all_draws
@@ -167,7 +167,7 @@ def test_large_images_are_cropped_from_their_files(folder: str) -> None:
     for (_, unit), (_, same) in zip(*made, strict=True):
         assert torch.equal(unit, same)
     (batches,), unit = made[0][0]
-    draws, file = all_draws([batches])[5], source.loader.data.train.read(int(batches.index[5]))
+    draws, file = all_draws([batches])[5], source.loader.originals.train.read(int(batches.index[5]))
     expected = cut(file, resized_box(*file.shape[:2], draws), 72)
     expected = expected[:, ::-1] if draws[2] < 0.5 else expected
     assert np.array_equal((unit[0, 5].permute(1, 2, 0) * 255).round().numpy(), expected)

@@ -26,7 +26,7 @@ def make_folder(path: Path) -> None:
         raise disk_error(path, error) from error
 
 
-def write_durably(path: Path, content: bytes, what: str = "file") -> None:
+def write_durably(path: Path, content: bytes | memoryview, what: str = "file") -> None:
     """Create a file and flush it to the disk; on a full disk the partial file is removed. Raises NoSpaceError.
 
     `what` names the fault points: a test may end the process after any PIECE_BYTES.
@@ -49,7 +49,7 @@ def _write_all(handle: FileIO, piece: memoryview) -> None:
         piece = piece[handle.write(piece) :]
 
 
-def replace_durably(path: Path, content: bytes, what: str = "file", aside: Path | None = None) -> None:
+def replace_durably(path: Path, content: bytes | memoryview, what: str = "file", aside: Path | None = None) -> None:
     """Replace a file in one step: the old file or the new file is there, never a part of one.
 
     The content is written to `aside` first, on the same file system; by default a file beside `path` whose name holds
@@ -113,14 +113,16 @@ def _discard(paths: list[Path]) -> None:
             path.unlink()
 
 
-def require_space(folder: Path, num_bytes: int) -> None:
+def require_space(
+    folder: Path,
+    num_bytes: int,
+    what: str = "checkpoints",
+    advice: str = "finished trials are kept, free some space and run the same command again",
+) -> None:
     """Raise NoSpaceError if the disk has less free space than the `num_bytes` that are about to be written."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise NoSpaceError(
-            f"{folder}: {size_words(free)} free, checkpoints need {size_words(num_bytes)}; "
-            "finished trials are kept, free some space and run the same command again"
-        )
+        raise NoSpaceError(f"{folder}: {size_words(free)} free, {what} need {size_words(num_bytes)}; {advice}")
 
 
 def size_words(num_bytes: int) -> str:

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from vitbench.base.durable import size_words
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.cli.clean import Use, is_conflict, leftovers
 from vitbench.data import DATASETS, DataOptions, Facts, find
+from vitbench.data.prepared import FORMAT, PreparedSet, decoder, prepared_sets
 from vitbench.engines.options import num_cores
 from vitbench.plan.sources import record_contradictions
 from vitbench.store import file_system
@@ -64,6 +65,7 @@ def machine(root: Path, options: DataOptions) -> Iterator[Finding]:
     yield from _cores()
     yield from disk(root)
     yield _data(options)
+    yield from prepared_images(options)
 
 
 def _torch() -> Iterator[Finding]:
@@ -182,6 +184,18 @@ def _data(options: DataOptions) -> Finding:
         except InputError:
             missing.append(canonical)
     return ok("data", f"present: {', '.join(present)}; not found: {', '.join(missing) or 'none'}")
+
+
+def prepared_images(options: DataOptions) -> Iterator[Finding]:
+    """Sets of prepared images in the cache folder, whole or not."""
+    for prepared in prepared_sets(options):
+        contents = replace(prepared.contents, decoder=decoder(), format=FORMAT)
+        reason = PreparedSet(prepared.folder, contents).why_not()
+        text = f"{contents.name}, {contents.words}" if contents.name else prepared.folder.name
+        if reason is None:
+            yield ok("prepared", f"{text}, {size_words(contents.num_bytes)} in {prepared.folder}")
+        else:
+            yield warn("prepared", f"{text}: {reason}", f"prepare it again, or remove {prepared.folder}")
 
 
 def root_findings(store: Store, use: Use) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from vitbench.data.catalog import DATASETS, facts, find, open_images
 from vitbench.data.decode import centre_crop, cut
 from vitbench.data.description import describe
 from vitbench.data.known_sizes import NOMINAL, facts_or_nominal
+from vitbench.data.prepared import with_prepared
 from vitbench.data.quality import check
 from vitbench.data.splits import Partition, partition, partition_sizes
 from vitbench.data.types import (
@@ -47,4 +48,5 @@ __all__ = [
     "partition",
     "partition_sizes",
     "resident",
+    "with_prepared",
 ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,10 @@ FACTS_VERSION = 5
 
 @dataclass(frozen=True)
 class DataFiles:
-    """A data set on this machine: its source, its files, and where its facts are cached."""
+    """A data set on this machine: its source, its files, and where its facts are cached.
+
+    `stamp` is a digest of the sizes and times of the files, and of how they are read.
+    """
 
     name: str
     argument: str
@@ -70,6 +73,7 @@ class DataFiles:
     num_bytes: int
     cache_file: Path
     reading: Reading
+    stamp: str
 
     def load(self) -> Raw:
         """What the source reads from the files."""
@@ -103,16 +107,19 @@ def locate(name: str, options: DataOptions) -> DataFiles:
     """The files of a data set. Raises InputError."""
     canonical, argument, source = find(name)
     files = source.locate(argument, options)
-    key, num_bytes = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical]).encode()), 0
+    reading, num_bytes = parse_reading(canonical)[1], 0
+    key = hashlib.sha256("\n".join([str(FACTS_VERSION), canonical]).encode())
+    stamp = hashlib.sha256(repr(reading).encode())
     for path in files:
         try:
             stat = path.stat()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         key.update(f"\n{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
+        stamp.update(f"\n{stat.st_size} {stat.st_mtime_ns}".encode())
         num_bytes += stat.st_size
     cache_file = cache_folder(options) / "facts" / f"{key.hexdigest()[:32]}.json"
-    return DataFiles(canonical, argument, source, files, num_bytes, cache_file, parse_reading(canonical)[1])
+    return DataFiles(canonical, argument, source, files, num_bytes, cache_file, reading, stamp.hexdigest())
 
 
 def facts(name: str, options: DataOptions) -> Facts:
@@ -131,7 +138,7 @@ def _open(data_files: DataFiles) -> ImageData:
     data = assemble(data_files.name, data_files.source, data_files.load(), data_files.num_bytes, cached)
     if data.facts != cached:
         keep_facts(data_files, data.facts)
-    return data
+    return replace(data, stamp=data_files.stamp)
 
 
 def keep_facts(data_files: DataFiles, facts: Facts) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitbench.data.decode import centre_crop, decode
+from vitbench.data.shards import Shards
 from vitbench.spec.trial import Scale, sides
 
 Pixels = npt.NDArray[np.uint8]
@@ -155,7 +156,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels `int64 [n]`. Images are either decoded (`images`, all of one size) or files (`encoded`).
+    """Images and labels `int64 [n]`. Images are decoded (`images`, all of one size), files (`encoded`), or prepared
+    for one size (`shards`).
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) are the places of the objects.
     `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the user's validation images, and `rank`
@@ -169,6 +171,7 @@ class Split:
     groups: Ints | None = None
     val: npt.NDArray[np.bool_] | None = None
     rank: Ints | None = None
+    shards: Shards | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -178,6 +181,8 @@ class Split:
         """Channels of every image, 1 or 3."""
         if self.images is not None:
             return int(self.images.shape[-1])
+        if self.shards is not None:
+            return self.shards.shape[-1]
         assert self.encoded is not None
         return self.encoded.in_chans
 
@@ -190,6 +195,8 @@ class Split:
         if self.images is not None:
             image: Pixels = self.images[i]
             return image
+        if self.shards is not None:
+            return self.shards.read(i)
         assert self.encoded is not None
         return self.encoded.read(i)
 
@@ -203,13 +210,16 @@ class Split:
             None if self.groups is None else self.groups[rows],
             None if self.val is None else self.val[rows],
             None if self.rank is None else self.rank[rows],
+            None if self.shards is None else self.shards.take(rows),
         )
 
     def with_channels(self, in_chans: int) -> Split:
-        """The same images with 1 or 3 channels; colour becomes grey."""
+        """The same images with 1 or 3 channels; colour becomes grey. Images are prepared for one number of channels."""
+        assert self.shards is None or self.in_chans == in_chans
         if self.encoded is not None:
             return replace(self, encoded=replace(self.encoded, in_chans=in_chans))
-        assert self.images is not None
+        if self.images is None:
+            return self
         return replace(self, images=grey(self.images)) if (in_chans, self.in_chans) == (1, 3) else self
 
 
@@ -228,16 +238,19 @@ def join_splits(first: Split, second: Split) -> Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: its facts and its two splits."""
+    """A data set: its facts and its two splits. `stamp` stands for the sizes and times of its files."""
 
     facts: Facts
     train: Split
     test: Split
+    stamp: str = ""
 
     def with_channels(self, in_chans: int) -> ImageData:
         """The same images with 1 or 3 channels."""
         facts = replace(self.facts, in_chans=in_chans)
-        return ImageData(facts, self.train.with_channels(in_chans), self.test.with_channels(in_chans))
+        return replace(
+            self, facts=facts, train=self.train.with_channels(in_chans), test=self.test.with_channels(in_chans)
+        )
 
 
 def grey(colour: Pixels) -> Pixels:

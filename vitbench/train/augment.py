@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitbench.spec.trial import TrialSpec, sides
+from vitbench.spec.trial import TrialSpec, crops_have_random_sizes, sides
 from vitbench.train.erasing import ERASE_LANES, erase, inside_boxes
 
 NUM_OPS, MAGNITUDE = 2, 10 / 30
@@ -21,9 +21,6 @@ NUM_OPS, MAGNITUDE = 2, 10 / 30
 COLOUR_OPS = ("identity", "brightness", "contrast", "solarize", "posterize", "autocontrast")
 GEOMETRIC_OPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
 OPS = COLOUR_OPS + GEOMETRIC_OPS
-RESIZED_ABOVE = 64
-"""Above so many pixels per side a crop has a random size and shape, as in the paper; up to it, a small image is padded
-and shifted, since a crop of a twentieth of its area would show next to nothing."""
 MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 CUTMIX_LANES = 4
 """Share, row and column of the box, and the switch between CutMix and MixUp."""
@@ -53,13 +50,12 @@ class Augment:
         """The augmentation of a resolved spec."""
         assert spec.data.img_size is not None
         height, width = sides(spec.data.img_size)
-        resized = spec.train.augment != "none" and max(height, width) > RESIZED_ABOVE
         train = spec.train
         return cls(
             level=train.augment,
             flip=bool(spec.data.flip),
             mixup=train.mixup or 0.0,
-            resized=resized,
+            resized=crops_have_random_sizes(spec),
             size=(height, width),
             cutmix=train.cutmix,
             switch=train.mixup_switch_prob,

@@ -13,12 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitbench.data import DataOptions, Facts, ImageData, channel_stats, fits_in_memory, open_images, resident
+from vitbench.data import (
+    DataOptions,
+    Facts,
+    ImageData,
+    channel_stats,
+    fits_in_memory,
+    open_images,
+    resident,
+    with_prepared,
+)
 from vitbench.spec.trial import DataSpec, TrialSpec
 from vitbench.train.augment import Augment, pad
 from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
 from vitbench.train.sampling import Cut, Order, all_draws, all_indices, micro_batches
-from vitbench.train.streamed import open_stream
+from vitbench.train.streamed import Loader, open_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +82,8 @@ def open_source(spec: TrialSpec, options: DataOptions, device: torch.device) -> 
 def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, originals: bool = False) -> ImageSource:
     """The images of a resolved spec; cached for the next trial on the same data, size and device.
 
-    Streamed if they do not fit in memory, if `options.stream` is set, or if the `originals` are needed.
-    Streamed and resident images give the same numbers.
+    Streamed if they do not fit in memory, if `options.stream` is set, or if the `originals` are needed; on a CPU also
+    if they are prepared, as all processes then share one copy. Streamed and resident images give the same numbers.
     """
     assert spec.img_size is not None
     key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
@@ -82,10 +91,13 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
         _cache.clear()
         data = open_images(spec.name, options)
         data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
-        if options.stream or originals or not _fits(data.facts, spec.img_size, device):
-            _cache[key] = open_stream(data, spec.img_size, options, device)
+        prepared = with_prepared(data, spec.img_size, options)
+        is_shared = device.type == "cpu" and prepared is not data
+        if options.stream or originals or is_shared or not _fits(data.facts, spec.img_size, device):
+            loader = Loader(data if originals else prepared, prepared, spec.img_size, options.num_workers, device)
+            _cache[key] = open_stream(loader, options)
         else:
-            _cache[key] = _to_device(data, spec.img_size, device)
+            _cache[key] = _to_device(prepared, spec.img_size, device)
     return _cache[key]
 
 

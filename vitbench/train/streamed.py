@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice, repeat
 
 import numpy as np
@@ -56,11 +56,15 @@ class ImageRequest:
 
 
 class ImageDecoder(Dataset[Tensor | InputError]):
-    """Decodes the images of a request; returns an unreadable image's error, since a loader process cannot raise it."""
+    """Decodes the images of a request; returns an unreadable image's error, since a loader process cannot raise it.
 
-    def __init__(self, data: ImageData, img_size: int | tuple[int, int], augment: Augment | None) -> None:
-        self.splits = {"train": data.train, "test": data.test}
-        self.img_size, self.augment = img_size, augment
+    Centre crops come from `centred`, which may be prepared for this size; crops of random sizes from `originals`.
+    """
+
+    def __init__(self, loader: Loader, augment: Augment | None) -> None:
+        self.originals = {"train": loader.originals.train, "test": loader.originals.test}
+        self.centred = {"train": loader.centred.train, "test": loader.centred.test}
+        self.img_size, self.augment = loader.img_size, augment
 
     def __getitem__(self, request: ImageRequest) -> Tensor | InputError:
         """Pixels `uint8 [n, C, H, W]`."""
@@ -75,10 +79,10 @@ class ImageDecoder(Dataset[Tensor | InputError]):
 
     def _image(self, request: ImageRequest, k: int) -> Pixels:
         """One image `[H, W, C]`: its centre crop, or its random crop where crops have random sizes."""
-        image = self.splits[request.part].read(int(request.index[k]))
+        row = int(request.index[k])
         if self.augment is None or request.draws is None or not self.augment.resized:
-            return centre_crop(image, self.img_size)
-        draws = request.draws[k]
+            return centre_crop(self.centred[request.part].read(row), self.img_size)
+        image, draws = self.originals[request.part].read(row), request.draws[k]
         out = cut(image, resized_box(image.shape[0], image.shape[1], draws, self.augment.aspect), self.img_size)
         return out[:, ::-1] if self.augment.mirrors(draws) else out
 
@@ -109,9 +113,13 @@ def _delivered(loader: Pieces) -> Iterator[Tensor | InputError]:
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads requests in advance, in `num_workers` processes (0: in this process)."""
+    """Reads requests in advance, in `num_workers` processes (0: in this process).
 
-    data: ImageData
+    `centred` are the same images as `originals`, possibly prepared for `img_size`.
+    """
+
+    originals: ImageData
+    centred: ImageData
     img_size: int | tuple[int, int]
     num_workers: int
     device: torch.device
@@ -127,7 +135,7 @@ class Loader:
                 yield from parts
 
         loader: Pieces = DataLoader(
-            ImageDecoder(self.data, self.img_size, augment),
+            ImageDecoder(self, augment),
             sampler=pieces(),
             batch_size=None,
             num_workers=self.num_workers,
@@ -206,24 +214,21 @@ def _raw(loader: Loader, upcoming: Iterator[list[Batch]], augment: Augment) -> G
         yield batches, pixels, on_device(all_draws(batches), pixels.device)
 
 
-def open_stream(
-    data: ImageData, img_size: int | tuple[int, int], options: DataOptions, device: torch.device
-) -> StreamedImages:
+def open_stream(loader: Loader, options: DataOptions) -> StreamedImages:
     """The images of a data set, read on demand, standardised by their exact statistics.
 
     These take one pass over the training images (of ImageNet some ten minutes on 16 cores), kept in the cache folder.
     """
-    loader = Loader(data, img_size, options.num_workers, device)
     statistics = moments(_counts(loader, options))
     return StreamedImages(
         loader=loader,
-        **source_fields(data, statistics, device),
+        **source_fields(loader.originals, statistics, loader.device),
     )
 
 
 def _counts(loader: Loader, options: DataOptions) -> Ints:
     """How often each level occurs in the training images' centre crops, `[C, 256]`; cached."""
-    data, img_size = loader.data, loader.img_size
+    data, img_size = loader.originals, loader.img_size
     size = str(img_size) if isinstance(img_size, int) else "x".join(map(str, img_size))
     path = cache_folder(options) / "levels" / f"{data.facts.fingerprint[:32]}-{size}.json"
     with suppress(OSError, ValueError):
@@ -232,7 +237,7 @@ def _counts(loader: Loader, options: DataOptions) -> Ints:
             return cached
     everything = np.arange(len(data.train))
     requests = (ImageRequest("train", everything[s : s + STATS_BATCH]) for s in range(0, len(everything), STATS_BATCH))
-    on_cpu = Loader(data, loader.img_size, loader.num_workers, torch.device("cpu"))
+    on_cpu = replace(loader, device=torch.device("cpu"))
     counts = np.zeros((data.facts.in_chans, 256), dtype=np.int64)
     for pixels in on_cpu.load(requests):
         counts += histogram(pixels.permute(0, 2, 3, 1).numpy())

@@ -35,6 +35,7 @@ from vitbench.cli.commands.group import (
     launched_rank,
 )
 from vitbench.cli.commands.prepare import ExperimentRequest, Prepared, experiment_yaml, facts_source, prepare
+from vitbench.cli.commands.prepare_images import prepared_lines, warn_of_prepared
 from vitbench.cli.commands.run_exit import exit_code, worse
 from vitbench.cli.commands.run_options import RunOptions
 from vitbench.cli.commands.verdicts import verdicts_of
@@ -95,8 +96,10 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
         check_same_experiment(options.root / item.run, item.experiment, replace=options.replace_run)
     num_gpus = 1 if options.processes > 1 else max(1, len(gpus))
     check_engine(options.engine, options.jobs, options.recompute, num_gpus)
+    notes, warnings = prepared_lines(builders, options.data)
+    warn_of_prepared(warnings if options.warn else ())
     if not (options.quiet or options.as_json):
-        for line in data_lines(builders):
+        for line in (*data_lines(builders), *notes):
             console.print(Text(printable(line)), soft_wrap=True)
     num_jobs = choose_num_jobs(1 if options.processes > 1 else options.jobs, device, options.threads, num_gpus)
     if options.track is not None:

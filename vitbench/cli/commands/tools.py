@@ -1,4 +1,4 @@
-"""Commands around a run: export, inspect, schema, watch, doctor, clean, check-data, init."""
+"""Commands around a run: export, inspect, schema, watch, doctor, clean, check-data, prepare, init."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vitbench.cli.commands.arguments import Code, DataDir, Json, Names, Results, console, data_options_of, run_code
+from vitbench.cli.commands import completion
+from vitbench.cli.commands.arguments import (
+    Code,
+    DataDir,
+    Download,
+    Json,
+    Names,
+    Results,
+    console,
+    data_options_of,
+    run_code,
+)
 
 tools = typer.Typer()
 
@@ -126,6 +137,34 @@ def check_data(
     from vitbench.cli.commands.upkeep import check_data as check_images
 
     raise typer.Exit(check_images(name, data_options_of(data_dir), console()))
+
+
+@tools.command()
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(help="folder:PATH, parquet:PATH, imagenet, ...", metavar="DATA", autocompletion=completion.data),
+    ],
+    img_size: Annotated[
+        str, typer.Option("--img-size", help="The run's data.img_size: pixels per side, or HEIGHTxWIDTH.")
+    ],
+    in_chans: Annotated[
+        int | None, typer.Option("--in-chans", help="1 prepares grey images, for runs with data.in_chans: 1.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes that decode (default: one per core).")
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Decode a data set once, to one size, into the cache folder; later runs read these pixels, shared in memory.
+
+    A killed command goes on where it was. On a whole set, it compares every checksum.
+    """
+    from vitbench.cli.commands.prepare_images import prepare_images
+
+    options = data_options_of(data_dir, download)
+    raise typer.Exit(prepare_images(name, (img_size, in_chans), options, jobs, console()))
 
 
 @tools.command()
