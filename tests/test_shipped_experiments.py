@@ -118,7 +118,7 @@ def test_equal_compute_is_equal(name: str) -> None:
 def test_which_files_have_a_budget() -> None:
     """`shape` and `masked_patch` give some arms the total of another."""
     assert {"equal_compute", "patch_size", "shape", "masked_patch", "paper/equal_compute"} <= set(WITH_BUDGET)
-    assert len(list(budgets(experiment("pretraining")))) == 6, "five pre-trainings, and one arm's total"
+    assert len(list(budgets(experiment("pretraining")))) == 7, "six pre-trainings, and one arm's total"
     arms = {one.what for name in ("shape", "masked_patch") for one in budgets(experiment(name))}
     assert arms == {f"shape, {arm}" for arm in ("width", "mlp", "patch", "all")} | {
         "masked_patch, scratch_equal_compute"

@@ -106,7 +106,7 @@ def _result(
     metrics = dict(measured or {}) | (labelling.metrics if labelling else {})
     if ok and trainer.used[e].train.size:
         module = build(spec.model, spec.train.objective)
-        probed = member.state if spec.evaluate.features == "trained" else initial_state(job)
+        probed = member.state if spec.evaluate.features == "trained" else initial_state(job, trainer.images)
         module.load_state_dict(probed)
         module.to(trainer.device)
         metrics |= probes(module, trainer.images, member.members, spec.evaluate, job.seed)

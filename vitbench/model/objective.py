@@ -131,6 +131,8 @@ class Objective(Mechanism):
     task_names: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[str] = STUDENT
     """The role of the network that is evaluated and kept: the trained one, or one of its averages."""
+    required: ClassVar[Mapping[str, str]] = {}
+    """Fields of ModelSpec at values other than their defaults, with which it can train a model; specimens have them."""
     compares_images: ClassVar[bool] = False
     """True if an image's loss depends on the other images of its batch, so that a batch cannot be cut."""
     cuts_views: ClassVar[bool] = False

@@ -60,6 +60,8 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
     train = _train(spec.train, model, data, facts, networks or {})
     if objective_of(train.objective).predicts_classes:
         check_probes(spec.evaluate, data, facts)
+        if spec.evaluate.probe_layers and model.family == "resnet":
+            raise InputError("evaluate.probe_layers: a ResNet has no blocks of tokens; set false")
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -68,7 +70,7 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
     """Fields of probes go back to their defaults without probes."""
-    if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+    if not evaluate.has_probes:
         return EvaluateSpec(test=evaluate.test)
     idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
     idle += [] if evaluate.knn else ["knn_temperature"]
@@ -98,7 +100,7 @@ def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
 
     With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
     """
-    if not evaluate.test and (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+    if not evaluate.test and evaluate.has_probes:
         raise InputError("evaluate.test: probes are scored on test images; leave them out, or leave out test: false")
     if not (evaluate.few_shot or evaluate.knn):
         return

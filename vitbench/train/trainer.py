@@ -22,6 +22,7 @@ from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
+from vitbench.train.fitting import fitted_tensors
 from vitbench.train.image_source import ImageSource, TrainOrTest, members, on_device
 from vitbench.train.labelling import class_weights, label_pools, label_tables
 from vitbench.train.networks import Network, Networks
@@ -74,7 +75,7 @@ class Trainer:
         if recompute and isinstance(module, Encoder):
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
-        self.stack = Stack(module, [initial_state(job) for job in jobs], device)
+        self.stack = Stack(module, [initial_state(job, images) for job in jobs], device)
         self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
         tensors = tensors_by_name(self.spec.model, self.train.objective)
         decaying = {name for name, tensor in tensors.items() if tensor.decays}
@@ -320,10 +321,15 @@ class NetworkCalls:
         return self._trainer.class_of.gather(1, index)
 
 
-def initial_state(job: Job) -> dict[str, Tensor]:
-    """The weights that a job starts from, on the CPU: fresh ones, replaced by those of its parent, if any."""
+def initial_state(job: Job, images: ImageSource) -> dict[str, Tensor]:
+    """The weights that a job starts from, on the CPU: fresh ones, replaced by those of its parent, if any.
+
+    Tensors that are measured on training images, as a palette is, come from `images` or from the parent.
+    """
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
-    if job.parent is not None:
+    if job.parent is None:
+        module.load_state_dict(fitted_tensors(job.spec.model, images), strict=False)
+    else:
         load_weights(module, job.parent, tensors_by_name(job.spec.model, job.spec.train.objective))
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
