@@ -55,6 +55,7 @@ MECHANISMS = [
     ("objective", "dino"),
     ("objective", "moco_v3"),
     ("objective", "distill"),
+    ("objective", "pseudo_label"),
     ("objective", "igpt_ar"),
     ("objective", "igpt_bert"),
 ]

@@ -92,7 +92,7 @@ def budgets(one: Experiment) -> Iterator[Spent]:
     of_base = one.base.get("train", {}).get("train_flops")
     of_stage = {s.name: s.model_dump(exclude_unset=True).get("train", {}).get("train_flops") for s in one.stages}
     for arm in builder.arms.values():
-        for stage, spec, _, _ in builder.stages(arm, setting):
+        for stage, spec, *_ in builder.stages(arm, setting):
             written: dict[str, Any] = {"train.train_flops": of_stage.get(stage) or of_base, **arm.assignment}
             budget = written.get(f"{stage}.train.train_flops", written["train.train_flops"])
             match = re.fullmatch(r"total_of\((.+)\)", budget) if isinstance(budget, str) else None

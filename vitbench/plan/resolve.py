@@ -11,7 +11,7 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
-from vitbench.data.splits import class_sizes
+from vitbench.data.splits import class_sizes, pool_size
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, Stages, unread_fields
 from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
@@ -210,6 +210,7 @@ def _train(
         raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {written}")
     objective = objective_of(train.objective).resolved(model)
     _check_objective(objective, model, train, facts, networks)
+    _check_pool(objective, data, facts)
     steps = num_steps(train, model, data, facts, costs.network_flops(networks))
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
@@ -252,6 +253,22 @@ def _check_objective(
         )
 
 
+def _check_pool(objective: Objective, data: DataSpec, facts: Facts) -> None:
+    """Raise InputError if images without labels are missing, or if test images are among them."""
+    if objective.labelled_share is None:
+        return
+    if facts.num_test_in_train:
+        raise InputError(
+            f"train.objective {objective.name}: {facts.num_test_in_train} test images of {facts.name} are also "
+            "training images, so the images without labels would include them; remove them"
+        )
+    if pool_size(facts.counts, data, objective.labelled_share) <= 0:
+        raise InputError(
+            f"train.objective {objective.name}: labelled_fraction {objective.labelled_share:g} leaves no image without "
+            f"a label; the stage trains on data.train_fraction {data.train_fraction:g}"
+        )
+
+
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
     """The defaults of recipe fields without effect. Raises InputError for a field that cannot be used."""
     weights, idle = train.class_weights, []
@@ -290,7 +307,8 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, 
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
     step_flops = costs.train_flops(model, train.objective, batch, others)
-    steps = int(train.train_flops // step_flops)
+    num_pool = pool_size(facts.counts, data, objective_of(train.objective).labelled_share)
+    steps = int((train.train_flops - costs.labelling_flops(train.objective, num_pool, others)) // step_flops)
     if steps < MIN_STEPS:
         raise InputError(
             f"train.train_flops: {train.train_flops:.3g} gives {steps} steps of {step_flops:.3g} FLOPs; "

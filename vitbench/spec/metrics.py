@@ -77,6 +77,8 @@ _NAMED = {
         _accuracy("knn_percent", "Knn (%)"),
         Metric("teacher_entropy_nats", "Teacher's entropy", "nats", None, "training"),
         Metric("teacher_kl_nats", "Teacher's divergence", "nats", None, "training"),
+        Metric("pseudo_labels_kept_percent", "Pseudo-labels kept (%)", "%", None, "training"),
+        Metric("pseudo_labels_right_percent", "Pseudo-labels right (%)", "%", None, "training"),
         Metric("bits_per_pixel", "Bits per pixel", "bits", "lower", "training"),
         Metric("unigram_bits_per_pixel", "Bits per pixel by the colours' shares", "bits", None, "training"),
         Metric("num_params", "Num params", "parameters", None, "cost"),
