@@ -40,7 +40,11 @@ def test_arms_share_the_trunk_and_count_it_each() -> None:
     ("written", "instead", "message"),
     [
         ("steps: 60, ", "steps: 60, continues: true, ", "train.continues: this stage starts from no other stage"),
-        ("name: trunk, ", "name: trunk, model: {head: mlp_tanh}, ", "trains another network; representation.bias (and 1 more)"),
+        (
+            "name: trunk, ",
+            "name: trunk, model: {head: mlp_tanh}, ",
+            "representation.bias (and 1 more) differs",
+        ),
         ("sched: linear", "sched: linear, cooldown_fraction: 0.5", "sched linear already falls to 0"),
         ("sched: constant}", "sched: constant, cooldown_fraction: 0.99}", "are more than the whole training"),
         ("sched: constant}", "sched: rsqrt, timescale_fraction: 0.0}", "timescale_fraction"),

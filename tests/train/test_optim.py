@@ -104,7 +104,7 @@ TABLES = ("pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relat
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_tokens_positions_norms_and_biases_do_not_decay(name: str) -> None:
-    for tensor in parameters(resolved(MECHANISMS[name]), CLASSIFY):
+    for tensor in (each for each in parameters(resolved(MECHANISMS[name]), CLASSIFY) if each.trained):
         table = any(part in tensor.name for part in TABLES)
         assert tensor.decays == (len(tensor.shape) > 1 and not table), tensor.name
 

@@ -118,7 +118,7 @@ def optimizer_of(specs: Sequence[TrainSpec], stack: Stack, tensors: Mapping[str,
 
 
 def is_classifier(tensor: StateTensor) -> bool:
-    """True for the last layer of a classifier; a hidden layer before it (`representation`) is none."""
+    """True for the last layer of a classifier; a hidden layer before it (`representation`) is not the last."""
     return tensor.part == "head" and tensor.name.startswith("head")
 
 
