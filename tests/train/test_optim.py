@@ -99,7 +99,9 @@ def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
     assert torch.equal(flat[1], alone[0])
 
 
-TABLES = ("pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relative_position_bias_table")
+TABLES = (
+    "pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relative_position_bias_table", "patch_embed.embed",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
