@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.data.test_prepared import photograph, write_kinds
+from vitbench.base.signals import Terminated
 from vitbench.cli import doctor
 from vitbench.cli.commands.prepare import data_options, facts_source
 from vitbench.cli.commands.prepare_images import img_size_of, prepared_lines
@@ -121,6 +122,17 @@ def test_bad_words_are_one_line(cli: Cli, name: str, words: tuple[str, ...], lin
     assert answer.code == 2
     assert answer.err.startswith(f"error: {line}")
     assert answer.err.count("\n") == 1
+
+
+def test_a_stop_says_what_is_kept(cli: Cli, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr("vitbench.data.preparation.Preparation.run", stopped)
+    answer = cli("prepare", name, "--img-size", 16)
+    assert answer.code == 143
+    assert answer.out.splitlines()[-1] == "0 of 5 shards, 0 of 18 images"
+    assert answer.err == "stopped; finished shards are kept, run the same command again to resume\n"
 
 
 def test_unknown_data_and_a_cache_that_is_a_file(

@@ -24,7 +24,7 @@ from vitbench.train.augment import Augment
 from vitbench.train.image_source import ImageSource
 from vitbench.train.resident import Images, open_source
 from vitbench.train.sampling import Cut, Order
-from vitbench.train.streamed import StreamedImages
+from vitbench.train.streamed import ImageRequest, StreamedImages
 
 CPU = torch.device("cpu")
 VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}
@@ -73,13 +73,26 @@ def test_batches_images_and_statistics_are_bit_equal(
     assert torch.equal(prepared.std, plain.std)
     for index in (np.arange(14)[None], np.array([[3, 3, 9], [13, 0, 1]])):
         for images, same in zip(prepared.read("test", index, 4), plain.read("test", index, 4), strict=True):
+            assert images.is_contiguous()
             assert torch.equal(images, same)
     how = Augment.of(one)
     orders = [Order(0, np.arange(48), 20, how.streams)]
     feeds = [source.feed(orders, how, Cut(2)) for source in (plain, prepared)]
     for step in range(4):
         for (_, unit), (_, same) in zip(*(feed(step) for feed in feeds), strict=True):
+            assert unit.is_contiguous()
             assert torch.equal(unit, same)
+
+
+def test_streamed_pixels_lie_as_networks_take_them(name: str, ways: tuple[DataOptions, DataOptions]) -> None:
+    """Another order in memory would choose other kernels, whose sums differ in the last bit."""
+    for way in ways:
+        source = opened(spec(name, 72), way)
+        assert isinstance(source, StreamedImages)
+        for part in ("train", "test"):
+            draws = np.full((3, 5), 0.5, np.float32) if part == "train" else None
+            (pixels,) = source.loader.load([ImageRequest(part, np.arange(3), draws)], Augment.of(spec(name, 72)))
+            assert pixels.is_contiguous()
 
 
 def test_the_record_of_a_trial_is_equal_and_no_file_is_decoded(

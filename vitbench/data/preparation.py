@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ from vitbench.data.prepared import (
 from vitbench.data.types import DataOptions, ImageData
 
 ELSEWHERE = "VITBENCH_CACHE_DIR names another folder"
+ASIDE = re.compile(r"\.(?:train|test|set|checked)\b.*\.\d+")
+"""Names of files that a killed process was writing."""
 LOCK_FILE = "lock"
 LOCK_SECONDS = 3.0
 """How long a killed command's processes may take to notice it and let go of the lock."""
@@ -79,7 +82,7 @@ class Preparation:
         """
         folder, contents = self.prepared.folder, self.prepared.contents
         with _writing(folder), _locked(folder):
-            _remove(path for path in folder.glob(".*"))  # What a killed process wrote aside.
+            _remove(path for path in folder.iterdir() if ASIDE.fullmatch(path.name))
             if self.prepared.exists() and self.prepared.why_other():
                 _remove([*self.prepared.files().values(), folder / CHECKED_FILE, folder / SET_FILE])
             files, places = self.prepared.files(), contents.all_places()
@@ -202,12 +205,13 @@ def _done(preparation: Preparation, place: ShardPlace, parent: int) -> ShardDone
         return ShardDone(place, path.name, path.stat().st_mtime_ns, "kept")
     if path is not None:
         _remove([path])
-    pixels = np.empty((place.count, *prepared.contents.shape), np.uint8)
+    height, width, in_chans = prepared.contents.shape
+    pixels = np.empty((place.count, in_chans, height, width), np.uint8)
     split = preparation.data.train if place.part == "train" else preparation.data.test
     for i in range(place.count):
         if os.getppid() != parent:
             raise SystemExit(1)
-        pixels[i] = centre_crop(split.read(place.first + i), prepared.contents.shape[:2])
+        pixels[i] = centre_crop(split.read(place.first + i), (height, width)).transpose(2, 0, 1)
         fault("prepare.image")
     content = pixels.reshape(-1).data
     path = prepared.folder / f"{place.stem}-{hashlib.sha256(content).hexdigest()}.u8"

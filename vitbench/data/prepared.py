@@ -1,7 +1,7 @@
 """Prepared images: the images of a data set, decoded once to one size, for all processes of a host.
 
 `prepared/<fingerprint>-<height>x<width>x<channels>/` of the cache folder holds `set.json` (what is prepared) and shards
-`train-00012-<sha256>.u8`: raw pixels in the order that the fingerprint fixes. `vitbench prepare` writes it
+`train-00012-<sha256>.u8`: raw pixels, images in the order that the fingerprint fixes. `vitbench prepare` writes it
 (`data/preparation.py`). A set that does not fit the images, the size or the decoder at hand is not used, and `why_not`
 says why; the images are then decoded from their files, to the same pixels.
 """

@@ -20,9 +20,10 @@ MAX_MAPPED = 256
 
 @dataclass(frozen=True)
 class Shards:
-    """Images `uint8 [n, H, W, C]`: `per_shard` in each file, fewer in the last; `rows` (`int64 [n]`) are those at hand.
+    """Images of `shape` (H, W, C): `per_shard` in each file, fewer in the last; `rows` (`int64 [n]`) are those at hand.
 
-    Picklable, for loader processes: it holds names, and each process maps the files when it reads them.
+    A file holds `uint8 [m, C, H, W]`, the order in which networks take pixels. Picklable, for loader processes: it
+    holds names, and each process maps the files when it reads them.
     """
 
     paths: tuple[Path, ...]
@@ -34,7 +35,7 @@ class Shards:
         """Image i, `uint8 [H, W, C]`, read-only. Raises InputError if the file is gone or has another size."""
         shard, place = divmod(int(self.rows[i]), self.per_shard)
         pixels: npt.NDArray[np.uint8] = _mapped(self.paths[shard], self.shape)[place]
-        return pixels
+        return pixels.transpose(1, 2, 0)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Shards:
         """The images at `rows`, in that order."""
@@ -43,7 +44,8 @@ class Shards:
 
 @functools.lru_cache(maxsize=MAX_MAPPED)
 def _mapped(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    height, width, in_chans = shape
     try:
-        return np.asarray(np.memmap(path, np.uint8, "r")).reshape(-1, *shape)
+        return np.asarray(np.memmap(path, np.uint8, "r")).reshape(-1, in_chans, height, width)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the prepared images cannot be read ({error})") from error

@@ -54,9 +54,10 @@ def prepare_images(
         with stoppable():
             for done in preparation.run():
                 progress.add(done.place.count, done.how == "decoded")
-    except Stopped:
+    except Stopped as stop:
         _print(console, progress.line())
-        raise
+        print("stopped; finished shards are kept, run the same command again to resume", file=sys.stderr)
+        return stop.exit_code
     _print(console, f"complete: {progress.num_decoded} shards decoded, {progress.num_kept} kept and checked")
     return 0
 

@@ -1,0 +1,218 @@
+"""Reading prepared images against decoding them on the fly: time of a pass, memory of several processes, preparing.
+
+The ways to read alternate within each round, in one process and in one order of images; a reader's memory is its share
+of what it maps (PSS), summed over processes that have read every image.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitbench.base.errors import InputError, VitbenchError
+from vitbench.bench.suite import ratios
+from vitbench.data import DataOptions, ImageData, open_images, with_prepared
+from vitbench.data.preparation import Preparation
+from vitbench.train.streamed import ImageRequest, Loader
+
+Say = Callable[[str], None]
+CPU = torch.device("cpu")
+BATCH = 64
+DECODED, PREPARED = "decoded on the fly", "prepared"
+RESIDENT = "decoded into memory"
+READERS = (1, 4)
+READER = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from vitbench.data import DataOptions
+from vitbench.spec.trial import DataSpec
+from vitbench.train.resident import load_images
+def barrier(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+barrier("imported")
+name, size, cache = sys.argv[1:]
+data = DataSpec(name=name, img_size=int(size))
+source = load_images(data, DataOptions(cache_dir=Path(cache)), torch.device("cpu"))
+for part, labels in (("train", source.train_labels), ("test", source.test_labels)):
+    for images in source.read(part, np.arange(len(labels))[None], 64):
+        pass
+barrier("read")
+"""
+"""A process that reads every image as a trial process does, and waits so that all can be measured at once."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The images of the benchmark, and the folder that holds the caches with and without prepared images."""
+
+    name: str
+    img_size: int
+    work: Path
+
+    def options(self, way: str) -> DataOptions:
+        """A cache of its own for each way, so that a way cannot use the images of another."""
+        return DataOptions(cache_dir=self.work / way.replace(" ", "-"))
+
+
+def measure(subject: Subject, rounds: int, jobs: Sequence[int], say: Say) -> dict[str, Any]:
+    """All measurements as plain data. Raises InputError where the kernel does not say what processes share."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise InputError("bench prepare: needs Linux, which says how much memory each process shares")
+    load = os.getloadavg()[0]
+    data = open_images(subject.name, subject.options(PREPARED))
+    preparing = _preparing(subject, data, jobs, say)
+    seconds, processor = _passes(subject, data, rounds, say)
+    memory = {way: [_memory(subject, way, number, say) for number in READERS] for way in (RESIDENT, PREPARED)}
+    return {
+        "data": subject.name,
+        "img_size": subject.img_size,
+        "images": data.facts.num_train + data.facts.num_test,
+        "image_bytes": preparing[0]["image_bytes"],
+        "file_bytes": _file_bytes(data),
+        "rounds": rounds,
+        "load_at_the_start": load,
+        "load_at_the_end": os.getloadavg()[0],
+        "preparing": preparing,
+        "seconds": seconds,
+        "cpu_seconds": processor,
+        "memory": memory,
+    }
+
+
+def _file_bytes(data: ImageData) -> float | None:
+    """Bytes of a training image's file on average; None for images that are no files."""
+    encoded = data.train.encoded
+    if encoded is None:
+        return None
+    return float(np.mean([len(encoded.store.load(int(row))) for row in encoded.rows[:500]]))
+
+
+def _preparing(subject: Subject, data: ImageData, jobs: Sequence[int], say: Say) -> list[dict[str, float]]:
+    """Prepare the images with each number of processes; the last set stays."""
+    costs = []
+    for number in jobs:
+        preparation = Preparation.of(data, subject.img_size, subject.options(PREPARED), number)
+        for path in preparation.prepared.files().values():
+            path.unlink()
+        began, children = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        num_images = sum(done.place.count for done in preparation.run())
+        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+        processor = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
+        contents = preparation.prepared.contents
+        cost = {"jobs": number, "images": num_images, "seconds": wall, "cpu_seconds": processor}
+        costs.append({**cost, "image_bytes": contents.num_bytes / contents.num_images})
+        say(f"prepared with {number} processes: {wall:.1f} s, {processor:.1f} CPU s")
+    return costs
+
+
+def _passes(
+    subject: Subject, data: ImageData, rounds: int, say: Say
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Wall-clock and processor seconds of a pass over the training images, per way and round."""
+    prepared = with_prepared(data, subject.img_size, subject.options(PREPARED))
+    if prepared is data:
+        raise VitbenchError(f"{subject.name}: the images that were just prepared are not used")
+    loaders = {
+        way: Loader(data, images, subject.img_size, 0, CPU) for way, images in ((DECODED, data), (PREPARED, prepared))
+    }
+    wall: dict[str, list[float]] = {way: [] for way in loaders}
+    processor: dict[str, list[float]] = {way: [] for way in loaders}
+    for number in range(rounds):
+        index = np.random.default_rng(number).permutation(len(data.train))
+        for way in list(loaders) if number % 2 else list(reversed(loaders)):
+            began = time.monotonic(), time.process_time()
+            checksum = _read(loaders[way], index)
+            wall[way].append(time.monotonic() - began[0])
+            processor[way].append(time.process_time() - began[1])
+            say(f"round {number + 1}, {way}: {wall[way][-1]:.2f} s, {processor[way][-1]:.2f} CPU s, sum {checksum}")
+    return wall, processor
+
+
+def _read(loader: Loader, index: np.ndarray) -> int:
+    """Read the images as batches of uint8 pixels; return the sum of some values, which is the same for every way."""
+    requests = (ImageRequest("train", index[start : start + BATCH]) for start in range(0, len(index), BATCH))
+    return sum(int(images[..., 0, 0].sum()) for images in loader.load(requests))
+
+
+def _memory(subject: Subject, way: str, number: int, say: Say) -> dict[str, float]:
+    """MiB of so many processes together before and after each has read every image."""
+    cache = subject.options(way).cache_dir
+    words = [sys.executable, "-c", READER, subject.name, str(subject.img_size), str(cache)]
+    children = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(number)
+    ]
+    sums = {}
+    try:
+        for stage in ("imported", "read"):
+            for child in children:
+                assert child.stdout is not None
+                if child.stdout.readline().strip() != stage:
+                    raise VitbenchError(f"bench prepare: a reading process ended with {child.wait()}")
+            sums[f"{stage}_mib"] = sum(_pss_mib(child.pid) for child in children)
+            for child in children:
+                assert child.stdin is not None
+                child.stdin.write("\n")
+                child.stdin.flush()
+    finally:
+        for child in children:
+            child.communicate()
+    added = sums["read_mib"] - sums["imported_mib"]
+    say(f"{way}, {number} processes: {sums['read_mib']:.0f} MiB, {added:.0f} added by reading")
+    return {"processes": number, **sums, "added_mib": added}
+
+
+def _pss_mib(pid: int) -> float:
+    """Memory of a process; a page that n processes share counts as 1/n."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise VitbenchError(f"process {pid}: smaps_rollup has no Pss")
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    size, count = measured["img_size"], measured["images"]
+    files = f", files of {measured['file_bytes'] / 1024:.0f} KiB on average" if measured["file_bytes"] else ""
+    lines = [
+        "# Prepared images against decoding on the fly",
+        "",
+        f"{count:,} images at {size} x {size} px{files}; {measured['rounds']} rounds, the ways alternate; load average "
+        f"{measured['load_at_the_start']:.1f} at the start, {measured['load_at_the_end']:.1f} at the end. "
+        "Ratios have 95% intervals, paired by round. `vitbench bench prepare` writes this page.",
+        "",
+        "| a pass over the training images | seconds, median | CPU s, median | times as long | CPU time, times |",
+        "|---|---|---|---|---|",
+    ]
+    wall, processor = (ratios(measured[key], PREPARED) for key in ("seconds", "cpu_seconds"))
+    for way in (PREPARED, DECODED):
+        medians = f"{median(measured['seconds'][way]):.2f} | {median(measured['cpu_seconds'][way]):.2f}"
+        lines.append(f"| {way} | {medians} | {_times(wall.get(way))} | {_times(processor.get(way))} |")
+    lines += ["", "| memory of reading processes (PSS, MiB) | processes | before | after | added by the images |"]
+    lines += ["|---|---|---|---|---|"]
+    for way, sums in measured["memory"].items():
+        for each in sums:
+            figures = f"{each['imported_mib']:,.0f} | {each['read_mib']:,.0f} | {each['added_mib']:,.0f}"
+            lines.append(f"| {way} | {each['processes']} | {figures} |")
+    lines += ["", "| preparing, processes | seconds | CPU s | images/s | images per CPU s |", "|---|---|---|---|---|"]
+    for cost in measured["preparing"]:
+        rates = f"{cost['images'] / cost['seconds']:.0f} | {cost['images'] / cost['cpu_seconds']:.0f}"
+        lines.append(f"| {cost['jobs']} | {cost['seconds']:.1f} | {cost['cpu_seconds']:.1f} | {rates} |")
+    return "\n".join(lines) + "\n"
+
+
+def _times(ratio: dict[str, float] | None) -> str:
+    return "1" if ratio is None else f"{ratio['ratio']:.1f} [{ratio['low']:.1f}, {ratio['high']:.1f}]"
