@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.data.test_prepared import write_kinds
 from vitbench.base.errors import VitbenchError
 from vitbench.bench import prepared_speed
-from vitbench.bench.prepared_speed import DECODED, PREPARED, RESIDENT, Subject, measure, table
+from vitbench.bench.prepared_speed import AUGMENTED, DECODED, PLAIN, PREPARED, RESIDENT, Subject, measure, table
 from vitbench.data import DataOptions, open_images
 from vitbench.train.streamed import Loader
 
@@ -27,17 +28,21 @@ def test_both_ways_read_the_same_images(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(prepared_speed, "_memory", memory)
     measured = measure(Subject(name, 16, tmp_path), 3, (1, 2), lines.append)
     assert measured["images"] == 86
-    assert measured["image_bytes"] == 16 * 16 * 3
-    assert [cost["images"] for cost in measured["preparing"]] == [86, 86]
-    rounds = [line for line in lines if line.startswith("round")]
-    assert [DECODED in line for line in rounds] == [False, True, True, False, False, True]
-    sums = [line.rpartition(" ")[2] for line in rounds]
+    costs = [(cost["form"], cost["jobs"], cost["images"]) for cost in measured["preparing"]]
+    forms = ("in their original sizes", "of 16 x 16 px")
+    assert costs == [(form, jobs, 86) for form in forms for jobs in (1, 2)]
+    assert measured["preparing"][-1]["image_bytes"] == 16 * 16 * 3
+    ways = [(each["use"], each["way"]) for each in measured["passes"]]
+    assert ways[:4] == [(use, way) for use in (PLAIN, AUGMENTED) for way in (PREPARED, DECODED)]
+    assert ways[4:8] == [(use, way) for use in (PLAIN, AUGMENTED) for way in (DECODED, PREPARED)]
+    sums = [each["checksum"] for each in measured["passes"]]
     assert sums[0::2] == sums[1::2]
+    assert len(set(sums)) == 4  # One of all centre crops, and one of each round's random crops.
     text = table(json.loads(json.dumps(measured)))
     assert f"| {RESIDENT} | 4 | 50 | 450 | 400 |" in text
     assert f"| {PREPARED} | 4 | 50 | 150 | 100 |" in text
     assert "86 images at 16 x 16 px, files of" in text
-    assert len([line for line in text.splitlines() if line.startswith(f"| {DECODED} | ")]) == 1
+    assert text.count(f"| {AUGMENTED} | {DECODED} | ") == 1
 
 
 def test_a_way_that_decodes_after_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +57,9 @@ def test_a_pass_counts_every_image_once(tmp_path: Path, monkeypatch: pytest.Monk
     asked: list[Any] = []
     load = Loader.load
     monkeypatch.setattr(
-        Loader, "load", lambda self, requests: load(self, (asked.append(request) or request for request in requests))
+        Loader, "load", lambda self, requests, _: load(self, (asked.append(item) or item for item in requests))
     )
-    prepared_speed._read(Loader(data, data, 16, 0, prepared_speed.CPU), prepared_speed.np.arange(80)[::-1])
+    prepared_speed._read(Loader(data, data, 16, 0, prepared_speed.CPU), np.arange(80)[::-1], augmented=False)
     assert sorted(row for request in asked for row in request.index) == list(range(80))
 
 

@@ -24,6 +24,8 @@ from vitbench.base.errors import InputError, VitbenchError
 from vitbench.bench.suite import ratios
 from vitbench.data import DataOptions, ImageData, open_images, with_prepared
 from vitbench.data.preparation import Preparation
+from vitbench.spec import trial
+from vitbench.train.augment import Augment
 from vitbench.train.streamed import ImageRequest, Loader
 
 Say = Callable[[str], None]
@@ -31,6 +33,8 @@ CPU = torch.device("cpu")
 BATCH = 64
 DECODED, PREPARED = "decoded on the fly", "prepared"
 RESIDENT = "decoded into memory"
+PLAIN, AUGMENTED = "centre crops", "crops of random sizes"
+"""What is read: images of one size, or what augmented training cuts from whole images above 64 px."""
 READERS = (1, 4)
 READER = """
 import sys
@@ -74,21 +78,19 @@ def measure(subject: Subject, rounds: int, jobs: Sequence[int], say: Say) -> dic
         raise InputError("bench prepare: needs Linux, which says how much memory each process shares")
     load = os.getloadavg()[0]
     data = open_images(subject.name, subject.options(PREPARED))
-    preparing = _preparing(subject, data, jobs, say)
-    seconds, processor = _passes(subject, data, rounds, say)
+    preparing = [_preparing(subject, data, size, number, say) for size in (None, subject.img_size) for number in jobs]
+    passes = _passes(subject, data, rounds, say)
     memory = {way: [_memory(subject, way, number, say) for number in READERS] for way in (RESIDENT, PREPARED)}
     return {
         "data": subject.name,
         "img_size": subject.img_size,
         "images": data.facts.num_train + data.facts.num_test,
-        "image_bytes": preparing[0]["image_bytes"],
         "file_bytes": _file_bytes(data),
         "rounds": rounds,
         "load_at_the_start": load,
         "load_at_the_end": os.getloadavg()[0],
         "preparing": preparing,
-        "seconds": seconds,
-        "cpu_seconds": processor,
+        "passes": passes,
         "memory": memory,
     }
 
@@ -101,51 +103,54 @@ def _file_bytes(data: ImageData) -> float | None:
     return float(np.mean([len(encoded.store.load(int(row))) for row in encoded.rows[:500]]))
 
 
-def _preparing(subject: Subject, data: ImageData, jobs: Sequence[int], say: Say) -> list[dict[str, float]]:
-    """Prepare the images with each number of processes; the last set stays."""
-    costs = []
-    for number in jobs:
-        preparation = Preparation.of(data, subject.img_size, subject.options(PREPARED), number)
-        for path in preparation.prepared.files().values():
-            path.unlink()
-        began, children = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        num_images = sum(done.place.count for done in preparation.run())
-        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
-        processor = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
-        contents = preparation.prepared.contents
-        cost = {"jobs": number, "images": num_images, "seconds": wall, "cpu_seconds": processor}
-        costs.append({**cost, "image_bytes": contents.num_bytes / contents.num_images})
-        say(f"prepared with {number} processes: {wall:.1f} s, {processor:.1f} CPU s")
-    return costs
+def _preparing(subject: Subject, data: ImageData, size: int | None, number: int, say: Say) -> dict[str, Any]:
+    """Prepare the images with a number of processes; the last set of a size stays."""
+    preparation = Preparation.of(data, size, subject.options(PREPARED), number)
+    for path in preparation.prepared.files().values():
+        path.unlink()
+    began, children = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    num_images = sum(done.place.count for done in preparation.run())
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    processor = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
+    contents = preparation.prepared.contents
+    say(f"prepared {contents.form} by {number} processes: {wall:.1f} s, {processor:.1f} CPU s")
+    times = {"seconds": wall, "cpu_seconds": processor, "image_bytes": contents.image_bytes}
+    return {"form": contents.form, "jobs": number, "images": num_images, **times}
 
 
-def _passes(
-    subject: Subject, data: ImageData, rounds: int, say: Say
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Wall-clock and processor seconds of a pass over the training images, per way and round."""
-    prepared = with_prepared(data, subject.img_size, subject.options(PREPARED))
-    if prepared is data:
+def _passes(subject: Subject, data: ImageData, rounds: int, say: Say) -> list[dict[str, Any]]:
+    """Wall-clock and processor seconds of every pass over the training images."""
+    options = subject.options(PREPARED)
+    sized, whole = (with_prepared(data, size, options) for size in (subject.img_size, None))
+    if sized is data or whole is data:
         raise VitbenchError(f"{subject.name}: the images that were just prepared are not used")
     loaders = {
-        way: Loader(data, images, subject.img_size, 0, CPU) for way, images in ((DECODED, data), (PREPARED, prepared))
+        DECODED: Loader(data, data, subject.img_size, 0, CPU),
+        PREPARED: Loader(whole, sized, subject.img_size, 0, CPU),
     }
-    wall: dict[str, list[float]] = {way: [] for way in loaders}
-    processor: dict[str, list[float]] = {way: [] for way in loaders}
+    passes = []
     for number in range(rounds):
         index = np.random.default_rng(number).permutation(len(data.train))
-        for way in list(loaders) if number % 2 else list(reversed(loaders)):
-            began = time.monotonic(), time.process_time()
-            checksum = _read(loaders[way], index)
-            wall[way].append(time.monotonic() - began[0])
-            processor[way].append(time.process_time() - began[1])
-            say(f"round {number + 1}, {way}: {wall[way][-1]:.2f} s, {processor[way][-1]:.2f} CPU s, sum {checksum}")
-    return wall, processor
+        for use in (PLAIN, AUGMENTED):
+            for way in list(loaders) if number % 2 else list(reversed(loaders)):
+                began = time.monotonic(), time.process_time()
+                checksum = _read(loaders[way], index, use == AUGMENTED)
+                times = {"seconds": time.monotonic() - began[0], "cpu_seconds": time.process_time() - began[1]}
+                passes.append({"round": number, "use": use, "way": way, "checksum": checksum, **times})
+                say(f"round {number + 1}, {use}, {way}: {times['seconds']:.2f} s, {times['cpu_seconds']:.2f} CPU s")
+    return passes
 
 
-def _read(loader: Loader, index: np.ndarray) -> int:
+def _read(loader: Loader, index: np.ndarray, augmented: bool) -> int:
     """Read the images as batches of uint8 pixels; return the sum of some values, which is the same for every way."""
-    requests = (ImageRequest("train", index[start : start + BATCH]) for start in range(0, len(index), BATCH))
-    return sum(int(images[..., 0, 0].sum()) for images in loader.load(requests))
+    size = trial.sides(loader.img_size)
+    augment = Augment("light", True, 0.0, resized=True, size=size) if augmented else None
+    draws = np.random.default_rng(len(index)).random((len(index), 5)) if augmented else None
+    requests = (
+        ImageRequest("train", index[rows], None if draws is None else draws[rows])
+        for rows in np.split(np.arange(len(index)), range(BATCH, len(index), BATCH))
+    )
+    return sum(int(images[..., 0, 0].sum()) for images in loader.load(requests, augment))
 
 
 def _memory(subject: Subject, way: str, number: int, say: Say) -> dict[str, float]:
@@ -194,24 +199,36 @@ def table(measured: dict[str, Any]) -> str:
         f"{measured['load_at_the_start']:.1f} at the start, {measured['load_at_the_end']:.1f} at the end. "
         "Ratios have 95% intervals, paired by round. `vitbench bench prepare` writes this page.",
         "",
-        "| a pass over the training images | seconds, median | CPU s, median | times as long | CPU time, times |",
-        "|---|---|---|---|---|",
+        "| pass over the training images | read | seconds, median | CPU s, median | times as long | CPU time, times |",
+        "|---|---|---|---|---|---|",
     ]
-    wall, processor = (ratios(measured[key], PREPARED) for key in ("seconds", "cpu_seconds"))
-    for way in (PREPARED, DECODED):
-        medians = f"{median(measured['seconds'][way]):.2f} | {median(measured['cpu_seconds'][way]):.2f}"
-        lines.append(f"| {way} | {medians} | {_times(wall.get(way))} | {_times(processor.get(way))} |")
+    for use in (PLAIN, AUGMENTED):
+        seconds, processor = (_by_way(measured, use, key) for key in ("seconds", "cpu_seconds"))
+        wall_ratios, cpu_ratios = ratios(seconds, PREPARED), ratios(processor, PREPARED)
+        for way in (PREPARED, DECODED):
+            medians = f"{median(seconds[way]):.2f} | {median(processor[way]):.2f}"
+            lines.append(
+                f"| {use} | {way} | {medians} | {_times(wall_ratios.get(way))} | {_times(cpu_ratios.get(way))} |"
+            )
     lines += ["", "| memory of reading processes (PSS, MiB) | processes | before | after | added by the images |"]
     lines += ["|---|---|---|---|---|"]
     for way, sums in measured["memory"].items():
         for each in sums:
             figures = f"{each['imported_mib']:,.0f} | {each['read_mib']:,.0f} | {each['added_mib']:,.0f}"
             lines.append(f"| {way} | {each['processes']} | {figures} |")
-    lines += ["", "| preparing, processes | seconds | CPU s | images/s | images per CPU s |", "|---|---|---|---|---|"]
+    lines += ["", "| preparing images | processes | bytes per image | seconds | CPU s | images/s | images per CPU s |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for cost in measured["preparing"]:
         rates = f"{cost['images'] / cost['seconds']:.0f} | {cost['images'] / cost['cpu_seconds']:.0f}"
-        lines.append(f"| {cost['jobs']} | {cost['seconds']:.1f} | {cost['cpu_seconds']:.1f} | {rates} |")
+        times = f"{cost['image_bytes']:,} | {cost['seconds']:.1f} | {cost['cpu_seconds']:.1f}"
+        lines.append(f"| {cost['form']} | {cost['jobs']} | {times} | {rates} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_way(measured: dict[str, Any], use: str, key: str) -> dict[str, list[float]]:
+    """A figure of every pass of one use, by way, in the order of the rounds."""
+    passes = [each for each in measured["passes"] if each["use"] == use]
+    return {way: [each[key] for each in passes if each["way"] == way] for way in (PREPARED, DECODED)}
 
 
 def _times(ratio: dict[str, float] | None) -> str:
