@@ -23,6 +23,7 @@ MECHANISMS = [
     ("stages", "convolution"),
     ("patch_embed", "dct"),
     ("patch_embed", "frequency_tokens"),
+    ("patch_embed", "pixel_tokens"),
     ("position", "none"),
     ("position", "learned_1d"),
     ("position", "learned_2d"),
@@ -39,6 +40,7 @@ MECHANISMS = [
     ("token_mixer", "local"),
     ("token_mixer", "sparse_strided"),
     ("token_mixer", "sparse_fixed"),
+    ("token_mixer", "causal"),
     ("token_mixer", "mlp"),
     ("token_mixer", "pool"),
     ("token_mixer", "identity"),
@@ -53,6 +55,9 @@ MECHANISMS = [
     ("objective", "dino"),
     ("objective", "moco_v3"),
     ("objective", "distill"),
+    ("objective", "pseudo_label"),
+    ("objective", "igpt_ar"),
+    ("objective", "igpt_bert"),
 ]
 
 

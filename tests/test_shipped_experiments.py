@@ -92,7 +92,7 @@ def budgets(one: Experiment) -> Iterator[Spent]:
     of_base = one.base.get("train", {}).get("train_flops")
     of_stage = {s.name: s.model_dump(exclude_unset=True).get("train", {}).get("train_flops") for s in one.stages}
     for arm in builder.arms.values():
-        for stage, spec, _, _ in builder.stages(arm, setting):
+        for stage, spec, *_ in builder.stages(arm, setting):
             written: dict[str, Any] = {"train.train_flops": of_stage.get(stage) or of_base, **arm.assignment}
             budget = written.get(f"{stage}.train.train_flops", written["train.train_flops"])
             match = re.fullmatch(r"total_of\((.+)\)", budget) if isinstance(budget, str) else None
@@ -118,7 +118,7 @@ def test_equal_compute_is_equal(name: str) -> None:
 def test_which_files_have_a_budget() -> None:
     """`shape` and `masked_patch` give some arms the total of another."""
     assert {"equal_compute", "patch_size", "shape", "masked_patch", "paper/equal_compute"} <= set(WITH_BUDGET)
-    assert len(list(budgets(experiment("pretraining")))) == 6, "five pre-trainings, and one arm's total"
+    assert len(list(budgets(experiment("pretraining")))) == 7, "six pre-trainings, and one arm's total"
     arms = {one.what for name in ("shape", "masked_patch") for one in budgets(experiment(name))}
     assert arms == {f"shape, {arm}" for arm in ("width", "mlp", "patch", "all")} | {
         "masked_patch, scratch_equal_compute"

@@ -60,6 +60,28 @@ def test_workers_give_the_same_records_bit_for_bit(alone: Ran, tmp_path: Path) -
     assert results(Ran(DISTILLED, tmp_path, workers=2, engine="workers")) == results(alone)
 
 
+PSEUDO_LABELLED = (
+    TINY.replace("steps: 12", "steps: 4")
+    + """
+stages:
+  - {name: teach, data: {train_fraction: 0.25}}
+  - {name: learn, uses: {teacher: teach}, train: {objective: {name: pseudo_label, labelled_fraction: 0.25}}}
+seeds: 1
+"""
+)
+
+
+def test_pseudo_labels_are_counted_and_recorded(tmp_path: Path) -> None:
+    ran = Ran(PSEUDO_LABELLED, tmp_path)
+    for trial in ran.trials:
+        record = ran.records[trial.trial_id]
+        assert (record.status, record.result.train_flops) == ("ok", trial.train_flops)
+        assert list(record_contradictions(record, ran.store)) == []
+    metrics = ran.records[ran.trials[-1].trial_id].result.metrics
+    assert metrics["pseudo_labels_kept_percent"] == 100.0
+    assert 0 < metrics["pseudo_labels_right_percent"] < 100
+
+
 def test_a_student_waits_for_its_teacher(alone: Ran, tmp_path: Path) -> None:
     student = next(trial for trial in alone.trials if trial.parents)
     assert not execute_locked(student, options(tmp_path), lambda event: None)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitbench.model import costs
 from vitbench.model.build import build
 from vitbench.model.mechanisms import stage_models
+from vitbench.model.objective import objective_of
 from vitbench.model.sizes import pixel_grid
 from vitbench.spec.trial import ModelSpec, ObjectiveSpec
 
@@ -32,6 +33,8 @@ CASES = {
     **{name: (resolved(fields), CLASSIFY) for name, fields in MECHANISMS.items()},
     **{name: (named(name), CLASSIFY) for name in NAMED + HYBRIDS},
     **{target: (resolved(TINY, patch_size=4), objective) for target, objective in OBJECTIVES.items()},
+    "igpt_ar": (resolved(MECHANISMS["pixel tokens causal"]), ObjectiveSpec(name="igpt_ar")),
+    "igpt_bert": (resolved(MECHANISMS["pixel tokens colour"]), ObjectiveSpec(name="igpt_bert")),
     "masked avg": (resolved(TINY, global_pool="map", final_norm="after_pool", in_chans=3), OBJECTIVES["mean_colour"]),
 }
 
@@ -57,11 +60,11 @@ def test_flops_are_torchs(case: str) -> None:
     model, objective = CASES[case]
     module = on_meta(model, objective)
     inputs = [torch.empty(1, model.in_chans, *pixel_grid(model), device="meta")]
-    if objective.name == "masked_patch":
-        inputs += [torch.zeros(1, costs.grid(model).area, dtype=torch.long, device="meta")] * 2
+    places = torch.zeros(1, costs.grid(model).area, dtype=torch.long, device="meta")
+    inputs += [places] * len(objective_of(objective).inputs)
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
-    assert costs.forward_flops(model, objective) == counter.get_total_flops()
+    assert costs.forward_flops(model, objective) + costs.hidden_flops(model) == counter.get_total_flops()
 
 
 def test_flops_by_module_are_torchs() -> None:

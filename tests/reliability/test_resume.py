@@ -95,9 +95,14 @@ stages:
 )
 
 
-@pytest.mark.parametrize(("text", "broken", "step"), [(STAGED, 0, 5), (STAGED, 1, 4), (TAUGHT, 1, 4)])
+LABELLED = TAUGHT.replace("name: distill", "name: pseudo_label, labelled_fraction: 0.25").replace(
+    "teach, ", "teach, data: {train_fraction: 0.25}, "
+)
+
+
+@pytest.mark.parametrize(("text", "broken", "step"), [(STAGED, 0, 5), (STAGED, 1, 4), (TAUGHT, 1, 4), (LABELLED, 1, 4)])
 def test_two_stages(text: str, broken: int, step: int, tmp_path: Path) -> None:
-    """The second starts from the first, or has it as its teacher."""
+    """The second starts from the first, or has it as its teacher in every step or for its labels."""
     trials = planned(text)
     here(trials, options(tmp_path / "unbroken", every=float("inf")))
     here(trials[:broken], options(tmp_path / "broken"))

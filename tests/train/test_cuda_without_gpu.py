@@ -24,6 +24,7 @@ from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
 from vitbench.inspection.specimen import TINY, networks_of
 from vitbench.model.mechanisms import MODEL_KINDS
+from vitbench.model.objective import objective_of
 from vitbench.plan.resolve import resolve
 from vitbench.spec.mechanism import registered
 from vitbench.spec.trial import DataSpec, Family, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
@@ -65,7 +66,8 @@ def train_settings() -> Iterator[dict[str, Any]]:
 
 def spec_of(names: Names, pool: str = "token", patch_size: int = 2, **train: Any) -> TrialSpec:
     """The tiny ViT with the named mechanisms. Raises InputError."""
-    model = {**TINY, "global_pool": pool, "patch_size": patch_size}
+    required = objective_of(ObjectiveSpec(name=names.get("objective", "classify"))).required
+    model = {**TINY, "global_pool": pool, "patch_size": patch_size, **required}
     model |= {MODEL_KINDS[kind]: name for kind, name in names.items() if kind in MODEL_KINDS}
     settings = {"steps": 4, "batch_size": 12, "objective": ObjectiveSpec(name=names.get("objective", "classify"))}
     written = TrialSpec(

@@ -85,12 +85,13 @@ def test_features_of_the_start_are_those_before_training() -> None:
     metrics = {}
     for features in ("start", "trained"):
         one = spec().model_copy(update={"evaluate": asked.model_copy(update={"features": features})})
-        parent = initial_state(Job(one, 7))
-        stack = Trainer([Job(one, 0, parent)], load_images(one.data, DataOptions(), CPU), CPU)
+        data = load_images(one.data, DataOptions(), CPU)
+        parent = initial_state(Job(one, 7), data)
+        stack = Trainer([Job(one, 0, parent)], data, CPU)
         (outcome,) = outcomes(stack, train_stack(stack, lambda step, speed, loss: None))
         metrics[features] = outcome.result.metrics
     module_ = build(one.model, one.train.objective)
-    module_.load_state_dict(initial_state(Job(one, 0, parent)))
+    module_.load_state_dict(initial_state(Job(one, 0, parent), stack.images))
     assert torch.equal(module_.state_dict()["blocks.0.attn.qkv.weight"], parent["blocks.0.attn.qkv.weight"])
     assert metrics["start"] == probes(module_, stack.images, stack.used[0], asked, seed=0)
     assert metrics["start"] != metrics["trained"]

@@ -77,6 +77,18 @@ def partition_sizes(counts: Counts, spec: DataSpec) -> tuple[int, int]:
     return sum(sizes.train.values()), sum(sizes.val.values())
 
 
+def labelled_part(spec: DataSpec, share: float) -> DataSpec:
+    """The data of which a trial reads labels, if it reads those of a `share` of the training images."""
+    return spec.model_copy(update={"train_fraction": share})
+
+
+def pool_size(counts: Counts, spec: DataSpec, labelled_share: float | None) -> int:
+    """How many images a trial trains on without reading their labels; raises what `partition_sizes` raises."""
+    if labelled_share is None:
+        return 0
+    return partition_sizes(counts, spec)[0] - partition_sizes(counts, labelled_part(spec, labelled_share))[0]
+
+
 def class_sizes(counts: Counts, spec: DataSpec) -> Sizes:
     """The sizes of a partition; a share is rounded half up, and no class is held out in whole."""
     present = {c: count for c, count in enumerate(counts.images) if count}

@@ -101,10 +101,12 @@ def _result(
     num_images = steps * spec.train.batch_size
     ok = member.diverged_at is None
     last_point = member.curve[-1] if member.curve and ok else None
-    metrics = dict(measured or {})
+    labelling = trainer.labellings[e]
+    networks = {role: network.spec for role, network in job.networks.items()}
+    metrics = dict(measured or {}) | (labelling.metrics if labelling else {})
     if ok and trainer.used[e].train.size:
         module = build(spec.model, spec.train.objective)
-        probed = member.state if spec.evaluate.features == "trained" else initial_state(job)
+        probed = member.state if spec.evaluate.features == "trained" else initial_state(job, trainer.images)
         module.load_state_dict(probed)
         module.to(trainer.device)
         metrics |= probes(module, trainer.images, member.members, spec.evaluate, job.seed)
@@ -117,7 +119,7 @@ def _result(
         curve=tuple(member.curve),
         num_params=costs.num_params(spec.model, spec.train.objective),
         forward_flops=costs.forward_flops(spec.model, spec.train.objective),
-        train_flops=costs.trial_flops(spec, {role: network.spec for role, network in job.networks.items()}),
+        train_flops=costs.trial_flops(spec, networks, len(labelling.pool) if labelling else 0),
         num_images=num_images,
         num_steps=steps,
         num_train_images=len(member.members.train),

@@ -45,19 +45,26 @@ def case_of(kind: str, text: str) -> Specimen:
     reasons = []
     for pool, patch_size in (("token", 2), ("avg", 2), ("token", 4)):
         try:
-            specs = [spec_with(kind, chosen, pool, patch_size) for chosen in (text, None)]
+            specs = [spec_with(kind, text, pool, patch_size, baseline=baseline) for baseline in (False, True)]
             return Specimen(kind, text, *specs)
         except InputError as error:
             reasons.append(str(error))
     raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
 
 
-def spec_with(kind: str, text: str | None, pool: str = "token", patch_size: int = 2) -> TrialSpec:
-    """The resolved spec of the tiny ViT, with a mechanism or without. Raises InputError."""
+def spec_with(
+    kind: str, text: str | None, pool: str = "token", patch_size: int = 2, *, baseline: bool = False
+) -> TrialSpec:
+    """The resolved spec of the tiny ViT, with a mechanism or without. Raises InputError.
+
+    The `baseline` of an objective has the other fields that the objective requires.
+    """
     model, objective = {**TINY, "global_pool": pool, "patch_size": patch_size}, ObjectiveSpec()
     if text is not None and kind == "objective":
-        objective = ObjectiveSpec(name=text)
-    elif text is not None:
+        with_objective = ObjectiveSpec(name=text)
+        model |= objective_of(with_objective).required
+        objective = objective if baseline else with_objective
+    elif text is not None and not baseline:
         model[MODEL_KINDS[kind]] = text
     train = TrainSpec(steps=NUM_STEPS, batch_size=16, lr=3e-3, objective=objective)
     written = TrialSpec(model=ModelSpec(**model), data=DataSpec(name="fake", val_fraction=0.2), train=train)

@@ -102,10 +102,20 @@ def train_flops(
     return num_images * sum(flops * (TRAIN_PER_FORWARD if each.role == STUDENT else 1) for each, flops in passes)
 
 
-def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> int:
-    """FLOPs of all training of one resolved trial, with the forward passes of `networks` of other stages, by role."""
+def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec], num_pool: int = 0) -> int:
+    """FLOPs of all training of one resolved trial, with the forward passes of `networks` of other stages, by role.
+
+    `num_pool` images get their labels from a network before the first step.
+    """
     train, others = spec.train, network_flops(networks)
-    return train_flops(spec.model, train.objective, known(train.steps) * train.batch_size, others)
+    steps = train_flops(spec.model, train.objective, known(train.steps) * train.batch_size, others)
+    return steps + labelling_flops(train.objective, num_pool, others)
+
+
+def labelling_flops(objective: ObjectiveSpec, num_pool: int, others: Mapping[str, int]) -> int:
+    """FLOPs of the forward passes by which a network of another stage labels `num_pool` images."""
+    labeller = objective_of(objective).labeller
+    return 0 if labeller is None else num_pool * others[labeller]
 
 
 def network_flops(networks: Mapping[str, TrialSpec]) -> dict[str, int]:

@@ -60,6 +60,7 @@ FILL: dict[str, Callable[[Tensor, float, Generator], object]] = {
     "zeros": lambda tensor, _, generator: tensor.zero_(),
     "ones": lambda tensor, _, generator: tensor.fill_(1.0),
     "constant": lambda tensor, value, generator: tensor.fill_(value),
+    "ramp": lambda tensor, end, _: tensor.copy_(torch.linspace(-end, end, len(tensor)).view(-1, 1)),
     "normal": lambda tensor, std, generator: tensor.normal_(0.0, std, generator=generator),
     "trunc_normal": lambda tensor, std, generator: _truncated_normal(tensor, std, 2.0, generator),
     "uniform": lambda tensor, bound, generator: tensor.uniform_(-bound, bound, generator=generator),

@@ -18,6 +18,21 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim, eps=eps)
 
 
+class RmsNorm(nn.Module):
+    """Tokens `[..., D]` divided by the root of their mean square, then scaled per channel.
+
+    Source: Zhang and Sennrich 2019; as in iGPT's code (Chen et al. 2020).
+    """
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.empty(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = x.float().square().mean(-1, keepdim=True)
+        return (x * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
+
+
 class GroupNorm(nn.GroupNorm):
     """Tokens `[B, T, D]` of each image, normalised over tokens and channels together, then scaled per channel.
 

@@ -5,7 +5,7 @@ nothing is refused: it cannot be exported, and it gives no capability.
 
 Capabilities, in `gives` and `needs`: `attention_maps` (a mixer whose `module` has `probabilities`), `positions`,
 `patches` (a patch embedding whose patches do not overlap), `subset` (a mixer or an encoding that works on some of the
-patches), `class_token`.
+patches), `causal` (a mixer in which no patch depends on a later one), `class_token`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from vitbench.model.palette import Floats, TrainingPixels
 from vitbench.model.sizes import Grid, known, patch_grid
 from vitbench.model.tensors import Tensor
 from vitbench.spec.mechanism import Mechanism, mechanism
@@ -77,6 +78,10 @@ class PatchEmbed(Part):
     def num_coefficients(self, model: ModelSpec) -> int | None:
         """Frequencies of a patch that a token holds; None if it holds pixels."""
         return None
+
+    def fitted(self, model: ModelSpec, images: TrainingPixels) -> dict[str, Floats]:
+        """Values of tensors that are measured on training images, by their name inside `patch_embed`."""
+        return {}
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
         """Tensors by their name inside `patch_embed`."""
@@ -336,12 +341,10 @@ def blocks_of(model: ModelSpec) -> list[BlockPlace]:
 
 def parts_of(model: ModelSpec) -> tuple[Part, ...]:
     """Every part of a transformer, from the images to the readout."""
-    channel_mixer = () if model.without == "mlp" else (channel_mixer_of(model),)
-    first = (patch_embed_of(model), position_of(model), *token_mixers_of(model))
-    return (*first, *channel_mixer, readout_of(model), stages_of(model))
+    mixers = (*token_mixers_of(model), *(() if model.without == "mlp" else (channel_mixer_of(model),)))
+    return (patch_embed_of(model), position_of(model), *mixers, readout_of(model), stages_of(model))
 
 
 def unread_fields(model: ModelSpec) -> frozenset[str]:
     """The SHARED fields that no part of the model reads."""
-    read = frozenset[str]().union(*(part.reads(model) for part in parts_of(model)))
-    return SHARED - read
+    return SHARED.difference(*(part.reads(model) for part in parts_of(model)))

@@ -108,6 +108,9 @@ class Call(Protocol):
     def labels(self, index: torch.Tensor) -> torch.Tensor:
         """Positions among the trained classes `[E, B]` of training images `index [E, B]`."""
 
+    def targets(self, index: torch.Tensor) -> torch.Tensor:
+        """Weighted targets `[E, B, K]` of training images `index [E, B]`, for an objective with a `labeller`."""
+
 
 class Objective(Mechanism):
     """What training minimises.
@@ -128,10 +131,14 @@ class Objective(Mechanism):
     task_names: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[str] = STUDENT
     """The role of the network that is evaluated and kept: the trained one, or one of its averages."""
+    required: ClassVar[Mapping[str, str]] = {}
+    """Fields of ModelSpec at values other than their defaults, with which it can train a model; specimens have them."""
     compares_images: ClassVar[bool] = False
     """True if an image's loss depends on the other images of its batch, so that a batch cannot be cut."""
     cuts_views: ClassVar[bool] = False
     """True if it cuts its views out of the images itself, so that they differ even without augmentation."""
+    labeller: ClassVar[str | None] = None
+    """The role of the network that answers, once before the first step, for the images whose labels are not read."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -147,6 +154,20 @@ class Objective(Mechanism):
     def averaged_roles(self) -> tuple[str, ...]:
         """Roles of moving averages of the trained network."""
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
+
+    @property
+    def labelled_share(self) -> float | None:
+        """With a `labeller`, the share of the data's training images whose labels are read; None: no such share."""
+        return None
+
+    @property
+    def noised_answers(self) -> bool:
+        """With a `labeller`, True if it answers in training mode for augmented images."""
+        return False
+
+    def targets_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Weighted targets `[n, K]` for the labeller's probabilities `[n, K]`; a row of zeros leaves its image out."""
+        raise NotImplementedError
 
     @property
     def num_views(self) -> int:
@@ -212,7 +233,7 @@ class Objective(Mechanism):
 
         Passes of the trained network are followed by a backward pass; the others are not.
         """
-        return [Pass(STUDENT), *(Pass(role) for role in self.networks)]
+        return [Pass(STUDENT), *(Pass(role) for role in self.networks if role != self.labeller)]
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         """What a batch is trained for, as functions of (seed, epoch, index).

@@ -62,7 +62,7 @@ def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
         yield from (tensor.at(f"blocks.{number}") for tensor in block_tensors(stage, layer))
     if model.final_norm != "none":
         name, width = "norm" if model.final_norm == "before_pool" else "fc_norm", stage_models(model)[-1].embed_dim
-        yield from (replace(tensor, part="final_norm") for tensor in norm(name, known(width)))
+        yield from (replace(tensor, part="final_norm") for tensor in norm(name, known(width), shift=_has_shift(model)))
 
 
 def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
@@ -81,8 +81,14 @@ def block_tensors(model: ModelSpec, layer: int) -> Iterator[Tensor]:
 
 
 def _block_norm(model: ModelSpec, name: str) -> Iterator[Tensor]:
-    scale_and_shift = () if model.without == "norm" else norm(name, transformer(model).embed_dim)
+    width = transformer(model).embed_dim
+    scale_and_shift = () if model.without == "norm" else norm(name, width, shift=_has_shift(model))
     yield from (replace(tensor, part="block_norm") for tensor in scale_and_shift)
+
+
+def _has_shift(model: ModelSpec) -> bool:
+    """True if norms have a learned shift."""
+    return model.block_norm != "rms"
 
 
 def _layer_scale(model: ModelSpec, name: str) -> Iterator[Tensor]:

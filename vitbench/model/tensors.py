@@ -108,10 +108,11 @@ def affine(
         yield Tensor(f"{name}.bias", weight[:1], inits[1])
 
 
-def norm(name: str, width: int, scale: str = "ones") -> Iterator[Tensor]:
+def norm(name: str, width: int, scale: str = "ones", *, shift: bool = True) -> Iterator[Tensor]:
     """A norm's scale and shift."""
     yield Tensor(f"{name}.weight", (width,), scale)
-    yield Tensor(f"{name}.bias", (width,), "zeros")
+    if shift:
+        yield Tensor(f"{name}.bias", (width,), "zeros")
 
 
 def mlp(name: str, widths: tuple[int, int], scheme: Scheme, uses: int) -> Iterator[Tensor]:

@@ -71,6 +71,12 @@ def neighbourhoods(grid: Grid, side: int) -> Groups:
 
 
 @functools.lru_cache(maxsize=64)
+def before(num_cells: int) -> Groups:
+    """For each cell, itself and those before it in the sequence."""
+    return [list(range(query + 1)) for query in range(num_cells)]
+
+
+@functools.lru_cache(maxsize=64)
 def strided(num_cells: int, stride: int) -> Groups:
     """For each cell, those less than `stride` away in the sequence, and those a multiple of `stride` away."""
     return [

@@ -23,6 +23,7 @@ from vitbench.model.layers import (
     GroupNorm,
     LayerNorm,
     LayerScale,
+    RmsNorm,
     StochasticDepth,
     depth_rates,
     dropout,
@@ -94,7 +95,12 @@ def _block_norm(model: ModelSpec) -> nn.Module:
     width = known(model.embed_dim)
     if model.without == "norm":
         return nn.Identity()
-    return GroupNorm(width) if model.block_norm == "group" else LayerNorm(width, model.norm_eps)
+    return GroupNorm(width) if model.block_norm == "group" else _token_norm(model, width)
+
+
+def _token_norm(model: ModelSpec, width: int) -> nn.Module:
+    """A norm of each token."""
+    return (RmsNorm if model.block_norm == "rms" else LayerNorm)(width, model.norm_eps)
 
 
 def _layer_scale(model: ModelSpec) -> nn.Module:
@@ -153,7 +159,7 @@ class Encoder(nn.Module):
         self.pos_drop = dropout(model.drop_rate)
         self.blocks = _blocks(model)
         self.stages = stage_models(model)
-        final_norm = LayerNorm(known(self.stages[-1].embed_dim), model.norm_eps)
+        final_norm = _token_norm(model, known(self.stages[-1].embed_dim))
         self.norm = final_norm if model.final_norm == "before_pool" else nn.Identity()
         self.fc_norm = final_norm if model.final_norm == "after_pool" else nn.Identity()
         self.recompute = False

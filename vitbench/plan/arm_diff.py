@@ -27,7 +27,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.dist_token": frozenset(("dist_token", "head")),
     "model.final_norm": frozenset(("final_norm",)),
     "model.without": frozenset(("block_norm", "channel_mixer", "layer_scale")),
-    "model.block_norm": frozenset(("block_norm",)),
+    "model.block_norm": frozenset(("block_norm", "final_norm")),
     "model.norm_eps": frozenset(),
     "model.layer_scale": frozenset(("layer_scale",)),
     "model.head": frozenset(("head",)),

@@ -11,7 +11,7 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
-from vitbench.data.splits import class_sizes
+from vitbench.data.splits import class_sizes, pool_size
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, Stages, unread_fields
 from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
@@ -60,6 +60,8 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
     train = _train(spec.train, model, data, facts, networks or {})
     if objective_of(train.objective).predicts_classes:
         check_probes(spec.evaluate, data, facts)
+        if spec.evaluate.probe_layers and model.family == "resnet":
+            raise InputError("evaluate.probe_layers: a ResNet has no blocks of tokens; set false")
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
@@ -68,7 +70,7 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
 
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
     """Fields of probes go back to their defaults without probes."""
-    if not (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+    if not evaluate.has_probes:
         return EvaluateSpec(test=evaluate.test)
     idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
     idle += [] if evaluate.knn else ["knn_temperature"]
@@ -98,7 +100,7 @@ def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
 
     With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
     """
-    if not evaluate.test and (evaluate.few_shot or evaluate.linear_probe or evaluate.knn):
+    if not evaluate.test and evaluate.has_probes:
         raise InputError("evaluate.test: probes are scored on test images; leave them out, or leave out test: false")
     if not (evaluate.few_shot or evaluate.knn):
         return
@@ -208,6 +210,7 @@ def _train(
         raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {written}")
     objective = objective_of(train.objective).resolved(model)
     _check_objective(objective, model, train, facts, networks)
+    _check_pool(objective, data, facts)
     steps = num_steps(train, model, data, facts, costs.network_flops(networks))
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
     update: dict[str, Any] = {"epochs": None, "images": None, "train_flops": None, "steps": steps, "mixup": mixup}
@@ -250,6 +253,22 @@ def _check_objective(
         )
 
 
+def _check_pool(objective: Objective, data: DataSpec, facts: Facts) -> None:
+    """Raise InputError if images without labels are missing, or if test images are among them."""
+    if objective.labelled_share is None:
+        return
+    if facts.num_test_in_train:
+        raise InputError(
+            f"train.objective {objective.name}: {facts.num_test_in_train} test images of {facts.name} are also "
+            "training images, so the images without labels would include them; remove them"
+        )
+    if pool_size(facts.counts, data, objective.labelled_share) <= 0:
+        raise InputError(
+            f"train.objective {objective.name}: labelled_fraction {objective.labelled_share:g} leaves no image without "
+            f"a label; the stage trains on data.train_fraction {data.train_fraction:g}"
+        )
+
+
 def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
     """The defaults of recipe fields without effect. Raises InputError for a field that cannot be used."""
     weights, idle = train.class_weights, []
@@ -288,7 +307,8 @@ def num_steps(train: TrainSpec, model: ModelSpec, data: DataSpec, facts: Facts, 
         return max(1, round(train.epochs * num_train / batch))
     assert train.train_flops is not None
     step_flops = costs.train_flops(model, train.objective, batch, others)
-    steps = int(train.train_flops // step_flops)
+    num_pool = pool_size(facts.counts, data, objective_of(train.objective).labelled_share)
+    steps = int((train.train_flops - costs.labelling_flops(train.objective, num_pool, others)) // step_flops)
     if steps < MIN_STEPS:
         raise InputError(
             f"train.train_flops: {train.train_flops:.3g} gives {steps} steps of {step_flops:.3g} FLOPs; "

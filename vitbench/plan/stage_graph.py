@@ -16,12 +16,16 @@ from vitbench.spec.trial import ObjectiveSpec, TrialSpec, size_words
 
 
 class ResolvedStage(NamedTuple):
-    """One stage of an arm at a setting; `uses` is {role: name of an earlier stage}."""
+    """One stage of an arm at a setting; `uses` is {role: name of an earlier stage}.
+
+    `num_pool` images get their labels from another stage's network.
+    """
 
     name: str
     spec: TrialSpec
     fingerprint: str
     uses: Mapping[str, str]
+    num_pool: int = 0
 
 
 def parents_of(stage: Stage, objective: ObjectiveSpec, earlier: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,9 @@ import numpy as np
 
 from vitbench.base.errors import InputError
 from vitbench.data import Facts
+from vitbench.data.splits import pool_size
 from vitbench.model.costs import trial_flops
+from vitbench.model.objective import objective_of
 from vitbench.model.weights.start import start_sha256, with_start
 from vitbench.plan.resolve import resolve
 from vitbench.plan.stage_graph import ResolvedStage, ancestors, network_problems, parents_of, reachable
@@ -64,7 +66,7 @@ class Trial:
     """One stage of arm x setting x seed, fully resolved; plain data.
 
     `parents` are the trials that it needs, by role. `networks` are the specs of those whose network its objective
-    reads.
+    reads. `num_pool` images get their labels from one of these.
     """
 
     trial_id: str
@@ -79,6 +81,7 @@ class Trial:
     networks: Mapping[str, TrialSpec] = field(default_factory=dict)
     stage: str = ""
     class_names: tuple[str, ...] = ()
+    num_pool: int = 0
 
     @property
     def parent(self) -> str | None:
@@ -88,7 +91,7 @@ class Trial:
     @property
     def train_flops(self) -> int:
         """FLOPs of its training, with the forward passes of other networks."""
-        return trial_flops(self.spec, self.networks)
+        return trial_flops(self.spec, self.networks, self.num_pool)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class Builder:
             return value
         stages = self.stages(find_arms(self.experiment, match[1])[0], setting)
         specs = {stage.name: stage.spec for stage in stages}
-        return float(sum(trial_flops(stage.spec, _networks(stage.uses, specs)) for stage in stages))
+        return float(sum(trial_flops(stage.spec, _networks(stage.uses, specs), stage.num_pool) for stage in stages))
 
     def trials(self, arm: Arm, setting: Assignment, seed: int, role: Role) -> list[Trial]:
         """The trial of the last stage, after those of the stages that it needs."""
@@ -240,6 +243,7 @@ class Builder:
                 networks=part.networks,
                 stage=stage.name,
                 class_names=part.class_names,
+                num_pool=stage.num_pool,
             )
         return list(trials.values())
 
@@ -272,7 +276,8 @@ def _resolved_stage(
     uses = parents_of(stage, written.train.objective, list(earlier))
     networks = _networks(uses, {name: other.spec for name, other in earlier.items()})
     spec = with_start(resolve(written, facts, networks), ancestors(earlier, uses))
-    resolved = ResolvedStage(stage.name, spec, facts.fingerprint, uses)
+    num_pool = pool_size(facts.counts, spec.data, objective_of(spec.train.objective).labelled_share)
+    resolved = ResolvedStage(stage.name, spec, facts.fingerprint, uses, num_pool)
     if problems := network_problems(resolved, earlier):
         raise InputError("\n".join(problems))
     return resolved

@@ -116,7 +116,8 @@ def registered(kind: str) -> dict[str, type[Mechanism]]:
 
 def is_registered(kind: str, text: str) -> bool:
     """True if the class of a canonical text is built in or its file was loaded."""
-    return text.partition("(")[0] in registered(kind)
+    _load_built_ins()
+    return (kind, text.partition("(")[0]) in _REGISTRY
 
 
 def class_of(kind: str, name: str) -> type[Mechanism]:

@@ -44,7 +44,7 @@ class Metric:
     @property
     def decimals(self) -> int:
         """Digits after the point in a table: 2 for percentages, 4 for losses, 0 for counts."""
-        return {"%": 2, "nats": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
+        return {"%": 2, "nats": 4, "bits": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
 
     @property
     def counted(self) -> bool:
@@ -77,6 +77,10 @@ _NAMED = {
         _accuracy("knn_percent", "Knn (%)"),
         Metric("teacher_entropy_nats", "Teacher's entropy", "nats", None, "training"),
         Metric("teacher_kl_nats", "Teacher's divergence", "nats", None, "training"),
+        Metric("pseudo_labels_kept_percent", "Pseudo-labels kept (%)", "%", None, "training"),
+        Metric("pseudo_labels_right_percent", "Pseudo-labels right (%)", "%", None, "training"),
+        Metric("bits_per_pixel", "Bits per pixel", "bits", "lower", "training"),
+        Metric("unigram_bits_per_pixel", "Bits per pixel by the colours' shares", "bits", None, "training"),
         Metric("num_params", "Num params", "parameters", None, "cost"),
         Metric("forward_flops", "Forward flops", "FLOPs", None, "cost"),
         Metric("train_flops", "Train flops", "FLOPs", None, "cost"),
@@ -92,6 +96,14 @@ _ANALYSES = ("attention_", "box_", "filter_", "last_layer_", "layer_", "pos_", "
 _ANALYSIS_ACCURACIES = ("robust_",)
 
 
+LAYER_PROBE = "linear_probe_layer_"
+
+
+def layer_probe(number: int) -> str:
+    """The name of the linear probe of block `number`, counted from 1."""
+    return f"{LAYER_PROBE}{number}_percent"
+
+
 def metric_named(name: str) -> Metric:
     """The metric of this name; a name outside the table takes the unit of its ending and has no better direction."""
     if name in _NAMED:
@@ -99,7 +111,7 @@ def metric_named(name: str) -> Metric:
     words = name.removesuffix("_percent").replace("_", " ").capitalize()
     percent = name.endswith("_percent")
     label = words + (" (%)" if percent else "")
-    if name.startswith("few_shot_") and percent:
+    if name.startswith(("few_shot_", LAYER_PROBE)) and percent:
         return _accuracy(name, label)
     accuracy = percent and name.startswith(_ANALYSIS_ACCURACIES)
     return Metric(name, label, "%" if percent else "", "higher" if accuracy else None, "analysis", guess=accuracy)
@@ -122,6 +134,7 @@ def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) 
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []
+    probes += [layer_probe(number + 1) for number in range(spec.model.depth or 0)] if evaluate.probe_layers else []
     probes += ["knn_percent"] if evaluate.knn else []
     if not evaluate.test:
         return (*(("val_top1_percent",) if has_validation else ()), *losses, *costs)

@@ -95,10 +95,12 @@ class ModelSpec(Frozen):
     )
     head: Literal["linear", "mlp_tanh"] = "linear"
     stages: StagesName = Field("flat", description="One grid for all blocks, or a pyramid of ever coarser ones")
-    block_norm: Literal["layer", "group"] = Field(
-        "layer", description="Norm of each branch; group: over all tokens and channels of an image (PoolFormer)"
+    block_norm: Literal["layer", "group", "rms"] = Field(
+        "layer",
+        description="Norm of each branch; group: over all tokens and channels of an image (PoolFormer); rms: without "
+        "mean and shift, the final norm too (iGPT)",
     )
-    norm_eps: PositiveFloat = Field(1e-6, description="Epsilon of LayerNorm; that of block_norm group is 1e-5")
+    norm_eps: PositiveFloat = Field(1e-6, description="Epsilon of LayerNorm and rms; that of block_norm group is 1e-5")
     layer_scale: PositiveFloat | None = Field(
         None, description="First value of a learned factor per channel on each branch; None: off"
     )
@@ -244,6 +246,7 @@ class EvaluateSpec(Frozen):
     few_shot_l2: PositiveFloat = 1024.0
     few_shot_classes: Literal["trained", "held_out"] = "trained"
     linear_probe: bool = False
+    probe_layers: bool = Field(False, description="A linear probe of every block: the mean of its patches' tokens")
     knn: Annotated[int, Field(ge=0)] = Field(0, description="Neighbours; 0: off")
     knn_temperature: PositiveFloat | None = Field(
         None, description="Neighbours vote with exp(cosine similarity / temperature), DINO: 0.07; None: all alike"
@@ -251,6 +254,11 @@ class EvaluateSpec(Frozen):
     features: Literal["trained", "start"] = Field(
         "trained", description="Features of the trained weights, or of the weights that the stage starts from"
     )
+
+    @property
+    def has_probes(self) -> bool:
+        """True if anything is fitted on features."""
+        return bool(self.few_shot or self.linear_probe or self.probe_layers or self.knn)
 
 
 class TrialSpec(Frozen):

@@ -6,12 +6,15 @@ E stacked trials, M images, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitbench.model.vit import Encoder
+from vitbench.spec.metrics import layer_probe
 from vitbench.spec.trial import EvaluateSpec
 from vitbench.train import few_shot
 from vitbench.train.image_source import ImageSource, Members, TrainOrTest
@@ -64,7 +67,7 @@ def evaluate(logits: Tensor, labels: np.ndarray) -> Evaluation:
 
 def probes(module: nn.Module, images: ImageSource, used: Members, spec: EvaluateSpec, seed: int) -> dict[str, float]:
     """Few-shot, linear-probe and nearest-neighbour accuracies in percent, on the features of a trained `module`."""
-    if not (spec.few_shot or spec.linear_probe or spec.knn):
+    if not spec.has_probes:
         return {}
     trained = spec.few_shot_classes == "trained"
     classes = used.classes if trained else np.setdiff1d(np.arange(images.num_classes), used.classes)
@@ -81,6 +84,10 @@ def probes(module: nn.Module, images: ImageSource, used: Members, spec: Evaluate
     }
     if spec.linear_probe:
         out["linear_probe_percent"] = _percent(few_shot.linear_probe(train_x, train_y, test_x), test_y)
+    if spec.probe_layers:
+        layers = layer_features(module, images, "train", pool), layer_features(module, images, "test", test)
+        for number, (fit, read) in enumerate(zip(*layers, strict=True), 1):
+            out[layer_probe(number)] = _percent(few_shot.linear_probe(fit, train_y, read), test_y)
     if spec.knn:
         answers = few_shot.nearest_neighbours(train_x, train_y, test_x, spec.knn, spec.knn_temperature)
         out["knn_percent"] = _percent(answers, test_y)
@@ -95,6 +102,25 @@ def features(module: nn.Module, images: ImageSource, part: TrainOrTest, index: n
         for unit in images.read(part, index[None], BATCH):
             chunks.append(module.pre_logits(images.standardise(unit[0])).double().cpu())  # type: ignore[operator]
     return torch.cat(chunks).numpy()
+
+
+def layer_features(module: nn.Module, images: ImageSource, part: TrainOrTest, index: np.ndarray) -> list[np.ndarray]:
+    """The mean `[n, D]` of the patches' tokens after every block, of the images `index [n]`, as float64."""
+    encoder = cast(Encoder, module)
+    means: list[list[Tensor]] = [[] for _ in encoder.blocks]
+    handles = []
+    for block, kept in zip(encoder.blocks, means, strict=True):
+
+        def hook(_: nn.Module, _inputs: object, tokens: Tensor, kept: list[Tensor] = kept) -> None:
+            kept.append(tokens[:, encoder.num_prefix_tokens :].mean(1).double().cpu())
+
+        handles.append(block.register_forward_hook(hook))
+    try:
+        features(module, images, part, index)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [torch.cat(kept).numpy() for kept in means]
 
 
 def _percent(predicted: np.ndarray, labels: np.ndarray) -> float:

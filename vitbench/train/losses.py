@@ -53,6 +53,16 @@ def cross_entropy(
     return (share * loss(labels) + (1 - share) * loss(partners)).mean(-1)
 
 
+def target_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy per member `[E]` of logits and weighted targets `[E, B, K]`; the sum of a target is its weight.
+
+    Smoothing moves its share of every target to all classes alike.
+    """
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    of_targets, of_all = (targets * log_p).sum(-1), targets.sum(-1) * log_p.mean(-1)
+    return -((1 - smoothing) * of_targets + smoothing * of_all).mean(-1)
+
+
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """temperature**2 x KL(teacher || student) per member `[E]`, a mean over images, of logits `[E, B, K]` each.
 

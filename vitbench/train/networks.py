@@ -35,7 +35,8 @@ class Networks:
         self, objective: Objective, trained: Stack, members: Sequence[Mapping[str, Network]], device: torch.device
     ) -> None:
         self.objective, self.trained = objective, trained
-        self.frozen = {role: _frozen(role, members, device) for role in objective.frozen_roles}
+        in_steps = [role for role in objective.frozen_roles if role != objective.labeller]
+        self.frozen = {role: _frozen(role, members, device) for role in in_steps}
         self.averages = {role: trained.flat.clone() for role in objective.averaged_roles}
         self.state: dict[str, Tensor] = {}
         self._shares: dict[str, Tensor] = {}

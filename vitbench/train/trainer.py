@@ -19,10 +19,12 @@ from vitbench.base.seeding import derive_seed
 from vitbench.model.build import Encoder, build, initialise, load_weights
 from vitbench.model.objective import STUDENT, MemberBatch, objective_of
 from vitbench.model.weights.start import tensors_by_name
-from vitbench.spec.trial import TrainSpec, TrialSpec
+from vitbench.spec.trial import TrialSpec
 from vitbench.train.augment import Augment, mixed
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
-from vitbench.train.image_source import ImageSource, Members, TrainOrTest, members, on_device
+from vitbench.train.fitting import fitted_tensors
+from vitbench.train.image_source import ImageSource, TrainOrTest, members, on_device
+from vitbench.train.labelling import class_weights, label_pools, label_tables
 from vitbench.train.networks import Network, Networks
 from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
 from vitbench.train.process_group import ONE_PROCESS, ProcessGroup, StepSums
@@ -63,16 +65,17 @@ class Trainer:
         self.augment = Augment.of(self.spec)
         self.objective = objective_of(self.train.objective)
         streams = self.augment.streams | self.augment.view_streams(self.objective.num_views)
+        self.labellings = label_pools(jobs, images, device, group)
         self.orders = [
-            Order(job.seed, used.train, self.train.batch_size, streams)
-            for job, used in zip(jobs, self.used, strict=True)
+            Order(job.seed, used.train if labels is None else labels.index, self.train.batch_size, streams)
+            for job, used, labels in zip(jobs, self.used, self.labellings, strict=True)
         ]
         with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.
             module = build(self.spec.model, self.train.objective)
         if recompute and isinstance(module, Encoder):
             assert len(jobs) == 1, "a stack's blocks are not computed twice"
             module.recompute = True
-        self.stack = Stack(module, [initial_state(job) for job in jobs], device)
+        self.stack = Stack(module, [initial_state(job, images) for job in jobs], device)
         self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
         tensors = tensors_by_name(self.spec.model, self.train.objective)
         decaying = {name for name, tensor in tensors.items() if tensor.decays}
@@ -84,8 +87,7 @@ class Trainer:
             None if scale is None else scale.to(device),
         )
         self.average = self.stack.flat.clone() if self.train.model_ema else None
-        shares = torch.tensor(average_shares(self.train), dtype=torch.float32)
-        self.average_shares = shares.to(device)
+        self.average_shares = torch.tensor(average_shares(self.train), dtype=torch.float32).to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(-1)
         self.networks.start(self.spec.model, len(rates))
@@ -94,8 +96,8 @@ class Trainer:
         self.feed = images.feed(self.orders, self.augment, cut)
         if self.objective.num_views > 1 and not self.feed.crops:
             raise InputError(f"train.objective {self.objective.text()}: several views need images that fit in memory")
-        self.class_of = torch.from_numpy(np.stack([_class_positions(images, used) for used in self.used])).to(device)
-        self.class_weights = _class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
+        self.class_of, self.targets = label_tables(images, self.used, self.labellings, device)
+        self.class_weights = class_weights(self.train, self.class_of, self.used, self.spec.model.num_classes)
         self.drops = self.spec.model.drop_rate > 0 or self.spec.model.drop_path_rate > 0
         self.corrections = bias_corrections(len(rates)).to(device)
         self.numbers = torch.arange(len(rates), device=device)
@@ -310,35 +312,24 @@ class NetworkCalls:
     def standardise(self, unit: Tensor) -> Tensor:
         return self._trainer.images.standardise(unit)
 
+    def targets(self, index: Tensor) -> Tensor:
+        members = torch.arange(len(index), device=index.device).unsqueeze(1)
+        assert self._trainer.targets is not None, "the objective has a labeller"
+        return self._trainer.targets[members, index]
+
     def labels(self, index: Tensor) -> Tensor:
         return self._trainer.class_of.gather(1, index)
 
 
-def initial_state(job: Job) -> dict[str, Tensor]:
-    """The weights that a job starts from, on the CPU: fresh ones, replaced by those of its parent, if any."""
+def initial_state(job: Job, images: ImageSource) -> dict[str, Tensor]:
+    """The weights that a job starts from, on the CPU: fresh ones, replaced by those of its parent, if any.
+
+    Tensors that are measured on training images, as a palette is, come from `images` or from the parent.
+    """
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
-    if job.parent is not None:
+    if job.parent is None:
+        module.load_state_dict(fitted_tensors(job.spec.model, images), strict=False)
+    else:
         load_weights(module, job.parent, tensors_by_name(job.spec.model, job.spec.train.objective))
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def _class_weights(
-    train: TrainSpec, class_of: Tensor, used: Sequence[Members], num_classes: int | None
-) -> Tensor | None:
-    """Weight of each class, `[E, K]`, scaled to a mean of 1 over the training images; None: all alike."""
-    if train.class_weights is None:
-        return None
-    assert num_classes is not None
-    rows = []
-    for labels, member in zip(class_of.cpu().numpy(), used, strict=True):
-        counts = np.bincount(labels[member.train], minlength=num_classes)
-        weights = 1 / counts if train.class_weights == "balanced" else np.asarray(train.class_weights)
-        rows.append(weights * counts.sum() / (weights * counts).sum())
-    return torch.tensor(np.stack(rows), dtype=torch.float32, device=class_of.device)
-
-
-def _class_positions(images: ImageSource, used: Members) -> np.ndarray:
-    """Label of every training image as a position among the trained classes (0 for images never drawn)."""
-    trained = np.isin(images.train_labels, used.classes)
-    return np.where(trained, np.searchsorted(used.classes, images.train_labels), 0).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +193,20 @@ def _arm_numbers(builder: Builder, arm: Arm, plan_now: Plan) -> dict[str, Any]:
         "forward_flops": forward_flops(spec.model, spec.train.objective),
         "steps": [stage.spec.train.steps for stage in stages],
         "train_flops": sum(runner.flops_of(trial) for trial in trials),
+        "train_flops_without_networks": _flops_of_weights(trials),
         "supervised_steps": {trial.stage: cost for trial in trials if (cost := _supervised_steps(trial)) != 1.0},
         "choice": dict(plan_now.choices.get(arm.name, {})),
     }
+
+
+def _flops_of_weights(trials: Sequence[Trial]) -> float:
+    """Training FLOPs of the last stage and of the stages whose weights it goes on from, without those of teachers."""
+    by_id, total = {trial.trial_id: trial for trial in trials}, 0.0
+    trial: Trial | None = trials[-1]
+    while trial is not None:
+        total += runner.flops_of(trial)
+        trial = by_id.get(trial.parent or "")
+    return total
 
 
 def _supervised_steps(trial: Trial) -> float:
@@ -215,6 +226,17 @@ def _print_step_costs(arms: Iterable[Mapping[str, Any]], console: Console) -> No
     ]
     if costs:
         console.print(f"training FLOPs of a step, in supervised steps: {', '.join(costs)}", highlight=False)
+
+
+def _print_teachers(arms: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """One line on arms that need networks of other stages; nothing if there are none."""
+    parts = [
+        f"{arm['arm']} {arm['train_flops_without_networks']:.3g}"
+        for arm in arms
+        if arm["train_flops_without_networks"] != arm["train_flops"]
+    ]
+    if parts:
+        console.print(f"training FLOPs without the training of teachers: {', '.join(parts)}", highlight=False)
 
 
 def _seconds_by(plan_now: Plan, records: Mapping[str, Summary]) -> Callable[[Iterable[Trial]], float]:
@@ -241,6 +263,7 @@ def _print_plan(item: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     _print_step_costs(item["arms"], console)
+    _print_teachers(item["arms"], console)
     arms_, grid = len(item["arms"]), len(item["settings"])
     tuned = f"{_count(arms_, 'arm')} x {_count(grid, 'setting')} x {_count(item['tuning_seeds'], 'tuning seed')}, then "
     reported = f"{_count(arms_, 'arm')} x {_count(len(item['reporting_seeds']), 'seed')}"
