@@ -13,12 +13,12 @@ import pytest
 from tests.data.test_prepared import write_kinds
 from vitbench.base.errors import VitbenchError
 from vitbench.bench import prepared_speed
-from vitbench.bench.prepared_speed import AUGMENTED, DECODED, PLAIN, PREPARED, RESIDENT, Subject, measure, table
+from vitbench.bench.prepared_speed import AUGMENTED, DECODED, PLAIN, PREPARED, RESIDENT, BenchedImages, measure, table
 from vitbench.data import DataOptions, open_images
 from vitbench.train.streamed import Loader
 
 
-def memory(_subject: Subject, way: str, number: int, _say: object) -> dict[str, float]:
+def memory(_subject: BenchedImages, way: str, number: int, _say: object) -> dict[str, float]:
     added = 100.0 * number if way == RESIDENT else 100.0
     return {"processes": number, "imported_mib": 50.0, "read_mib": 50.0 + added, "added_mib": added}
 
@@ -26,7 +26,7 @@ def memory(_subject: Subject, way: str, number: int, _say: object) -> dict[str, 
 def test_both_ways_read_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, lines = write_kinds(tmp_path / "set", {"train": 40, "test": 3}), list[str]()
     monkeypatch.setattr(prepared_speed, "_memory", memory)
-    measured = measure(Subject(name, 16, tmp_path), 3, (1, 2), lines.append)
+    measured = measure(BenchedImages(name, 16, tmp_path), 3, (1, 2), lines.append)
     assert measured["images"] == 86
     costs = [(cost["form"], cost["jobs"], cost["images"]) for cost in measured["preparing"]]
     forms = ("in their original sizes", "of 16 x 16 px")
@@ -49,7 +49,7 @@ def test_a_way_that_decodes_after_all_is_an_error(tmp_path: Path, monkeypatch: p
     name = write_kinds(tmp_path / "set", {"train": 4, "test": 3})
     monkeypatch.setattr(prepared_speed, "with_prepared", lambda data, *_: data)
     with pytest.raises(VitbenchError, match="are not used"):
-        measure(Subject(name, 16, tmp_path), 2, (1,), lambda line: None)
+        measure(BenchedImages(name, 16, tmp_path), 2, (1,), lambda line: None)
 
 
 def test_a_pass_counts_every_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

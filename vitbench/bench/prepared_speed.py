@@ -60,7 +60,7 @@ barrier("read")
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchedImages:
     """The images of the benchmark, and the folder that holds the caches with and without prepared images."""
 
     name: str
@@ -72,7 +72,7 @@ class Subject:
         return DataOptions(cache_dir=self.work / way.replace(" ", "-"))
 
 
-def measure(subject: Subject, rounds: int, jobs: Sequence[int], say: Say) -> dict[str, Any]:
+def measure(subject: BenchedImages, rounds: int, jobs: Sequence[int], say: Say) -> dict[str, Any]:
     """All measurements as plain data. Raises InputError where the kernel does not say what processes share."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise InputError("bench prepare: needs Linux, which says how much memory each process shares")
@@ -103,7 +103,7 @@ def _file_bytes(data: ImageData) -> float | None:
     return float(np.mean([len(encoded.store.load(int(row))) for row in encoded.rows[:500]]))
 
 
-def _preparing(subject: Subject, data: ImageData, size: int | None, number: int, say: Say) -> dict[str, Any]:
+def _preparing(subject: BenchedImages, data: ImageData, size: int | None, number: int, say: Say) -> dict[str, Any]:
     """Prepare the images with a number of processes; the last set of a size stays."""
     preparation = Preparation.of(data, size, subject.options(PREPARED), number)
     for path in preparation.prepared.files().values():
@@ -118,7 +118,7 @@ def _preparing(subject: Subject, data: ImageData, size: int | None, number: int,
     return {"form": contents.form, "jobs": number, "images": num_images, **times}
 
 
-def _passes(subject: Subject, data: ImageData, rounds: int, say: Say) -> list[dict[str, Any]]:
+def _passes(subject: BenchedImages, data: ImageData, rounds: int, say: Say) -> list[dict[str, Any]]:
     """Wall-clock and processor seconds of every pass over the training images."""
     options = subject.options(PREPARED)
     sized, whole = (with_prepared(data, size, options) for size in (subject.img_size, None))
@@ -153,7 +153,7 @@ def _read(loader: Loader, index: np.ndarray, augmented: bool) -> int:
     return sum(int(images[..., 0, 0].sum()) for images in loader.load(requests, augment))
 
 
-def _memory(subject: Subject, way: str, number: int, say: Say) -> dict[str, float]:
+def _memory(subject: BenchedImages, way: str, number: int, say: Say) -> dict[str, float]:
     """MiB of so many processes together before and after each has read every image."""
     cache = subject.options(way).cache_dir
     words = [sys.executable, "-c", READER, subject.name, str(subject.img_size), str(cache)]

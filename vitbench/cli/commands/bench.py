@@ -150,7 +150,7 @@ def prepare(
 
     terminal = console()
     with TemporaryDirectory() as work:
-        subject = prepared_speed.Subject(data, img_size, Path(work))
+        subject = prepared_speed.BenchedImages(data, img_size, Path(work))
         measurement = prepared_speed.measure(subject, rounds, jobs or (1, 2), terminal.print)
     text = prepared_speed.table(measurement)
     pages.write(to, "prepare", measurement, text, None)
