@@ -30,9 +30,9 @@ MOST_PROCESSES = 4
 
 
 SLOW_FILES = {
-    "base/test_output", "bench/test_bench", "bench/test_settling", "cli/test_cli", "cli/test_fuzz_cli",
-    "cli/test_own_images", "cli/test_raced_run", "cli/test_recommend", "cli/test_text_output", "cli/test_upkeep",
-    "cli/test_watch",
+    "base/test_output", "bench/test_bench", "bench/test_prepared_speed", "bench/test_settling", "cli/test_cli",
+    "cli/test_fuzz_cli", "cli/test_own_images", "cli/test_prepare", "cli/test_raced_run", "cli/test_recommend",
+    "cli/test_text_output", "cli/test_upkeep", "cli/test_watch", "data/test_prepared",
     "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
     "engines/test_ray", "engines/test_several_processes", "engines/test_stages_finetune",
     "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
