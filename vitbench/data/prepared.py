@@ -3,8 +3,8 @@
 They have one size, or their original sizes (height and width 0).
 `prepared/<fingerprint>-<height>x<width>x<channels>/` (or `-original-<channels>/`) of the cache folder holds `set.json`
 (what is prepared) and shards `train-00012-<sha256>.u8`: raw pixels, images in the order that the fingerprint fixes.
-`vitbench prepare` writes it (`data/preparation.py`). A set that does not fit the images, the size or the decoder at hand
-is not used, and `why_not` says why; the images are then decoded from their files, to the same pixels.
+`vitbench prepare` writes it (`data/preparation.py`). A set that does not fit the images, the size or the decoder at
+hand is not used, and `why_not` says why; the images are then decoded from their files, to the same pixels.
 """
 
 from __future__ import annotations
