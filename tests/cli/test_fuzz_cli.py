@@ -87,6 +87,8 @@ OPTIONS: dict[str, list[str]] = {
     "--format": ["md", "csv,md", "", "pdf"],
     "--to": ["out", "images", "tiny.yaml", "a\0b"],
     "--data-dir": [".", "none", "tiny.yaml"],
+    "--img-size": ["4", "8x6", "0", "-1", "1.5", "x", ""],
+    "--in-chans": ["1", "3"],
     "--json": [],
     "--check": [],
     "--mixed": [],
@@ -105,6 +107,7 @@ OWN: dict[str, list[str]] = {
     "export": ["--to", "--results", "--data-dir"],
     "clean": ["--results", "--yes", "--data-dir"],
     "check-data": ["--data-dir"],
+    "prepare": ["--img-size", "--img-size", "--in-chans", "--jobs", "--data-dir"],
     "list": ["--json"],
     "schema": [],
 }  # fmt: skip
@@ -112,6 +115,7 @@ EXTRA = {"run": ["--dry-run"]}
 ARGUMENTS = {
     "compare": (2, ARMS),
     "check-data": (1, DATA),
+    "prepare": (1, DATA),
     "list": (0, NAMES),
     "clean": (0, NAMES),
     "schema": (0, NAMES),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.data.test_prepared import photograph, write_kinds
+from vitbench.base.signals import Terminated
 from vitbench.cli import doctor
 from vitbench.cli.commands.prepare import data_options, facts_source
 from vitbench.cli.commands.prepare_images import img_size_of, prepared_lines
@@ -68,7 +69,7 @@ def test_prepare_run_and_doctor(cli: Cli, tmp_path: Path, name: str) -> None:
 
     notes, warnings = said(name, 16)
     assert not warnings
-    assert notes[0].startswith(f"{name} at 16 x 16 px: prepared images, {tmp_path / 'cache' / 'prepared'}")
+    assert notes[0].startswith(f"{name} at 16 x 16 px: prepared images of 16 x 16 px, {tmp_path}")
     assert cli("prepare", name, "--img-size", 72).code == 0
     first, _ = doctor.prepared_images(data_options(None, False))
     assert first.level == "ok"
@@ -76,17 +77,20 @@ def test_prepare_run_and_doctor(cli: Cli, tmp_path: Path, name: str) -> None:
 
     notes, warnings = said(name, 24, 72)
     assert not warnings
-    assert notes == [
-        f"{name} at 24 x 24 px: not prepared in this form, only as 16 x 16 px in 3 channels, "
-        "72 x 72 px in 3 channels; the images are decoded",
-        f"{name} at 72 x 72 px: crops of random sizes are cut from the original images; "
-        "the prepared ones are read where images are not augmented",
-    ]
+    assert notes[0] == (
+        f"{name} at 24 x 24 px: prepared images are of 16 x 16 px, of 72 x 72 px; "
+        "they do not serve, the images are decoded"
+    )
+    assert notes[1].startswith(f"{name} at 72 x 72 px: prepared images of 72 x 72 px, ")
+    assert notes[2] == (
+        f"{name} at 72 x 72 px: crops of random sizes are cut from the original images, which are decoded for every "
+        f"training step; `vitbench prepare '{name}' --img-size original` saves that"
+    )
 
     shard = next((tmp_path / "cache" / "prepared").glob("*-16x16x3/train-00001-*"))
     shard.write_bytes(shard.read_bytes()[:-1])
     assert said(name, 16)[1] == [
-        f"{name} at 16 x 16 px: the prepared images are not used: {shard.name} is truncated; "
+        f"{name} at 16 x 16 px: the prepared images of 16 x 16 px are not used: {shard.name} is truncated; "
         f"`vitbench prepare '{name}' --img-size 16` mends it"
     ]
     first, _ = doctor.prepared_images(data_options(None, False))
@@ -109,7 +113,7 @@ def test_changed_images_are_said(cli: Cli, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--img-size", "0"), "--img-size 0: allowed is a whole number from 1 to 4096, or HEIGHTxWIDTH"),
+        (("--img-size", "0"), "--img-size 0: allowed is a whole number from 1 to 4096, HEIGHTxWIDTH, or original"),
         (("--img-size", "-4"), "--img-size -4: allowed"),
         (("--img-size", "1.5"), "--img-size 1.5: allowed"),
         (("--img-size", "5000"), "--img-size 5000: allowed"),
@@ -121,6 +125,28 @@ def test_bad_words_are_one_line(cli: Cli, name: str, words: tuple[str, ...], lin
     assert answer.code == 2
     assert answer.err.startswith(f"error: {line}")
     assert answer.err.count("\n") == 1
+
+
+def test_original_sizes_serve_every_run(cli: Cli, name: str) -> None:
+    answer = cli("prepare", name, "--img-size", "original", "-j", 2)
+    assert answer.code == 0
+    assert "18 images in their original sizes, about 2" in answer.out
+    notes, warnings = said(name, 24, 72)
+    assert not warnings
+    assert [note.rpartition(",")[0] for note in notes] == [
+        f"{name} at {size} px: prepared images in their original sizes" for size in ("24 x 24", "72 x 72")
+    ]
+
+
+def test_a_stop_says_what_is_kept(cli: Cli, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr("vitbench.data.preparation.Preparation.run", stopped)
+    answer = cli("prepare", name, "--img-size", 16)
+    assert answer.code == 143
+    assert answer.out.splitlines()[-1] == "0 of 5 shards, 0 of 18 images"
+    assert answer.err == "stopped; finished shards are kept, run the same command again to resume\n"
 
 
 def test_unknown_data_and_a_cache_that_is_a_file(
@@ -141,3 +167,4 @@ def test_sizes() -> None:
     assert img_size_of("224") == 224
     assert img_size_of("192x256") == (192, 256)
     assert img_size_of("64x64") == 64
+    assert img_size_of("original") is None

@@ -22,7 +22,7 @@ from vitbench.base import durable
 from vitbench.base.errors import IncompleteError, InputError, NoSpaceError
 from vitbench.data import DataOptions, ImageData, centre_crop, open_images, prepared, with_prepared
 from vitbench.data.preparation import Preparation
-from vitbench.data.prepared import PreparedSet, contents_of, prepared_sets
+from vitbench.data.prepared import ImgSize, PreparedSet, contents_of, prepared_sets
 from vitbench.data.shards import Shards
 
 SIDE = 12
@@ -76,17 +76,18 @@ def write_kinds(root: Path, parts: dict[str, int], kinds: tuple[str, ...] = KIND
     return f"folder:{root}"
 
 
-def prepare(data: ImageData, options: DataOptions, jobs: int = 1, size: int | tuple[int, int] = SIDE) -> list[str]:
+def prepare(data: ImageData, options: DataOptions, jobs: int = 1, size: ImgSize | None = SIDE) -> list[str]:
     """Prepare the images; what happened to each shard."""
     return [done.how for done in Preparation.of(data, size, options, jobs).run()]
 
 
-def assert_same_pixels(data: ImageData, mapped: ImageData, size: int | tuple[int, int] = SIDE) -> None:
+def assert_same_pixels(data: ImageData, mapped: ImageData, size: ImgSize | None = SIDE) -> None:
     for split, other in ((data.train, mapped.train), (data.test, mapped.test)):
         assert isinstance(other.shards, Shards)
         assert other.labels.tolist() == split.labels.tolist()
         for i in range(len(split)):
-            np.testing.assert_array_equal(other.read(i), centre_crop(split.read(i), size))
+            image = split.read(i)
+            np.testing.assert_array_equal(other.read(i), image if size is None else centre_crop(image, size))
 
 
 def the_set(options: DataOptions) -> PreparedSet:
@@ -94,6 +95,7 @@ def the_set(options: DataOptions) -> PreparedSet:
     return found
 
 
+@pytest.mark.parametrize("size", [SIDE, None])
 @pytest.mark.parametrize(
     ("parts", "name_suffix"),
     [
@@ -104,16 +106,16 @@ def the_set(options: DataOptions) -> PreparedSet:
     ],
 )
 def test_pixels_are_those_of_decoding(
-    tmp_path: Path, options: DataOptions, parts: dict[str, int], name_suffix: str
+    tmp_path: Path, options: DataOptions, parts: dict[str, int], name_suffix: str, size: ImgSize | None
 ) -> None:
     data = open_images(write_kinds(tmp_path / "set", parts) + name_suffix, options)
     assert data.facts.num_turned
     assert data.facts.num_transparent
-    assert with_prepared(data, SIDE, options) is data
-    assert set(prepare(data, options, jobs=2)) == {"decoded"}
-    mapped = with_prepared(data, SIDE, options)
+    assert with_prepared(data, size, options) is data
+    assert set(prepare(data, options, jobs=2, size=size)) == {"decoded"}
+    mapped = with_prepared(data, size, options)
     assert mapped.facts == data.facts
-    assert_same_pixels(data, mapped)
+    assert_same_pixels(data, mapped, size)
     for field in ("groups", "val", "rank"):
         assert (getattr(mapped.train, field) is None) == (getattr(data.train, field) is None)
 
@@ -133,11 +135,33 @@ def test_sizes_that_are_not_square_grey_sets_and_tables(tmp_path: Path, options:
     assert len(list(prepared_sets(options))) == 2
 
 
+def test_whole_images_serve_every_size_and_are_mended(tmp_path: Path, options: DataOptions) -> None:
+    data = open_images(write_kinds(tmp_path / "set", {"train": 6, "test": 5}), options)
+    prepare(data, options, size=None)
+    assert prepare(data, options, size=None).count("kept") == 5
+    mapped = with_prepared(data, SIDE, options)
+    assert mapped.train.shards is not None
+    assert mapped.train.shards.is_whole
+    for i in range(len(data.train)):
+        np.testing.assert_array_equal(centre_crop(mapped.train.read(i), 9), centre_crop(data.train.read(i), 9))
+    prepare(data, options, size=SIDE)
+    sized = with_prepared(data, SIDE, options)
+    assert sized.train.shards is not None
+    assert not sized.train.shards.is_whole
+    flip_byte(next(item for item in prepared_sets(options) if item.contents.is_whole).files()["test-00000"])
+    assert with_prepared(data, None, options) is data
+    assert with_prepared(data, SIDE, options) is not data
+    assert prepare(data, options, size=None).count("decoded") == 1
+    assert_same_pixels(data, with_prepared(data, None, options), None)
+
+
 def test_arrays_are_prepared_for_another_size_only(options: DataOptions) -> None:
     data = open_images("fake", options)
     size = int(data.train.read(0).shape[0])
     with pytest.raises(InputError, match="nothing to prepare"):
         prepare(data, options, size=size)
+    with pytest.raises(InputError, match="nothing to prepare"):
+        prepare(data, options, size=None)
     prepare(data, options, size=size + 4, jobs=2)
     assert_same_pixels(data, with_prepared(data, size + 4, options), size + 4)
 

@@ -100,7 +100,7 @@ def published_state(ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def leaks(fields: dict[str, Any]) -> bool:
     """True if a pixel's prediction depends on itself or on a later pixel."""
-    module = predictor(fields)
+    module = made(ModelSpec(**fields, class_token=False), AR, noise=0.2)  # Unchecked: a planted leak is refused.
     colours = torch.randint(17, (1, 64), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = module.logits(colours)
@@ -254,10 +254,10 @@ def test_a_palette_is_of_training_images_only() -> None:
 def test_a_palette_is_as_good_as_scikit_learns() -> None:
     from sklearn.cluster import KMeans
 
-    colours = np.random.default_rng(0).normal(size=(3000, 3)).astype(np.float32)
+    colours = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
     palette = clusters(colours, 12)
     error = ((colours - palette[nearest(colours, palette)]) ** 2).sum()
-    assert error < 1.03 * KMeans(12, n_init=5, random_state=0).fit(colours).inertia_
+    assert error < 1.03 * KMeans(12, n_init=3, random_state=0).fit(colours).inertia_
     assert np.array_equal(palette, clusters(colours, 12))
     assert (np.diff(palette.sum(1)) >= 0).all(), "from dark to light"
 
@@ -364,6 +364,10 @@ def test_what_the_objectives_refuse(fields: dict[str, Any], name: str, message: 
     [
         ({"in_chans": 3}, "model.stem: pixel_tokens has a palette for grey images, and these have 3 channels; set col"),
         ({"img_size": 224}, "model.patch_size: 1 makes 50,176 tokens of images of 224 px, and pixel_tokens has at mos"),
+        (
+            {"stem": "pixel_tokens(start=true)"},
+            "model.stem: with start a token shows the pixel before its own, which only",
+        ),
         ({"patch_size": 3}, "model.patch_size: 3 does not divide images of 8 px; 1, 2, 4, 8 do"),
         ({"token_mixer": "causal", "global_pool": "token"}, "model.token_mixer: causal has no place for a class token"),
         ({"token_mixer": "causal", "reg_tokens": 1}, "model.reg_tokens: causal has no place for register tokens; set"),

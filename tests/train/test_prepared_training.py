@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.data.test_prepared import write_kinds
-from vitbench.data import DataOptions, Split, facts, open_images
+from vitbench.data import DataOptions, Split, facts, open_images, types
 from vitbench.data.preparation import Preparation
 from vitbench.engines.execute import execute
 from vitbench.engines.options import Options
@@ -24,7 +25,7 @@ from vitbench.train.augment import Augment
 from vitbench.train.image_source import ImageSource
 from vitbench.train.resident import Images, open_source
 from vitbench.train.sampling import Cut, Order
-from vitbench.train.streamed import StreamedImages
+from vitbench.train.streamed import ImageRequest, StreamedImages
 
 CPU = torch.device("cpu")
 VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0}
@@ -37,9 +38,9 @@ def name(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def ways(name: str, tmp_path: Path) -> tuple[DataOptions, DataOptions]:
-    """Without and with images prepared for 16 and 72 px."""
+    """Without and with images prepared for 16 and 72 px, and in their original sizes."""
     plain, prepared = DataOptions(cache_dir=tmp_path / "plain"), DataOptions(cache_dir=tmp_path / "prepared")
-    for size in (16, 72):
+    for size in (16, 72, None):
         assert len(list(Preparation.of(open_images(name, prepared), size, prepared, 1).run())) == 2
     return plain, prepared
 
@@ -58,28 +59,61 @@ def opened(one: TrialSpec, options: DataOptions) -> ImageSource:
     return open_source(one, options, CPU)
 
 
+def outputs(one: TrialSpec, source: ImageSource) -> list[Tensor]:
+    """Test images in two orders and pieces, four augmented steps in two micro-batches, and the statistics."""
+    out = [source.mean, source.std]
+    for index in (np.arange(14)[None], np.array([[3, 3, 9], [13, 0, 1]])):
+        out += source.read("test", index, 4)
+    how = Augment.of(one)
+    feed = source.feed([Order(0, np.arange(48), 20, how.streams)], how, Cut(2))
+    return out + [unit for step in range(4) for _, unit in feed(step)]
+
+
 @pytest.mark.parametrize(("img_size", "augment"), [(16, "none"), (16, "medium"), (72, "none"), (72, "light")])
-def test_batches_images_and_statistics_are_bit_equal(
-    name: str, ways: tuple[DataOptions, DataOptions], img_size: int, augment: str
+def test_images_and_statistics_are_bit_equal_and_no_file_is_decoded(
+    name: str,
+    ways: tuple[DataOptions, DataOptions],
+    img_size: int,
+    augment: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = spec(name, img_size, augment)
-    plain, prepared = (opened(one, way) for way in ways)
+    plain = opened(one, ways[0])
     assert isinstance(plain, Images) is (augment == "none" or img_size == 16)
+    expected = outputs(one, plain)
+    monkeypatch.setattr("vitbench.data.types.decode", lambda *_: pytest.fail("decoded"))
+    prepared = opened(one, ways[1])
     assert isinstance(prepared, StreamedImages)
-    assert prepared.loader.centred.train.shards is not None
-    assert (prepared.loader.originals.train.shards is None) is (img_size == 72 and augment == "light")
     assert prepared.fingerprint == plain.fingerprint
-    assert torch.equal(prepared.mean, plain.mean)
-    assert torch.equal(prepared.std, plain.std)
-    for index in (np.arange(14)[None], np.array([[3, 3, 9], [13, 0, 1]])):
-        for images, same in zip(prepared.read("test", index, 4), plain.read("test", index, 4), strict=True):
-            assert torch.equal(images, same)
-    how = Augment.of(one)
-    orders = [Order(0, np.arange(48), 20, how.streams)]
-    feeds = [source.feed(orders, how, Cut(2)) for source in (plain, prepared)]
-    for step in range(4):
-        for (_, unit), (_, same) in zip(*(feed(step) for feed in feeds), strict=True):
-            assert torch.equal(unit, same)
+    for images, same in zip(outputs(one, prepared), expected, strict=True):
+        assert images.is_contiguous()
+        assert torch.equal(images, same)
+
+
+def test_without_whole_images_only_crops_of_random_sizes_are_decoded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = DataOptions(cache_dir=tmp_path)
+    assert len(list(Preparation.of(open_images(name, options), 72, options, 1).run())) == 2
+    source, decoded = opened(spec(name, 72), options), list[str]()
+    whole = types.decode
+    monkeypatch.setattr(types, "decode", lambda *words: decoded.append(words[1]) or whole(*words))
+    list(source.read("test", np.arange(14)[None], 4))
+    assert not decoded
+    how = Augment.of(spec(name, 72))
+    list(source.feed([Order(0, np.arange(48), 20, how.streams)], how, Cut())(0))
+    assert len(decoded) >= 20
+
+
+def test_streamed_pixels_lie_as_networks_take_them(name: str, ways: tuple[DataOptions, DataOptions]) -> None:
+    """Another order in memory would choose other kernels, whose sums differ in the last bit."""
+    for way in ways:
+        source = opened(spec(name, 72), way)
+        assert isinstance(source, StreamedImages)
+        for part in ("train", "test"):
+            draws = np.full((3, 5), 0.5, np.float32) if part == "train" else None
+            (pixels,) = source.loader.load([ImageRequest(part, np.arange(3), draws)], Augment.of(spec(name, 72)))
+            assert pixels.is_contiguous()
 
 
 def test_the_record_of_a_trial_is_equal_and_no_file_is_decoded(

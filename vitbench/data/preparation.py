@@ -11,11 +11,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
@@ -30,15 +31,21 @@ from vitbench.data.decode import centre_crop
 from vitbench.data.prepared import (
     CHECKED_FILE,
     SET_FILE,
+    ImgSize,
     PreparedSet,
     ShardPlace,
     contents_of,
     is_whole,
     write_checked,
 )
+from vitbench.data.shards import whole_header
 from vitbench.data.types import DataOptions, ImageData
 
 ELSEWHERE = "VITBENCH_CACHE_DIR names another folder"
+ASIDE = re.compile(r"\.(?:train|test|set|checked)\b.*\.\d+")
+"""Names of files that a killed process was writing."""
+SAMPLED = 64
+"""Images whose sizes tell how many whole images make a shard."""
 LOCK_FILE = "lock"
 LOCK_SECONDS = 3.0
 """How long a killed command's processes may take to notice it and let go of the lock."""
@@ -64,12 +71,18 @@ class Preparation:
     jobs: int
 
     @classmethod
-    def of(cls, data: ImageData, img_size: int | tuple[int, int], options: DataOptions, jobs: int) -> Preparation:
-        """The set of these images at a size. Raises InputError for images that are stored as pixels of that size."""
+    def of(cls, data: ImageData, img_size: ImgSize | None, options: DataOptions, jobs: int) -> Preparation:
+        """The set of these images at a size, or in their original sizes (None).
+
+        Raises InputError for images that are stored as pixels of that size.
+        """
         contents = contents_of(data.facts, data.stamp, img_size)
-        if data.train.images is not None and data.train.images.shape[1:] == contents.shape:
+        if data.train.images is not None and (img_size is None or data.train.images.shape[1:] == contents.shape):
             raise InputError(f"{data.facts.name}: is stored as pixels of this size; there is nothing to prepare")
-        return cls(data, PreparedSet.of(contents, options), jobs)
+        prepared = PreparedSet.of(contents, options)
+        if contents.is_whole and not (prepared.exists() and prepared.why_other() is None):
+            prepared = PreparedSet.of(replace(contents, image_bytes=_mean_bytes(data)), options)
+        return cls(data, prepared, jobs)
 
     def run(self) -> Iterator[ShardDone]:
         """Decode what is missing, shard by shard, in any order. Kept shards are compared with their checksums.
@@ -79,7 +92,7 @@ class Preparation:
         """
         folder, contents = self.prepared.folder, self.prepared.contents
         with _writing(folder), _locked(folder):
-            _remove(path for path in folder.glob(".*"))  # What a killed process wrote aside.
+            _remove(path for path in folder.iterdir() if ASIDE.fullmatch(path.name))
             if self.prepared.exists() and self.prepared.why_other():
                 _remove([*self.prepared.files().values(), folder / CHECKED_FILE, folder / SET_FILE])
             files, places = self.prepared.files(), contents.all_places()
@@ -92,6 +105,12 @@ class Preparation:
                 times[done.name] = done.mtime_ns
                 yield done
             write_checked(folder, times)
+
+
+def _mean_bytes(data: ImageData) -> int:
+    """Bytes of a decoded image, from a few that are spread over the set. Raises InputError."""
+    rows = np.linspace(0, len(data.train) - 1, min(SAMPLED, len(data.train)), dtype=int)
+    return max(1, sum(data.train.read(int(row)).size for row in rows) // len(rows))
 
 
 @contextmanager
@@ -202,14 +221,25 @@ def _done(preparation: Preparation, place: ShardPlace, parent: int) -> ShardDone
         return ShardDone(place, path.name, path.stat().st_mtime_ns, "kept")
     if path is not None:
         _remove([path])
-    pixels = np.empty((place.count, *prepared.contents.shape), np.uint8)
-    split = preparation.data.train if place.part == "train" else preparation.data.test
-    for i in range(place.count):
-        if os.getppid() != parent:
-            raise SystemExit(1)
-        pixels[i] = centre_crop(split.read(place.first + i), prepared.contents.shape[:2])
-        fault("prepare.image")
-    content = pixels.reshape(-1).data
+    content = memoryview(b"".join(_content(preparation, place, parent)))
     path = prepared.folder / f"{place.stem}-{hashlib.sha256(content).hexdigest()}.u8"
     replace_durably(path, content, "shard")
     return ShardDone(place, path.name, path.stat().st_mtime_ns, "decoded")
+
+
+def _content(preparation: Preparation, place: ShardPlace, parent: int) -> list[bytes]:
+    """The pieces of a shard's file. Raises InputError; ends the process if the parent is gone."""
+    contents = preparation.prepared.contents
+    split = preparation.data.train if place.part == "train" else preparation.data.test
+    pieces, shapes = list[bytes](), list[tuple[int, ...]]()
+    for i in range(place.first, place.first + place.count):
+        if os.getppid() != parent:
+            raise SystemExit(1)
+        image = split.read(i)
+        if contents.is_whole:
+            shapes.append(image.shape)
+            pieces.append(image.tobytes())
+        else:
+            pieces.append(centre_crop(image, contents.shape[:2]).transpose(2, 0, 1).tobytes())
+        fault("prepare.image")
+    return [whole_header(shapes), *pieces] if contents.is_whole else pieces

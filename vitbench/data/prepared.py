@@ -1,7 +1,8 @@
-"""Prepared images: the images of a data set, decoded once to one size, for all processes of a host.
+"""Prepared images: the images of a data set, decoded once, for all processes of a host.
 
+They have one size, or their original sizes (height and width 0).
 `prepared/<fingerprint>-<height>x<width>x<channels>/` of the cache folder holds `set.json` (what is prepared) and shards
-`train-00012-<sha256>.u8`: raw pixels in the order that the fingerprint fixes. `vitbench prepare` writes it
+`train-00012-<sha256>.u8`: raw pixels, images in the order that the fingerprint fixes. `vitbench prepare` writes it
 (`data/preparation.py`). A set that does not fit the images, the size or the decoder at hand is not used, and `why_not`
 says why; the images are then decoded from their files, to the same pixels.
 """
@@ -41,6 +42,7 @@ SHARD_NAME = re.compile(r"((?:train|test)-\d{5,})-([0-9a-f]{64})\.u8")
 CODECS = ("jpg", "jpg_2000", "zlib", "libtiff", "webp", "avif")
 
 Part = Literal["train", "test"]
+ImgSize = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class ShardPlace:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a set holds. `files_stamp` is empty where the fingerprint is that of the files' content."""
+    """What a set holds. `files_stamp` is empty where the fingerprint is that of the files' content.
+
+    `image_bytes` are those of one image, on average; 0 if it is not known yet how large whole images are.
+    """
 
     name: str
     fingerprint: str
@@ -69,6 +74,7 @@ class Contents:
     in_chans: int
     num_train: int
     num_test: int
+    image_bytes: int
     files_stamp: str
     decoder: str
     format: int = FORMAT
@@ -81,7 +87,7 @@ class Contents:
     @property
     def per_shard(self) -> int:
         """Images per shard; the last one of a split holds the rest."""
-        return max(1, min(SHARD_BYTES // math.prod(self.shape), MOST_PER_SHARD))
+        return max(1, min(SHARD_BYTES // max(1, self.image_bytes), MOST_PER_SHARD))
 
     @property
     def num_images(self) -> int:
@@ -90,14 +96,24 @@ class Contents:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all pixels."""
-        return self.num_images * math.prod(self.shape)
+        """Bytes of all pixels; of whole images, about."""
+        return self.num_images * self.image_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether images have their original sizes."""
+        return self.height == 0
 
     @property
     def words(self) -> str:
         """`10,000 images of 224 x 224 px`."""
-        grey = ", grey" if self.in_chans == 1 else ""
-        return f"{self.num_images:,} images of {size_words((self.height, self.width))} px{grey}"
+        return f"{self.num_images:,} images {self.form}"
+
+    @property
+    def form(self) -> str:
+        """`of 224 x 224 px`."""
+        size = "in their original sizes" if self.is_whole else f"of {size_words((self.height, self.width))} px"
+        return f"{size}, grey" if self.in_chans == 1 else size
 
     def places(self, part: Part) -> list[ShardPlace]:
         """The shards of a split."""
@@ -120,9 +136,9 @@ def decoder() -> str:
     return ", ".join([f"Pillow {PIL.__version__}", *([f"libjpeg-turbo {turbo}"] if turbo else []), *libraries])
 
 
-def contents_of(facts: Facts, stamp: str, img_size: int | tuple[int, int], in_chans: int | None = None) -> Contents:
-    """What a set of these images holds; `stamp` is that of their files."""
-    height, width = sides(img_size)
+def contents_of(facts: Facts, stamp: str, img_size: ImgSize | None, in_chans: int | None = None) -> Contents:
+    """What a set of these images holds; `stamp` is that of their files, and None the original sizes."""
+    height, width = (0, 0) if img_size is None else sides(img_size)
     return Contents(
         name=facts.name,
         fingerprint=facts.fingerprint,
@@ -131,6 +147,7 @@ def contents_of(facts: Facts, stamp: str, img_size: int | tuple[int, int], in_ch
         in_chans=in_chans or facts.in_chans,
         num_train=facts.num_train,
         num_test=facts.num_test,
+        image_bytes=height * width * (in_chans or facts.in_chans),
         files_stamp=stamp if facts.fingerprint_note else "",
         decoder=decoder(),
     )
@@ -147,7 +164,10 @@ class PreparedSet:
     def of(cls, contents: Contents, options: DataOptions) -> PreparedSet:
         """The set of these contents in the cache folder."""
         size = "x".join(map(str, contents.shape))
-        return cls(sets_folder(options) / f"{contents.fingerprint[:32]}-{size}", contents)
+        folder = sets_folder(options) / f"{contents.fingerprint[:32]}-{size}"
+        if contents.image_bytes == 0 and (written := read_contents(folder)):
+            contents = replace(contents, image_bytes=written.image_bytes)
+        return cls(folder, contents)
 
     def exists(self) -> bool:
         """Whether somebody began to prepare this set."""
@@ -187,7 +207,8 @@ class PreparedSet:
         for place in places:
             path = files[place.stem]
             status = path.stat()
-            if status.st_size != place.count * math.prod(self.contents.shape):
+            num_bytes = place.count * math.prod(self.contents.shape)
+            if status.st_size != num_bytes and not self.contents.is_whole:
                 return f"{path.name} is truncated"
             times[path.name] = status.st_mtime_ns
             if checked.get(path.name) != status.st_mtime_ns and not is_whole(path):
@@ -204,15 +225,19 @@ class PreparedSet:
         return replace(split, images=None, encoded=None, shards=shards)
 
 
-def with_prepared(data: ImageData, img_size: int | tuple[int, int], options: DataOptions) -> ImageData:
-    """The same images as prepared for this size; `data` itself if they are not, or if the set cannot be used."""
+def with_prepared(data: ImageData, img_size: ImgSize | None, options: DataOptions) -> ImageData:
+    """The same images as prepared for this size, else as prepared in their original sizes (None: only these).
+
+    `data` itself if they are not prepared, or if the sets cannot be used.
+    """
     if not sets_folder(options).is_dir():
         return data
-    prepared = PreparedSet.of(contents_of(data.facts, data.stamp, img_size), options)
-    with suppress(OSError):  # A shard that vanished.
-        if prepared.exists() and prepared.why_not() is None:
-            train, test = prepared.split(data.train, "train"), prepared.split(data.test, "test")
-            return replace(data, train=train, test=test)
+    for size in dict.fromkeys((img_size, None)):
+        prepared = PreparedSet.of(contents_of(data.facts, data.stamp, size), options)
+        with suppress(OSError):  # A shard that vanished.
+            if prepared.exists() and prepared.why_not() is None:
+                train, test = prepared.split(data.train, "train"), prepared.split(data.test, "test")
+                return replace(data, train=train, test=test)
     return data
 
 
@@ -235,11 +260,12 @@ def read_contents(folder: Path) -> Contents | None:
     try:
         written = json.loads((folder / SET_FILE).read_text())
         if written["format"] != FORMAT:
-            return Contents("", "", 0, 0, 0, 0, 0, "", "", int(written["format"]))
+            return Contents("", "", 0, 0, 0, 0, 0, 0, "", "", int(written["format"]))
         contents = Contents(**written)
         kinds = Contents.__annotations__
         is_right = all(type(value).__name__ == kinds[key] for key, value in asdict(contents).items())
-        return contents if is_right and min(contents.shape) > 0 else None
+        least = min(contents.height, contents.width, contents.in_chans - 1, contents.image_bytes - 1)
+        return contents if is_right and least >= 0 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

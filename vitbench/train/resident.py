@@ -83,7 +83,8 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
     """The images of a resolved spec; cached for the next trial on the same data, size and device.
 
     Streamed if they do not fit in memory, if `options.stream` is set, or if the `originals` are needed; on a CPU also
-    if they are prepared, as all processes then share one copy. Streamed and resident images give the same numbers.
+    if they are prepared for this size, as all processes then share one copy. Streamed and resident images give the
+    same numbers.
     """
     assert spec.img_size is not None
     key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
@@ -92,9 +93,11 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
         data = open_images(spec.name, options)
         data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
         prepared = with_prepared(data, spec.img_size, options)
-        is_shared = device.type == "cpu" and prepared is not data
+        shards = prepared.train.shards
+        is_shared = device.type == "cpu" and shards is not None and not shards.is_whole
         if options.stream or originals or is_shared or not _fits(data.facts, spec.img_size, device):
-            loader = Loader(data if originals else prepared, prepared, spec.img_size, options.num_workers, device)
+            whole = with_prepared(data, None, options) if originals else data
+            loader = Loader(whole, prepared, spec.img_size, options.num_workers, device)
             _cache[key] = open_stream(loader, options)
         else:
             _cache[key] = _to_device(prepared, spec.img_size, device)

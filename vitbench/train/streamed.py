@@ -72,7 +72,8 @@ class ImageDecoder(Dataset[Tensor | InputError]):
             images = [self._image(request, k) for k in range(len(request.index))]
         except InputError as error:
             return error
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        stacked = np.stack([image.transpose(2, 0, 1) for image in images])
+        pixels = torch.from_numpy(np.ascontiguousarray(stacked))
         if self.augment is None or request.draws is None or self.augment.resized:
             return pixels
         return self.augment.crop(pad(pixels, self.augment.level), torch.from_numpy(request.draws))

@@ -135,6 +135,29 @@ def store(
 
 
 @bench.command()
+def prepare(
+    data: Annotated[str, typer.Argument(help="folder:PATH, parquet:PATH, ...; read whole, so a part of a large set.")],
+    img_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds; the ways to read alternate.")] = 5,
+    jobs: Annotated[
+        list[int] | None,
+        typer.Option("--jobs", "-j", min=1, help="Processes that decode, repeatable; 1 and 2 without."),
+    ] = None,
+    to: To = RESULTS,
+) -> None:
+    """Measure prepared images against decoding on the fly: time of a pass, memory of processes, preparing."""
+    from vitbench.bench import pages, prepared_speed
+
+    terminal = console()
+    with TemporaryDirectory() as work:
+        subject = prepared_speed.BenchedImages(data, img_size, Path(work))
+        measurement = prepared_speed.measure(subject, rounds, jobs or (1, 2), terminal.print)
+    text = prepared_speed.table(measurement)
+    pages.write(to, "prepare", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
+
+
+@bench.command()
 def cuda(
     device: Device = "cuda",
     to: To = RESULTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from vitbench.base.signals import Stopped, stoppable
 from vitbench.data import DataOptions, Facts, describe, open_images
 from vitbench.data.catalog import locate
 from vitbench.data.preparation import Preparation
-from vitbench.data.prepared import Contents, PreparedSet, contents_of, prepared_sets
+from vitbench.data.prepared import Contents, ImgSize, PreparedSet, contents_of, prepared_sets
 from vitbench.engines.options import num_cores
 from vitbench.plan.trials import Builder, settings
 from vitbench.spec import trial
@@ -25,8 +25,7 @@ from vitbench.spec import trial
 LINE_SECONDS = 5.0
 """Between two lines of progress."""
 MAX_SIDE = 4096
-
-ImgSize = int | tuple[int, int]
+ORIGINAL = "original"
 
 
 def prepare_images(
@@ -42,31 +41,38 @@ def prepare_images(
     prepared = preparation.prepared
     for line in describe(data.facts):
         _print(console, line)
-    if (larger := data.facts.img_size) is not None and max(trial.sides(size)) > larger:
-        _print(console, f"note: the images of {larger} px are enlarged")
+    if size is not None and data.facts.img_size is not None and max(trial.sides(size)) > data.facts.img_size:
+        _print(console, f"note: the images of {data.facts.img_size} px are enlarged")
     if prepared.exists() and (reason := prepared.why_other()):
         _print(console, f"begins again: the set that is there cannot be used, {reason}")
     contents = prepared.contents
     num_shards = len(contents.all_places())
-    _print(console, f"{contents.words}, {size_words(contents.num_bytes)} in {num_shards} shards: {prepared.folder}")
+    about = "about " if contents.is_whole else ""
+    volume = f"{about}{size_words(contents.num_bytes)} in {num_shards} shards"
+    _print(console, f"{contents.words}, {volume}: {prepared.folder}")
     progress = DecodingProgress(contents, console)
     try:
         with stoppable():
             for done in preparation.run():
                 progress.add(done.place.count, done.how == "decoded")
-    except Stopped:
+    except Stopped as stop:
         _print(console, progress.line())
-        raise
+        print("stopped; finished shards are kept, run the same command again to resume", file=sys.stderr)
+        return stop.exit_code
     _print(console, f"complete: {progress.num_decoded} shards decoded, {progress.num_kept} kept and checked")
     return 0
 
 
-def img_size_of(text: str) -> ImgSize:
-    """`224` or `192x256` (height first) as `data.img_size` has it. Raises InputError."""
+def img_size_of(text: str) -> ImgSize | None:
+    """`224` or `192x256` (height first) as `data.img_size` has it; None for `original`. Raises InputError."""
+    if text == ORIGINAL:
+        return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
-        raise InputError(f"--img-size {text}: allowed is a whole number from 1 to {MAX_SIDE}, or HEIGHTxWIDTH")
+        raise InputError(
+            f"--img-size {text}: allowed is a whole number from 1 to {MAX_SIDE}, HEIGHTxWIDTH, or {ORIGINAL}"
+        )
     return height if height == width else (height, width)
 
 
@@ -116,10 +122,11 @@ class DataUse:
     in_chans: int | None
     from_originals: bool
 
-    def words(self) -> str:
-        """What `vitbench prepare` takes for these images."""
-        size = "x".join(map(str, trial.sides(self.img_size))) if isinstance(self.img_size, tuple) else self.img_size
-        return f"vitbench prepare '{self.name}' --img-size {size}{' --in-chans 1' if self.in_chans == 1 else ''}"
+    def command(self, size: ImgSize | None) -> str:
+        """The command that prepares these images."""
+        word = ORIGINAL if size is None else "x".join(map(str, size)) if isinstance(size, tuple) else f"{size}"
+        grey = " --in-chans 1" if self.in_chans == 1 else ""
+        return f"`vitbench prepare '{self.name}' --img-size {word}{grey}`"
 
 
 def prepared_lines(builders: Sequence[Builder], options: DataOptions) -> tuple[list[str], list[str]]:
@@ -128,21 +135,27 @@ def prepared_lines(builders: Sequence[Builder], options: DataOptions) -> tuple[l
     notes, warnings = list[str](), list[str]()
     for use in uses if sets else ():
         facts = builders[0].facts_of(use.name)
-        prepared = _set_of(use, facts, options)
-        if not prepared.exists():
-            notes += _other_sets(use, facts, sets)
-        elif reason := prepared.why_not():
-            warnings.append(
-                f"{_name(facts, use)}: the prepared images are not used: {reason}; `{use.words()}` mends it"
-            )
-        elif use.from_originals:
-            notes.append(
-                f"{_name(facts, use)}: crops of random sizes are cut from the original images; "
-                "the prepared ones are read where images are not augmented"
-            )
-        else:
-            notes.append(f"{_name(facts, use)}: prepared images, {prepared.folder}")
+        usable: dict[ImgSize | None, PreparedSet] = {}
+        present = False
+        for size in (use.img_size, None):
+            prepared = _set_of(use, size, facts, options)
+            present = present or prepared.exists()
+            if prepared.exists() and (reason := prepared.why_not()):
+                words = f"the prepared images {prepared.contents.form} are not used: {reason}"
+                warnings.append(f"{_name(facts, use)}: {words}; {use.command(size)} mends it")
+            elif prepared.exists():
+                usable[size] = prepared
+        notes += _use_of(use, facts, usable) if present else _other_sets(use, facts, sets)
     return notes, warnings
+
+
+def _use_of(use: DataUse, facts: Facts, usable: Mapping[ImgSize | None, PreparedSet]) -> Iterator[str]:
+    """Which prepared images are read for what."""
+    for prepared in list(usable.values()) if use.from_originals else list(usable.values())[:1]:
+        yield f"{_name(facts, use)}: prepared images {prepared.contents.form}, {prepared.folder}"
+    if use.from_originals and usable and None not in usable:
+        words = "crops of random sizes are cut from the original images, which are decoded for every training step"
+        yield f"{_name(facts, use)}: {words}; {use.command(None)} saves that"
 
 
 def warn_of_prepared(warnings: Sequence[str]) -> None:
@@ -162,18 +175,18 @@ def _uses(builders: Sequence[Builder]) -> Iterator[DataUse]:
                 yield DataUse(data.name, data.img_size, data.in_chans, trial.crops_have_random_sizes(stage.spec))
 
 
-def _set_of(use: DataUse, facts: Facts, options: DataOptions) -> PreparedSet:
+def _set_of(use: DataUse, size: ImgSize | None, facts: Facts, options: DataOptions) -> PreparedSet:
     """The prepared set of these images; their files are looked at only if the fingerprint is that of their names."""
     stamp = locate(use.name, replace(options, download=False)).stamp if facts.fingerprint_note else ""
-    return PreparedSet.of(contents_of(facts, stamp, use.img_size, use.in_chans), options)
+    return PreparedSet.of(contents_of(facts, stamp, size, use.in_chans), options)
 
 
 def _other_sets(use: DataUse, facts: Facts, sets: Sequence[PreparedSet]) -> list[str]:
     """That these images are prepared in another form, or that the set's images have changed since."""
     same = [item.contents for item in sets if item.contents.fingerprint == facts.fingerprint]
     if same:
-        forms = ", ".join(f"{trial.size_words((c.height, c.width))} px in {c.in_chans} channels" for c in same)
-        return [f"{_name(facts, use)}: not prepared in this form, only as {forms}; the images are decoded"]
+        forms = ", ".join(contents.form for contents in same)
+        return [f"{_name(facts, use)}: prepared images are {forms}; they do not serve, the images are decoded"]
     if any(item.contents.name == facts.name for item in sets):
         return [f"{_name(facts, use)}: the images have changed since they were prepared; they are decoded"]
     return []

@@ -146,7 +146,7 @@ def prepare(
         typer.Argument(help="folder:PATH, parquet:PATH, imagenet, ...", metavar="DATA", autocompletion=completion.data),
     ],
     img_size: Annotated[
-        str, typer.Option("--img-size", help="The run's data.img_size: pixels per side, or HEIGHTxWIDTH.")
+        str, typer.Option("--img-size", help="The run's data.img_size: pixels per side, HEIGHTxWIDTH, or original.")
     ],
     in_chans: Annotated[
         int | None, typer.Option("--in-chans", help="1 prepares grey images, for runs with data.in_chans: 1.")
@@ -157,9 +157,10 @@ def prepare(
     data_dir: DataDir = None,
     download: Download = False,
 ) -> None:
-    """Decode a data set once, to one size, into the cache folder; later runs read these pixels, shared in memory.
+    """Decode a data set once, into the cache folder; later runs read these pixels, shared in memory.
 
-    A killed command goes on where it was. On a whole set, it compares every checksum.
+    A size serves runs of this size, except for augmented training above 64 px: its crops are cut from the original
+    images (--img-size original serves every run). A killed command goes on. On a whole set, it compares checksums.
     """
     from vitbench.cli.commands.prepare_images import prepare_images
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from vitbench.model.mechanisms import PatchEmbed
+from vitbench.model.mechanisms import PatchEmbed, token_mixers_of
 from vitbench.model.patch_embeds.patchify import grid_problems
 from vitbench.model.sizes import divisors, known, pixel_grid, pixel_words, transformer
 from vitbench.model.tensors import Tensor
@@ -50,6 +50,11 @@ class PixelTokens(PatchEmbed):
             problems.append(
                 f"model.stem: pixel_tokens has a palette for grey images, and these have {model.in_chans} channels; "
                 "set colours, as in {name: pixel_tokens, colours: 64}, or data.in_chans: 1"
+            )
+        if self.start and not all("causal" in mixer.gives for mixer in token_mixers_of(model)):
+            problems.append(
+                "model.stem: with start a token shows the pixel before its own, which only a causal mixer can make use "
+                "of; set model.token_mixer: causal, or leave out start"
             )
         if number > MOST_TOKENS and not problems:
             problems.append(
