@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_specs import CLASSIFY, MECHANISMS, resolved
+from model_specs import CLASSIFY, MECHANISMS, RESNET, TINY, resolved
 
 from vitbench.model.parameters import parameters
 from vitbench.model.tensors import Tensor
 from vitbench.spec.trial import TrainSpec
-from vitbench.train.optim import Optimizer, bias_corrections, learning_rates
+from vitbench.train.optim import Optimizer, bias_corrections, is_classifier, learning_rates
 
 SHAPES = [(4, 3), (5,)]
 NUM = 17
@@ -99,15 +99,14 @@ def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
     assert torch.equal(flat[1], alone[0])
 
 
-TABLES = ("pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relative_position_bias_table",
-          "patch_embed.embed")  # fmt: skip
+TABLES = (
+    "pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relative_position_bias_table", "patch_embed.embed",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_tokens_positions_norms_and_biases_do_not_decay(name: str) -> None:
-    trained = [tensor for tensor in parameters(resolved(MECHANISMS[name]), CLASSIFY) if tensor.trained]
-    assert trained
-    for tensor in trained:
+    for tensor in (each for each in parameters(resolved(MECHANISMS[name]), CLASSIFY) if each.trained):
         table = any(part in tensor.name for part in TABLES)
         assert tensor.decays == (len(tensor.shape) > 1 and not table), tensor.name
 
@@ -124,10 +123,11 @@ def test_decay_is_a_flag_and_no_matter_of_names() -> None:
         ("cosine", [1.0, 0.96194, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.03806]),
         ("linear", [1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
         ("constant", [1.0] * 8),
+        ("rsqrt", [1.0, *(1 / math.sqrt(1 + k / 2.5) for k in range(1, 8))]),
     ],
 )
 def test_schedule(sched: Any, after_warmup: list[float]) -> None:
-    spec = TrainSpec(steps=10, lr=4.0, warmup_fraction=0.2, sched=sched)
+    spec = TrainSpec(steps=10, lr=4.0, warmup_fraction=0.2, sched=sched, timescale_fraction=0.25)
     np.testing.assert_allclose(learning_rates(spec) / 4, [0.5, 1.0, *after_warmup], atol=1e-6)
 
 
@@ -135,3 +135,67 @@ def test_schedule_without_warmup_begins_at_the_rate() -> None:
     rates = learning_rates(TrainSpec(steps=4, lr=2.0, warmup_fraction=0.0, sched="linear"))
     assert rates.tolist() == [2.0, 1.5, 1.0, 0.5]
     assert learning_rates(TrainSpec(steps=1, lr=2.0)).tolist() == [2.0]
+
+
+def published_rsqrt(step: int, total: int, warmup: int, timescale: int, cooldown: int) -> float:
+    """The factor of one step, counted from 1 in a warm-up: the published code of Scaling ViT, by the step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    factor = 1 / math.sqrt(1 + (step - warmup) / timescale)
+    return factor * min(1.0, (total - step) / cooldown) if cooldown else factor
+
+
+@pytest.mark.parametrize("cooldown", [0.0, 0.05, 0.4])
+def test_rsqrt_with_cooldown_is_the_published_schedule(cooldown: float) -> None:
+    """Warm-up, timescale and cooldown are shares of all steps: of 1,000,000 steps 10,000, 10,000 and 50,000 there."""
+    spec = TrainSpec(
+        steps=1000, lr=3.0, sched="rsqrt", warmup_fraction=0.01, timescale_fraction=0.02, cooldown_fraction=cooldown
+    )
+    expected = [published_rsqrt(step, 1000, 10, 20, round(1000 * cooldown)) for step in range(1000)]
+    np.testing.assert_allclose(learning_rates(spec) / 3, expected, rtol=1e-12)
+    assert cooldown == 0 or expected[-1] < 1e-2
+
+
+def test_a_constant_rate_and_its_cooldown_are_two_stages_of_one_course() -> None:
+    whole = learning_rates(TrainSpec(steps=20, lr=2.0, sched="constant", warmup_fraction=0.1, cooldown_fraction=0.25))
+    trunk = learning_rates(TrainSpec(steps=15, lr=2.0, sched="constant", warmup_fraction=2 / 15))
+    cooldown = learning_rates(TrainSpec(steps=5, lr=2.0, sched="linear", warmup_fraction=0.0))
+    np.testing.assert_allclose(np.concatenate([trunk, cooldown]), whole)
+
+
+def test_a_head_decays_by_its_own_number() -> None:
+    """AdamW of torch with a group for the head, in a stack beside a member without such a number."""
+    start, grads, rates = gradients(1)[0], gradients(20), np.full((2, 20), 1e-2)
+    specs = [TrainSpec(clip_grad=None, weight_decay=0.1, weight_decay_head=decay) for decay in (3.0, None)]
+    flat, head = start.repeat(2, 1), torch.cat([torch.zeros(6), torch.ones(6), torch.zeros(5)])
+    optimizer = Optimizer(specs, flat, DECAYED, None, head)
+    for step, grad in enumerate(grads):
+        lr = torch.tensor(rates[:, step : step + 1], dtype=torch.float32)
+        optimizer.step(flat, grad.repeat(2, 1), lr, CORRECTIONS[step], torch.ones(2, 1))
+    params = [torch.nn.Parameter(part.clone()) for part in start.split([6, 6, 5])]
+    decays = (0.1, 3.0, 0.0)
+    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(params, decays, strict=True)]
+    theirs = torch.optim.AdamW(groups, lr=1e-2)
+    for grad in grads:
+        for param, part in zip(params, grad.split([6, 6, 5]), strict=True):
+            param.grad = part.clone()
+        theirs.step()
+    torch.testing.assert_close(flat[0], torch.cat([p.detach() for p in params]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(flat[1], own_weights(specs[1:], start, grads, rates[1:])[0])
+    assert (flat[0, 6:12].abs() < flat[1, 6:12].abs()).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ({}, ["head.weight"]),
+        ({"head": "mlp_tanh"}, ["head.weight"]),
+        (
+            RESNET,
+            ["head.fc.weight"],
+        ),
+    ],
+)
+def test_the_head_is_the_classifiers_matrix(model: dict[str, Any], names: list[str]) -> None:
+    tensors = parameters(resolved({**TINY, **model}), CLASSIFY)
+    assert [tensor.name for tensor in tensors if tensor.decays and is_classifier(tensor)] == names

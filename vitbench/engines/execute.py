@@ -257,7 +257,8 @@ def _start(trial: Trial, options: Options, emit: Emit) -> dict[str, torch.Tensor
     Raises ResultsError if the stage has no weights, InputError if the file changed after planning.
     """
     if trial.parent is not None:
-        return without_task(_stage_weights(trial, trial.parent, options, emit), _spec_of(trial.parent, options))
+        weights = _stage_weights(trial, trial.parent, options, emit)
+        return weights if trial.spec.train.continues else without_task(weights, _spec_of(trial.parent, options))
     start = trial.spec.model.init_from
     if start is None:
         return None

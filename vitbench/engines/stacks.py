@@ -9,7 +9,10 @@ from vitbench.plan.trials import Trial
 
 MAX_STACK = 64
 """Largest stack. A larger one is no faster on a GPU that is already full, and an error costs more."""
-MAY_DIFFER = {"train": {"lr", "weight_decay", "sched", "warmup_fraction"}, "data": {"name", "train_fraction"}}
+RATES = {
+    "lr", "weight_decay", "weight_decay_head", "sched", "warmup_fraction", "timescale_fraction", "cooldown_fraction",
+}  # fmt: skip
+MAY_DIFFER = {"train": RATES, "data": {"name", "train_fraction"}}
 """Fields in which the members of a stack may differ, beside the seed; the trainer reads them per member."""
 
 

@@ -38,7 +38,7 @@ VIT_FIELDS = (
 )  # fmt: skip
 COLUMNS = frozenset({"image", "label"})
 """The columns that every data set has."""
-LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights", "weight_decay_head")
 """Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
 
@@ -287,6 +287,17 @@ def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
         idle += ["remode"]
     if not train.model_ema:
         idle += ["model_ema_decay", "model_ema_warmup"]
+    if train.sched != "rsqrt":
+        idle += ["timescale_fraction"]
+    if train.cooldown_fraction and train.sched in ("cosine", "linear"):
+        raise InputError(f"train.cooldown_fraction: sched {train.sched} already falls to 0; use constant or rsqrt")
+    if train.warmup_fraction + train.cooldown_fraction > 1.0:
+        raise InputError(
+            f"train.cooldown_fraction: {train.cooldown_fraction:g} and warmup_fraction {train.warmup_fraction:g} are "
+            "more than the whole training"
+        )
+    if train.weight_decay_head == train.weight_decay:
+        idle += ["weight_decay_head"]
     if train.layer_decay == 1.0:
         idle += ["layer_decay"]
     return {key: getattr(TrainSpec(), key) for key in idle}

@@ -206,12 +206,26 @@ class TrainSpec(Frozen):
     opt: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    weight_decay_head: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="Weight decay of the classifier's weight matrix; None: weight_decay"
+    )
     momentum: Fraction = 0.9
     layer_decay: Share | None = Field(
         None, description="Each layer's rate is this share of the next layer's, the head's is lr; None: off"
     )
-    sched: Literal["cosine", "linear", "constant"] = "cosine"
+    sched: Literal["cosine", "linear", "constant", "rsqrt"] = Field(
+        "cosine", description="Course of the rate after the warm-up; rsqrt: one over a square root of the steps"
+    )
     warmup_fraction: Fraction = 0.05
+    timescale_fraction: Share = Field(
+        0.01, description="rsqrt: share of the steps after which the square root has doubled what is under it"
+    )
+    cooldown_fraction: Fraction = Field(
+        0.0, description="Share of the steps, the last ones, in which a constant or rsqrt rate falls to 0"
+    )
+    continues: bool = Field(
+        False, description="True: start from all weights of the earlier stage, its heads included, as a cooldown does"
+    )
     clip_grad: PositiveFloat | None = 1.0
     smoothing: Fraction = 0.0
     mixup: Annotated[float, Field(ge=0.0)] | None = Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitbench.model.tensors import Tensor as StateTensor
 from vitbench.spec.trial import TrainSpec
+from vitbench.train.stack import Stack
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
@@ -81,10 +82,11 @@ def known_steps(train: TrainSpec) -> int:
 
 
 def learning_rates(train: TrainSpec) -> npt.NDArray[np.float64]:
-    """Rates `[num_steps]`: linear warm-up over `warmup_fraction` of the steps, then cosine or linear to 0, or constant.
+    """Rates `[num_steps]`: linear warm-up over `warmup_fraction` of the steps, the course of `sched`, the cooldown.
 
-    The first step of a warm-up of w steps has lr / w; the last step of all is one step short of 0.
-    Source: Dosovitskiy et al. 2021, App. B.1, Table 3 (linear decay at scale, cosine on ImageNet).
+    The first step of a warm-up of w steps has lr / w; the last step of a fall to 0 is one step short of it.
+    Source: Dosovitskiy et al. 2021, App. B.1, Table 3 (linear decay at scale, cosine on ImageNet); Zhai et al. 2022
+    (Scaling ViT) for rsqrt and cooldown, whose warm-up, timescale and cooldown are steps, here shares of all steps.
     """
     num_steps = known_steps(train)
     warmup = round(train.warmup_fraction * num_steps)
@@ -94,8 +96,30 @@ def learning_rates(train: TrainSpec) -> npt.NDArray[np.float64]:
         "cosine": 0.5 * (1.0 + np.cos(np.pi * progress)),
         "linear": 1.0 - progress,
         "constant": np.ones(num_steps),
+        "rsqrt": 1 / np.sqrt(1 + np.maximum(0, step - warmup) / (train.timescale_fraction * num_steps)),
     }[train.sched]
-    return train.lr * np.where(step < warmup, (step + 1) / max(1, warmup), shape)
+    cooldown = round(train.cooldown_fraction * num_steps)
+    falling = np.clip((num_steps - step) / max(1, cooldown), 0.0, 1.0) if cooldown else 1.0
+    return train.lr * falling * np.where(step < warmup, (step + 1) / max(1, warmup), shape)
+
+
+def optimizer_of(specs: Sequence[TrainSpec], stack: Stack, tensors: Mapping[str, StateTensor]) -> Optimizer:
+    """The optimizer of a stack whose members have these tensors by name."""
+    device = stack.flat.device
+    scale = rate_scale(specs[0].layer_decay, [tensors[name] for name in stack.shapes])
+    classifiers = {name for name, tensor in tensors.items() if tensor.decays and is_classifier(tensor)}
+    return Optimizer(
+        specs,
+        stack.flat,
+        stack.mask({name for name, tensor in tensors.items() if tensor.decays}),
+        None if scale is None else scale.to(device),
+        stack.mask(classifiers),
+    )
+
+
+def is_classifier(tensor: StateTensor) -> bool:
+    """True for the last layer of a classifier; a hidden layer before it (`representation`) is not the last."""
+    return tensor.part == "head" and tensor.name.startswith("head")
 
 
 class Optimizer:
@@ -105,15 +129,26 @@ class Optimizer:
     """
 
     def __init__(
-        self, specs: Sequence[TrainSpec], flat: Tensor, decay_mask: Tensor, rate_scale: Tensor | None = None
+        self,
+        specs: Sequence[TrainSpec],
+        flat: Tensor,
+        decay_mask: Tensor,
+        rate_scale: Tensor | None = None,
+        head_mask: Tensor | None = None,
     ) -> None:
-        """`decay_mask [P]` is 1 where weights decay; `rate_scale [P]` scales the rate (None: 1 everywhere)."""
+        """`decay_mask [P]` is 1 where weights decay; `rate_scale [P]` scales the rate (None: 1 everywhere).
+
+        `head_mask [P]` is 1 in the classifier's weights, which decay by `weight_decay_head`, where a spec has one.
+        """
         self.rate_scale = rate_scale
         self.opt = specs[0].opt
         self.clip_grad = specs[0].clip_grad
         self.momentum = specs[0].momentum
         weight_decay = torch.tensor([s.weight_decay for s in specs], device=flat.device, dtype=flat.dtype)
         self.decay = weight_decay[:, None] * decay_mask[None, :]
+        for decay, spec in zip(self.decay, specs, strict=True):
+            if spec.weight_decay_head is not None and head_mask is not None:
+                decay.copy_(torch.where(head_mask > 0, spec.weight_decay_head, decay))
         self.first = torch.zeros_like(flat)
         self.second = torch.zeros_like(flat) if self.opt == "adamw" else torch.zeros(0, device=flat.device)
 

@@ -60,9 +60,9 @@ class Stack:
         grads = torch.autograd.grad(loss.sum(), list(self.params.values()), allow_unused=True, materialize_grads=True)
         self.grad += torch.cat([grad.reshape(self.num_members, -1) for grad in grads], dim=1)
 
-    def decay_mask(self, decaying: Collection[str]) -> Tensor:
-        """`[P]`, 1 in the parameters named in `decaying`."""
-        pieces = [torch.full((shape.numel(),), float(name in decaying)) for name, shape in self.shapes.items()]
+    def mask(self, names: Collection[str]) -> Tensor:
+        """`[P]`, 1 in the parameters of these names."""
+        pieces = [torch.full((shape.numel(),), float(name in names)) for name, shape in self.shapes.items()]
         return torch.cat(pieces).to(self.flat.device)
 
     def forward(self, *inputs: Tensor, flat: Tensor | None = None, train: bool = False) -> Tensor:

@@ -26,7 +26,7 @@ from vitbench.train.fitting import fitted_tensors
 from vitbench.train.image_source import ImageSource, TrainOrTest, members, on_device
 from vitbench.train.labelling import class_weights, label_pools, label_tables
 from vitbench.train.networks import Network, Networks
-from vitbench.train.optim import Optimizer, average_shares, bias_corrections, learning_rates, rate_scale
+from vitbench.train.optim import average_shares, bias_corrections, learning_rates, optimizer_of
 from vitbench.train.process_group import ONE_PROCESS, ProcessGroup, StepSums
 from vitbench.train.sampling import Batch, Cut, Order
 from vitbench.train.stack import Stack
@@ -78,14 +78,7 @@ class Trainer:
         self.stack = Stack(module, [initial_state(job, images) for job in jobs], device)
         self.networks = Networks(self.objective, self.stack, [job.networks for job in jobs], device)
         tensors = tensors_by_name(self.spec.model, self.train.objective)
-        decaying = {name for name, tensor in tensors.items() if tensor.decays}
-        scale = rate_scale(self.train.layer_decay, [tensors[name] for name in self.stack.shapes])
-        self.optimizer = Optimizer(
-            [job.spec.train for job in jobs],
-            self.stack.flat,
-            self.stack.decay_mask(decaying),
-            None if scale is None else scale.to(device),
-        )
+        self.optimizer = optimizer_of([job.spec.train for job in jobs], self.stack, tensors)
         self.average = self.stack.flat.clone() if self.train.model_ema else None
         self.average_shares = torch.tensor(average_shares(self.train), dtype=torch.float32).to(device)
         rates = np.stack([learning_rates(job.spec.train) for job in jobs], axis=1)
@@ -328,7 +321,9 @@ def initial_state(job: Job, images: ImageSource) -> dict[str, Tensor]:
     """
     module = build(job.spec.model, job.spec.train.objective)
     initialise(module, job.spec.model, job.spec.train.objective, job.seed)
-    if job.parent is None:
+    if job.spec.train.continues and job.parent is not None:
+        module.load_state_dict(job.parent)
+    elif job.parent is None:
         module.load_state_dict(fitted_tensors(job.spec.model, images), strict=False)
     else:
         load_weights(module, job.parent, tensors_by_name(job.spec.model, job.spec.train.objective))

@@ -44,6 +44,8 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     InputError if a later stage has another `init_from`, or if the weights are missing or do not fit the model.
     """
     own, start = _tensors(spec), spec.model.init_from
+    if spec.train.continues and (problem := _continuation_problem(spec, earlier)):
+        raise InputError(f"train.continues: {problem}")
     if earlier:
         if start not in (None, earlier[0].model.init_from):
             raise InputError(f"model.init_from: {start}, but this stage starts from the one before; set it to null")
@@ -58,6 +60,18 @@ def with_start(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> TrialSpec:
     if problem:
         raise InputError(f"{source}: {problem}")
     return spec
+
+
+def _continuation_problem(spec: TrialSpec, earlier: Sequence[TrialSpec]) -> str | None:
+    """Why a stage cannot go on with all weights of the one that it starts from."""
+    if not earlier:
+        return "this stage starts from no other stage"
+    before, own = ({name: tensor.shape for name, tensor in _tensors(each).items()} for each in (earlier[-1], spec))
+    if differing := sorted({name for name, _ in before.items() ^ own.items()}):
+        return f"the stage before trains another network; {_some(differing)} differs"
+    if earlier[-1].data.classes != spec.data.classes:
+        return "the stage before trains on other data.classes"
+    return None
 
 
 def _grid_problem(given: Shapes, spec: TrialSpec, earlier: TrialSpec | None = None) -> str | None:

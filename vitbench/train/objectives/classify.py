@@ -27,7 +27,7 @@ class Classify(Objective):
     predicts_classes: ClassVar[bool] = True
     task_names: ClassVar[tuple[str, ...]] = ("head.", "representation.")
     reads: ClassVar[frozenset[str]] = frozenset(
-        ("smoothing", "mixup", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights")
+        ("smoothing", "mixup", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights", "weight_decay_head")
     )
 
     def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
