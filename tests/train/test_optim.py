@@ -101,6 +101,7 @@ def test_inactive_members_stay_whatever_their_gradient(opt: Any) -> None:
 
 TABLES = (
     "pos_embed", "cls_token", "reg_token", "mask_token", "rel_pos", "relative_position_bias_table", "patch_embed.embed",
+    "patch_embed.start",
 )  # fmt: skip
 
 
