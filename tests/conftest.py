@@ -30,9 +30,9 @@ MOST_PROCESSES = 4
 
 
 SLOW_FILES = {
-    "base/test_output", "bench/test_bench", "bench/test_settling", "cli/test_cli", "cli/test_fuzz_cli",
-    "cli/test_own_images", "cli/test_raced_run", "cli/test_recommend", "cli/test_text_output", "cli/test_upkeep",
-    "cli/test_watch",
+    "base/test_output", "bench/test_bench", "bench/test_prepared_speed", "bench/test_settling", "cli/test_cli",
+    "cli/test_fuzz_cli", "cli/test_own_images", "cli/test_prepare", "cli/test_raced_run", "cli/test_recommend",
+    "cli/test_text_output", "cli/test_upkeep", "cli/test_watch", "data/test_prepared",
     "engines/test_distillation", "engines/test_engines", "engines/test_fused", "engines/test_golden",
     "engines/test_ray", "engines/test_several_processes", "engines/test_stages_finetune",
     "guards/test_hostile", "guards/test_links", "guards/test_silent_numbers",
@@ -46,7 +46,8 @@ SLOW_FILES = {
     "stats/test_stats_oracles", "stats/test_stats_simulation", "store/test_fuzz_records", "store/test_records",
     "test_docs_site", "test_layers", "test_readme", "test_shipped_experiments", "test_style", "test_words",
     "train/test_dino", "train/test_igpt", "train/test_loop", "train/test_mae", "train/test_momentum_contrast",
-    "train/test_networks", "train/test_non_square_training", "train/test_pseudo_label", "train/test_recipe",
+    "train/test_networks", "train/test_non_square_training", "train/test_prepared_training", "train/test_pseudo_label",
+    "train/test_recipe",
     "train/test_stream",
 }  # fmt: skip
 """Files whose tests together took over 2 seconds, or train the smoke experiment: `slow`, for a short inner loop."""

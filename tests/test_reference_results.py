@@ -42,7 +42,7 @@ def test_the_committed_results_are_small() -> None:
 @pytest.mark.parametrize("root", ROOTS, ids=lambda path: path.name)
 def test_committed_records_give_every_committed_byte(root: Path, tmp_path: Path, cli: Cli) -> None:
     """Tables, plots, pages and the scoreboard, rebuilt from the records in an empty folder."""
-    given = ("experiment.yaml", "records.jsonl", "predictions.npz", "analysis.jsonl")
+    given = ("experiment.yaml", "sealed.json", "records.jsonl", "predictions.npz", "analysis.jsonl")
     for path in committed(root):
         if path.name in given or path.parent.name == "assets":
             copy = tmp_path / path.relative_to(root)

@@ -108,6 +108,18 @@ def test_the_found_patch_harms_other_images_more_than_noise() -> None:
     assert loss[0] > loss[1] + 1
 
 
+def test_a_network_that_looks_pixels_up_has_no_gradient() -> None:
+    """Its answers depend on weights, so they have a gradient, but none that reaches the pixels."""
+    weight = torch.ones(2, requires_grad=True)
+
+    def looked_up(x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot((x > 0.5).long()[:, 0, 0, 0], 2) * weight
+
+    assert adversarial.has_gradient(lambda x: x.mean((2, 3)), images())
+    assert not adversarial.has_gradient(looked_up, images())
+    assert not adversarial.has_gradient(lambda x: looked_up(x).detach(), images())
+
+
 @pytest.mark.parametrize("target", ["mean_colour", "downsampled", "pixels"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_perfect_prediction_is_painted_as_its_target(target: str, channels: int) -> None:

@@ -32,9 +32,9 @@ def test_attention_is_read_from_mixers_that_have_it() -> None:
 
 
 ATTENDS = {
-    "attention": True, "axial_alternate": True, "local": True, "shifted_window": True, "sparse_fixed": True,
-    "sparse_strided": True, "window": True, "depthwise": False, "identity": False, "mlp": False, "pool": False,
-    "random": False,
+    "attention": True, "axial_alternate": True, "causal": True, "local": True, "shifted_window": True,
+    "sparse_fixed": True, "sparse_strided": True, "window": True, "depthwise": False, "identity": False, "mlp": False,
+    "pool": False, "random": False,
 }  # fmt: skip
 """Whether distance and rollout apply to a mixer; the other analyses apply to all."""
 

@@ -12,7 +12,7 @@ import pytest
 from made_plans import Score, best, experiment, facts_of, record, rounds, top
 
 from vitbench.plan.rounds import expand
-from vitbench.plan.run_table import rows, write_predictions, write_rows
+from vitbench.plan.run_table import rows, with_read_answers, write_predictions, write_rows
 from vitbench.plan.trials import Builder, Plan
 from vitbench.store.record import Record, Result, Run, metric_of
 from vitbench.store.trials import Store
@@ -102,6 +102,15 @@ def test_predictions_of_reporting_trials_on_the_same_images(tmp_path: Path) -> N
         assert found["predicted"].tolist() == [[0, 0, 0], [1, 1, 1]]
         assert found["confidence"].tolist() == [[26, 26, 26]] * 2
         assert found["index"].tolist() == [0, 1, 2]
+
+
+def test_of_a_race_answers_are_kept_where_a_page_reads_them() -> None:
+    made = [("a", "trial", True), ("a", "trial", False), ("b", "trial", False), ("b", "reporting", False)]
+    found = [{"arm": arm, "role": role, "chosen": chosen} for arm, role, chosen in made]
+    tune = "tune: {grid: {train.lr: [1e-3, 2e-3]}, by: race}\nseeds: {looks: [6, 9]}\n"
+    kept = with_read_answers(experiment(tune), found)
+    assert [(row["arm"], row["role"], row["chosen"]) for row in kept] == [made[0], made[3]]
+    assert with_read_answers(experiment(f"{tune}report: {{also_at: {{train.lr: [1e-3]}}}}\n"), found) == found
 
 
 def test_without_predictions_no_file(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_name_and_a_mapping_have_one_text() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("depthwis", "'depthwis' is not allowed; allowed: attention, axial_alternate, depthwise, "),
+        ("depthwis", "'depthwis' is not allowed; allowed: attention, axial_alternate, causal, depthwise, "),
         ({"name": "depthwise", "kernal": 5}, "depthwise has no field 'kernal'; it has kernel_size"),
         ({"name": "depthwise", "kernel_size": 0}, "depthwise.kernel_size: "),
         ({"kernel_size": 5}, "needs a name"),

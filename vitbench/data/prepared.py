@@ -1,10 +1,10 @@
 """Prepared images: the images of a data set, decoded once, for all processes of a host.
 
 They have one size, or their original sizes (height and width 0).
-`prepared/<fingerprint>-<height>x<width>x<channels>/` of the cache folder holds `set.json` (what is prepared) and shards
-`train-00012-<sha256>.u8`: raw pixels, images in the order that the fingerprint fixes. `vitbench prepare` writes it
-(`data/preparation.py`). A set that does not fit the images, the size or the decoder at hand is not used, and `why_not`
-says why; the images are then decoded from their files, to the same pixels.
+`prepared/<fingerprint>-<height>x<width>x<channels>/` (or `-original-<channels>/`) of the cache folder holds `set.json`
+(what is prepared) and shards `train-00012-<sha256>.u8`: raw pixels, images in the order that the fingerprint fixes.
+`vitbench prepare` writes it (`data/preparation.py`). A set that does not fit the images, the size or the decoder at
+hand is not used, and `why_not` says why; the images are then decoded from their files, to the same pixels.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class PreparedSet:
     @classmethod
     def of(cls, contents: Contents, options: DataOptions) -> PreparedSet:
         """The set of these contents in the cache folder."""
-        size = "x".join(map(str, contents.shape))
+        size = f"original-{contents.in_chans}" if contents.is_whole else "x".join(map(str, contents.shape))
         folder = sets_folder(options) / f"{contents.fingerprint[:32]}-{size}"
         if contents.image_bytes == 0 and (written := read_contents(folder)):
             contents = replace(contents, image_bytes=written.image_bytes)

@@ -97,12 +97,14 @@ def aligned_cells(side_px: int) -> int:
 
 def attacked(subject: Subject, pictures: Pictures, target: np.ndarray) -> dict[str, float]:
     """Accuracy with an adversarial patch found on the first quarter of the images and pasted into the others, and with
-    a patch of noise of the same size."""
+    a patch of noise of the same size; nothing of a network whose answers have no gradient by pixels."""
     held_out = max(1, min(len(pictures) // 4, 256))
     side = pictures.pixels.shape[-1]
     patch_px = max(2, round(ATTACK_SHARE * side))
     labels = torch.from_numpy(np.asarray(target, dtype=np.int64))
     images = pictures.pixels[:held_out].float() / 255
+    if not adversarial.has_gradient(subject.logits, images):
+        return {}
     adversarial_patch = adversarial.universal_patch(
         subject.logits, images, labels[:held_out], patch_px, ATTACK_STEPS, derive_seed(0, "inspect/attack")
     )

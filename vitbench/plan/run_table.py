@@ -14,7 +14,9 @@ from vitbench.base.contained import exists
 from vitbench.base.durable import replace_durably
 from vitbench.model.mechanisms import patch_embed_of
 from vitbench.model.sizes import grid
+from vitbench.plan.shared_settings import shared_values
 from vitbench.plan.trials import Plan, Trial
+from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.spec.trial import ModelSpec
 from vitbench.store.answers import read_trial_answers
@@ -80,6 +82,13 @@ def write_rows(folder: Path, found: Sequence[Row]) -> None:
     """Write records.jsonl of a run in one step."""
     text = "".join(json.dumps(row, sort_keys=True, allow_nan=False, separators=(",", ":")) + "\n" for row in found)
     replace_durably(folder / "records.jsonl", text.encode())
+
+
+def with_read_answers(experiment: Experiment, found: Sequence[Row]) -> list[Row]:
+    """The rows whose answers a page may read: of a race those at each arm's choice, and all of an arm that is also
+    compared at shared settings."""
+    shared = {arm for arm in dict.fromkeys(row["arm"] for row in found) if shared_values(experiment, arm)}
+    return [row for row in found if row["role"] != "trial" or row["chosen"] or row["arm"] in shared]
 
 
 def write_predictions(folder: Path, found: Sequence[Row], store: Store) -> None:

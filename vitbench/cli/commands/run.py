@@ -47,7 +47,7 @@ from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.ray_cluster import ray_cluster
 from vitbench.engines.ray_options import RAY_ENGINE, RayOptions
 from vitbench.engines.trackers import tracker
-from vitbench.plan.run_table import Row, rows, write_predictions, write_rows
+from vitbench.plan.run_table import Row, rows, with_read_answers, write_predictions, write_rows
 from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
 from vitbench.report.live.progress import RunState
@@ -241,7 +241,7 @@ def _run_one(queued: QueuedRun, request: runner.RunRequest, session: Session) ->
         finally:
             run_rows = current_rows(queued.builder, options)
             write_rows(folder, run_rows)
-    write_predictions(folder, run_rows, Store(options.root))
+    write_predictions(folder, with_read_answers(item.experiment, run_rows), Store(options.root))
     return Ran(item, outcome, run_rows, num_run)
 
 

@@ -30,6 +30,14 @@ def random_corners(num: int, side_px: int, patch_px: int, generator: torch.Gener
     return torch.randint(0, side_px - patch_px + 1, (num, 2), generator=generator)
 
 
+def has_gradient(logits: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    """False if a network looks pixels up, as entries of a palette, so that its answers change in jumps."""
+    pixels = images[:1].clone().requires_grad_(True)
+    with torch.enable_grad():
+        answers = logits(pixels)
+        return answers.requires_grad and torch.autograd.grad(answers.sum(), pixels, allow_unused=True)[0] is not None
+
+
 def universal_patch(
     logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, patch_px: int, num_steps: int, seed: int
 ) -> Tensor:
