@@ -10,6 +10,7 @@ from __future__ import annotations
 from vitbench.stats.compare import Comparison, compare_arms, compare_to_baseline
 from vitbench.stats.images import calibration_error, churn, images_interval, per_class_differences
 from vitbench.stats.intervals import Interval, mean_interval, paired_interval
+from vitbench.stats.power_law import PowerLaw, power_law
 from vitbench.stats.scores import ScoreMatrix, score_matrix
 from vitbench.stats.table import TrialTable as Table
 from vitbench.stats.table import tabulate
@@ -26,6 +27,7 @@ __all__ = [
     "Facts",
     "Interval",
     "PartVerdict",
+    "PowerLaw",
     "ScoreMatrix",
     "Table",
     "TuningNoise",
@@ -43,6 +45,7 @@ __all__ = [
     "one_line",
     "paired_interval",
     "per_class_differences",
+    "power_law",
     "score_matrix",
     "tabulate",
     "tuning_noise",
