@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vitbench.recommend.outcome import (
@@ -92,7 +93,7 @@ def picture(outcome: Outcome) -> str | None:
 
 def _dots(axes: Axes, values: Sequence[float], tried: Sequence[Tried], key: object) -> None:
     """One mark per recipe, by family; a ring around the recommended one."""
-    means = [sum(each.scores.values()) / len(each.scores) for each in tried]
+    means = [fmean(each.scores.values()) for each in tried]
     for number, family in enumerate(FAMILY_ORDER):
         at = [row for row, each in enumerate(tried) if each.recipe.family == family]
         x, y = [values[row] for row in at], [means[row] for row in at]

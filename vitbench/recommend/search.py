@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Literal
 
 from vitbench.recommend.arm_gaps import ArmGap, arm_gaps, noise_of, pick
@@ -204,7 +205,7 @@ class Search:
         assert leader is not None
         common = leader.scores.keys() & tried.scores.keys()
         gaps = [leader.scores[seed] - tried.scores[seed] for seed in common]
-        return max(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
+        return max(0.0, fmean(gaps)) if gaps else 0.0
 
     def _cost(self, question: RecipeQuestion, recipe: Recipe) -> float:
         arms = list(question.arms(recipe, self.allocation.frame).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import fsum
 from typing import Any
 
 from vitbench.report.formats import Table
@@ -45,8 +46,8 @@ def _costs(what: str, parts: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def _cost(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
-    flops, images = (sum(row["result"].get(key) or 0.0 for row in rows) for key in ("train_flops", "num_images"))
-    train, evaluate = (sum(row["run"].get(key) or 0.0 for row in rows) for key in ("train_seconds", "eval_seconds"))
+    flops, images = (fsum(row["result"].get(key) or 0.0 for row in rows) for key in ("train_flops", "num_images"))
+    train, evaluate = (fsum(row["run"].get(key) or 0.0 for row in rows) for key in ("train_seconds", "eval_seconds"))
     speed = f"{images / train:.0f}" if images and train else "-"
     return name, str(len(rows)), quantity(flops), duration(train), speed, duration(evaluate)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from vitbench.report.row_values import (
     Setting,
@@ -107,7 +108,7 @@ def _summary(
         num_missing=num_missing,
         num_params=facts.get("num_params", 0),
         train_flops=facts.get("train_flops", 0.0),
-        train_seconds=sum(seconds) / len(seconds) if seconds else 0.0,
+        train_seconds=fmean(seconds) if seconds else 0.0,
         # What is left of an arm that diverged flatters it.
         rank="" if rank == "best" and num_diverged else rank,
     )
@@ -138,7 +139,7 @@ class Pairs:
         A metric without a better direction ranks no arm.
         """
         metric = metric_named(self.metric)
-        means = {arm: sum(values.values()) / len(values) for arm, values in self.scores.items() if values}
+        means = {arm: fmean(values.values()) for arm, values in self.scores.items() if values}
         ranks = dict.fromkeys(self.scores, "")
         if len(means) < 2 or metric.better is None:
             return ranks
@@ -187,7 +188,7 @@ class TunedPoint:
     @property
     def mean(self) -> float | None:
         """Mean over the seeds; None if one diverged or failed, which puts the setting out of the choice."""
-        return sum(self.scores.values()) / len(self.scores) if self.scores and not self.num_lost else None
+        return fmean(self.scores.values()) if self.scores and not self.num_lost else None
 
 
 def tuned_points(experiment: Experiment, rows: Sequence[Row]) -> list[TunedPoint]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import fsum
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def compare_arms(
     first, second = (_one_arm(tabulate(rows), name) for rows, name in ((rows_a, "A"), (rows_b, "B")))
     for table, _ in (first, second):
         check_metric(table, metric)
-    noise = sum(tuning_variance(table, arm, metric) or 0.0 for table, arm in (first, second))
+    noise = fsum(tuning_variance(table, arm, metric) or 0.0 for table, arm in (first, second))
     sides = [(arm, trials_at(table, arm)) for table, arm in (first, second)]
     if not one_test_set(row for _, trials in sides for row in trials.values()):
         raise InputError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ def counting_floor(num_images: int | None, weights: Iterable[float] = (1.0, -1.0
     """
     if not num_images:
         return 0.0
-    return 50.0 / num_images * float(np.sqrt(sum(weight**2 for weight in weights) / 2.0))
+    return 50.0 / num_images * float(np.sqrt(fsum(weight**2 for weight in weights) / 2.0))
 
 
 def mean_interval(scores: npt.ArrayLike, level: float = 0.95, num_images: int | None = None) -> Interval:

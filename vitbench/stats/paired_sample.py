@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +124,7 @@ def noise_of(
     """The floor of counting and the variance of tuned choices, per part; `raced_seeds` where more seeds shrink it."""
     floors = [counting_floor(sample.num_images, part.weights.values()) for part in parts]
     extra = [
-        sum(weight**2 * variances.get(cell, 0.0) for cell, weight in part.weights.items() if cell.tuned)
+        fsum(weight**2 * variances.get(cell, 0.0) for cell, weight in part.weights.items() if cell.tuned)
         for part in parts
     ]
     return Noise(np.array(floors), np.array(extra, dtype=np.float64), raced_seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,7 @@ def _images(case: Case, part: ClaimPart, facts: Context) -> Interval | None:
         return None
     right = np.array([[facts.correct[trial] for trial in row] for row in ids])
     points = contrast_points(np.array(list(part.weights.values())), right)
-    extra = sum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in part.weights.items())
+    extra = fsum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in part.weights.items())
     return images_interval(points, part.region.level, case.factor(part.region.level), extra)
 
 
@@ -260,4 +261,4 @@ def _column(case: Case, weights: Weights) -> Floats:
 
 
 def _variance(case: Case, weights: Weights) -> float:
-    return float(sum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in weights.items()))
+    return float(fsum(weight**2 * (case.variances.get(cell) or 0.0) for cell, weight in weights.items()))

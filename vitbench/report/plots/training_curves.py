@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -68,7 +69,7 @@ def _plot(members: Mapping[str, Sequence[Row]], look_of: Mapping[str, LineStyle]
         # Many bands at full strength would be one grey field.
         alpha = BAND_ALPHA * min(1.0, 3 / len(curves))
         axes.fill_between(x, lows, highs, color=look.colour, alpha=alpha, linewidth=0)
-        means = [sum(v) / len(v) for v in curve.values()]
+        means = [fmean(v) for v in curve.values()]
         axes.plot(x, means, **marked(look), markevery=max(1, len(x) // 10), linewidth=1.4, label=printable(name))
     axes.set_xlabel("Epochs" if epochs else "Step")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
