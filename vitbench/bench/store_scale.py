@@ -132,11 +132,12 @@ def measure(
         root = work / str(size)
         if not root.exists():
             make_root(root, size)
-        (root / "trials" / INDEX_FILE).unlink(missing_ok=True)
         for number in range(rounds + 1):
             others = [] if number == 0 or size > MOST_FOR_OLD else [name for name in builds if name != THIS]
             for build in (THIS, *others):
                 for command in commands:
+                    if number == 0:
+                        (root / "trials" / INDEX_FILE).unlink(missing_ok=True)
                     cost = cost_of(builds[build], *_script(command, root))
                     line = {"command": command, "trials": size, "build": build, "index": number > 0}
                     line |= {"cpu_seconds": cost.cpu_seconds, "peak_mib": cost.peak_mib}
