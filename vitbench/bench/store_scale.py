@@ -37,6 +37,8 @@ MOST_FOR_OLD = 10_000
 """Builds before the index are measured up to this many trials."""
 THIS = "this"
 COMMANDS = ("look", "status", "plan", "verdict")
+BUILDS_INDEX = ("look", "verdict")
+"""What fills the index: a look with records in short, a verdict with checked rows."""
 KEYS = ("command", "trials", "build", "index")
 NUMBERS = ("cpu_seconds", "peak_mib", "grown_mib")
 SLOPED = ("cpu_seconds", "grown_mib")
@@ -132,12 +134,11 @@ def measure(
         root = work / str(size)
         if not root.exists():
             make_root(root, size)
+        (root / "trials" / INDEX_FILE).unlink(missing_ok=True)
         for number in range(rounds + 1):
             others = [] if number == 0 or size > MOST_FOR_OLD else [name for name in builds if name != THIS]
             for build in (THIS, *others):
-                for command in commands:
-                    if number == 0:
-                        (root / "trials" / INDEX_FILE).unlink(missing_ok=True)
+                for command in commands if number else BUILDS_INDEX:
                     cost = cost_of(builds[build], *_script(command, root))
                     line = {"command": command, "trials": size, "build": build, "index": number > 0}
                     line |= {"cpu_seconds": cost.cpu_seconds, "peak_mib": cost.peak_mib}
