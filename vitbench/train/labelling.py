@@ -48,9 +48,9 @@ def label_pools(
     jobs: Sequence[Job], images: ImageSource, device: torch.device, group: ProcessGroup
 ) -> list[Labelling | None]:
     """`label_pool` of each job; None for jobs whose objective has no labeller."""
-    answers = [objective_of(job.spec.train.objective).labeller is not None for job in jobs]
     return [
-        label_pool(job, images, device, group) if needed else None for job, needed in zip(jobs, answers, strict=True)
+        label_pool(job, images, device, group) if objective_of(job.spec.train.objective).labeller else None
+        for job in jobs
     ]
 
 

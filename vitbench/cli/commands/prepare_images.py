@@ -20,6 +20,7 @@ from vitbench.data.preparation import Preparation
 from vitbench.data.prepared import Contents, ImgSize, PreparedSet, contents_of, prepared_sets
 from vitbench.engines.options import num_cores
 from vitbench.plan.trials import Builder, settings
+from vitbench.report.live.progress import duration
 from vitbench.spec import trial
 
 LINE_SECONDS = 5.0
@@ -104,9 +105,7 @@ class DecodingProgress:
         rate = self.images_decoded / max(time.monotonic() - self.began, 1e-9)
         if not self.images_decoded:
             return line
-        seconds = (total - self.images_done) / rate
-        left = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-        return f"{line}, {rate:,.0f} images/s, {left} left"
+        return f"{line}, {rate:,.0f} images/s, {duration((total - self.images_done) / rate)} left"
 
 
 def _print(console: Console, line: str) -> None:
