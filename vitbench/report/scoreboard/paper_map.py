@@ -133,11 +133,17 @@ def _numbers(claim: str, files: Sequence[str]) -> str:
 
 def _verdict(line: Score, root: str) -> str:
     claim = line["claim"]
-    page = f"[{line['verdict']}](../results/{root}/{line['run']}/index.html#claim-{claim})"
+    page = f"[{line['verdict']}](../results/{root}/{_place(root, line['run'], claim)})"
     if not line["effect"]:
         return f"{_letter(claim)}{page}"
     low, high = float(line["low"]), float(line["high"])
     return f"{_letter(claim)}{float(line['effect']):+.2f} [{low:+.2f}, {high:+.2f}], n = {line['n']}: {page}"
+
+
+def _place(root: str, run: str, claim: str) -> str:
+    """The claim on the run's page, or the scoreboard of a root that keeps nothing else."""
+    page = f"{run}/index.html"
+    return f"{page}#claim-{claim}" if (ROOT / "results" / root / page).is_file() else "scoreboard.md"
 
 
 if __name__ == "__main__":
