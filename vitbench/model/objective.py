@@ -141,6 +141,8 @@ class Objective(Mechanism):
     """The role of the network that answers, once before the first step, for the images whose labels are not read."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
+    test_metrics: ClassVar[tuple[str, ...]] = ()
+    """Names of what `test_measures` gives, of an objective without classes."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Fields of TrainSpec that change the loss, among those that only training with labels has; others are left out of
     the id."""
@@ -154,6 +156,11 @@ class Objective(Mechanism):
     def averaged_roles(self) -> tuple[str, ...]:
         """Roles of moving averages of the trained network."""
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
+
+    @property
+    def made_metrics(self) -> tuple[str, ...]:
+        """Names of what `made` gives."""
+        return ()
 
     @property
     def labelled_share(self) -> float | None:
@@ -255,6 +262,16 @@ class Objective(Mechanism):
 
     def measures(self, call: Call, unit: torch.Tensor, given: Given) -> Mapping[str, torch.Tensor]:
         """Numbers per member `[E]` on validation images after training, by the name of their metric."""
+        return {}
+
+    def test_measures(
+        self, call: Call, unit: torch.Tensor, given: Given, labels: torch.Tensor
+    ) -> Mapping[str, torch.Tensor]:
+        """Numbers per member `[E]` on test images with class positions `labels [E, B]`, read once, after training."""
+        return {}
+
+    def made(self, call: Call, seeds: Sequence[int], device: torch.device) -> Mapping[str, torch.Tensor]:
+        """Numbers per member `[E]` of what the trained network makes without any image, by the name of their metric."""
         return {}
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:

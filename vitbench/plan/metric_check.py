@@ -40,13 +40,15 @@ def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
     specs = [builder.stages(arm, setting)[-1].spec for arm in builder.arms.values()]
-    return [
-        name
-        for spec in specs
-        for name in measured(
-            spec, objective_of(spec.train.objective).predicts_classes, has_validation=has_validation(builder, spec)
-        )
-    ]
+    return [name for spec in specs for name in _measured_by(builder, spec)]
+
+
+def _measured_by(builder: Builder, spec: TrialSpec) -> tuple[str, ...]:
+    """The metrics that a trial of this resolved spec records."""
+    objective = objective_of(spec.train.objective)
+    of_objective = (*(objective.test_metrics if spec.evaluate.test else ()), *objective.made_metrics)
+    validation = has_validation(builder, spec)
+    return (*of_objective, *measured(spec, objective.predicts_classes, has_validation=validation))
 
 
 def has_validation(builder: Builder, spec: TrialSpec) -> bool:

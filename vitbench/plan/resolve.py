@@ -65,7 +65,9 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
-    return TrialSpec(model=model, data=data, train=train)
+    measures_test = bool(objective_of(train.objective).test_metrics)
+    evaluate = EvaluateSpec(test=spec.evaluate.test) if measures_test else EvaluateSpec()
+    return TrialSpec(model=model, data=data, train=train, evaluate=evaluate)
 
 
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:

@@ -32,6 +32,9 @@ from vitbench.train.sampling import Batch, Cut, Order
 from vitbench.train.stack import Stack
 from vitbench.train.step_program import Given, Graph, Program
 
+STILL: Mapping[TrainOrTest, int] = {"train": -1, "test": -2}
+"""In place of an epoch, for images that are evaluated: their draws never change."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -217,7 +220,7 @@ class Trainer:
         """As `validate`, for an objective without classes, under draws that never change."""
         sums = torch.zeros(3, len(self.jobs), device=self.device)
         loss, percent, answered = sums
-        for unit, given, share in self._still(index):
+        for unit, given, share, _ in self._still("train", index):
             batch_loss, hits = self.objective.validation(self.calls, unit, given)
             loss += share * batch_loss
             if hits is not None:
@@ -228,24 +231,45 @@ class Trainer:
             (p if a > 0 else None, v, True) if math.isfinite(v) else (None, None, False) for v, p, a in sums.T.tolist()
         ]
 
-    def _still(self, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float]]:
-        """This process's share of training images `index [E, M]` in batches, without augmentation, with draws that
-        never change and the numbers of the last step; each with its share of all images."""
-        mine = self.group.share(index)
-        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read("train", mine, BATCH), strict=True):
-            still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in mine[:, start : start + BATCH]]
-            yield unit, self._drawn(still) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
+    def _still(self, part: TrainOrTest, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float, np.ndarray]]:
+        """This process's share of images `index [E, M]` in batches, without augmentation, with draws that never change
+        and the numbers of the last step; each with its share of all images and its indices."""
+        mine, epoch = self.group.share(index), STILL[part]
+        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read(part, mine, BATCH), strict=True):
+            of_batch = mine[:, start : start + BATCH]
+            still = [Batch(i, np.full(len(i), epoch), np.zeros((len(i), 0))) for i in of_batch]
+            given = self._drawn(still) | self.networks.scheduled(-1)
+            yield unit, given, unit.shape[1] / index.shape[1], of_batch
 
     @torch.no_grad()
     def measures(self) -> list[dict[str, float]]:
-        """What the objective measures on each member's validation images."""
+        """What the objective measures on each member's validation and test images, and on what the network makes."""
         index, sums = np.stack([used.val for used in self.used]), dict[str, Tensor]()
-        for unit, given, share in self._still(index) if index.size else ():
-            for name, values in self.objective.measures(self.calls, unit, given).items():
+
+        def add(numbers: Mapping[str, Tensor], share: float) -> None:
+            for name, values in numbers.items():
                 sums[name] = sums.get(name, torch.zeros(())) + share * values.cpu()
+
+        for unit, given, share, _ in self._still("train", index) if index.size else ():
+            add(self.objective.measures(self.calls, unit, given), share)
+        index = np.stack([used.test for used in self.used])
+        for unit, given, share, mine in self._still("test", index) if self.reads_test else ():
+            add(self.objective.test_measures(self.calls, unit, given, self._test_labels(mine)), share)
         for name in self.group.object_from_first(list(sums)):
             self.group.sum(sums.setdefault(name, torch.zeros(len(self.jobs))))
+        sums |= self.objective.made(self.calls, [job.seed for job in self.jobs], self.device)
         return [{name: float(values[e]) for name, values in sums.items()} for e in range(len(self.jobs))]
+
+    @property
+    def reads_test(self) -> bool:
+        """Whether the objective, which has no classes, measures something on test images."""
+        return bool(self.objective.test_metrics) and self.spec.evaluate.test
+
+    def _test_labels(self, index: np.ndarray) -> Tensor:
+        """Positions among the trained classes of test images `index [E, B]`, on the device."""
+        labels = self.images.test_labels
+        rows = [np.searchsorted(u.classes, labels[i]) for u, i in zip(self.used, index, strict=True)]
+        return on_device(np.stack(rows), self.device)
 
     def _logits(self, part: TrainOrTest, index: np.ndarray, flat: Tensor | None) -> Tensor:
         """Logits `[E, M, K]` of images `index [E, M]` on the CPU; each process runs its share of the images."""
