@@ -122,15 +122,19 @@ def is_analysis(name: str) -> bool:
     return name.startswith(_ANALYSES)
 
 
-def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) -> tuple[str, ...]:
+def measured(
+    spec: TrialSpec, classifies: bool, *, has_validation: bool = True, scores: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The metrics that training this resolved spec records; without classes, its validation loss and its costs.
+
+    `scores` are those that its objective computes on the test images.
 
     Without validation images there is no validation score, and no best weights by validation.
     """
     costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
     losses = ("val_loss",) if has_validation else ()
     if not classifies:
-        return (*losses, *costs)
+        return (*(scores if spec.evaluate.test else ()), *losses, *costs)
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []

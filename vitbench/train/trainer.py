@@ -134,14 +134,21 @@ class Trainer:
             numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
-    def _drawn(self, batches: list[Batch], num_before: int = 0) -> Given:
+    def _drawn(self, batches: list[Batch], num_before: int = 0, part: TrainOrTest = "train") -> Given:
         """What the images are trained for, on the device: what the objective draws for a batch.
 
         The first `num_before` images are partners only.
         """
         whole = [batch.take(np.arange(num_before, len(batch.index))) for batch in batches]
         members = [
-            MemberBatch(job.seed, batch.index, batch.epoch, batch.draws, int(first.index[0]) if num_before else None)
+            MemberBatch(
+                job.seed,
+                batch.index,
+                batch.epoch,
+                batch.draws,
+                int(first.index[0]) if num_before else None,
+                self.images.columns(part, self.objective.columns, batch.index),
+            )
             for job, batch, first in zip(self.jobs, whole, batches, strict=True)
         ]
         mixtures = [mixture for batch in whole if (mixture := self.augment.mixture(batch.draws)) is not None]
@@ -228,13 +235,13 @@ class Trainer:
             (p if a > 0 else None, v, True) if math.isfinite(v) else (None, None, False) for v, p, a in sums.T.tolist()
         ]
 
-    def _still(self, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float]]:
-        """This process's share of training images `index [E, M]` in batches, without augmentation, with draws that
+    def _still(self, index: np.ndarray, part: TrainOrTest = "train") -> Iterator[tuple[Tensor, Given, float]]:
+        """This process's share of images `index [E, M]` in batches, without augmentation, with draws that
         never change and the numbers of the last step; each with its share of all images."""
         mine = self.group.share(index)
-        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read("train", mine, BATCH), strict=True):
+        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read(part, mine, BATCH), strict=True):
             still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in mine[:, start : start + BATCH]]
-            yield unit, self._drawn(still) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
+            yield unit, self._drawn(still, part=part) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
 
     @torch.no_grad()
     def measures(self) -> list[dict[str, float]]:
@@ -246,6 +253,18 @@ class Trainer:
         for name in self.group.object_from_first(list(sums)):
             self.group.sum(sums.setdefault(name, torch.zeros(len(self.jobs))))
         return [{name: float(values[e]) for name, values in sums.items()} for e in range(len(self.jobs))]
+
+    @torch.no_grad()
+    def scores(self) -> list[dict[str, float]]:
+        """What the objective measures on each member's test images, all together; read once, after training."""
+        index = np.stack([used.test for used in self.used])
+        pieces = [self.objective.answers(self.calls, unit, given) for unit, given, _ in self._still(index, "test")]
+        answers = self.group.joined(torch.cat(pieces, dim=1), index.shape[1]).cpu().numpy()
+        names = self.objective.columns
+        return [
+            dict(self.objective.scores(answers[e], self.images.columns("test", names, index[e])))
+            for e in range(len(self.jobs))
+        ]
 
     def _logits(self, part: TrainOrTest, index: np.ndarray, flat: Tensor | None) -> Tensor:
         """Logits `[E, M, K]` of images `index [E, M]` on the CPU; each process runs its share of the images."""
