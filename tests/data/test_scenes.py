@@ -31,7 +31,7 @@ from vitbench.data.captions import (
     with_inverse_relation,
     with_next_class,
 )
-from vitbench.data.columns import check_columns
+from vitbench.data.image_columns import check_columns
 from vitbench.data.readers.digits import DIGITS
 from vitbench.data.readers.scenes import DIGITS_CUT, Draws, Glyphs, _digits, scenes
 
@@ -61,7 +61,7 @@ def test_scenes_never_change(data: ImageData) -> None:
 
 
 def test_a_changed_column_changes_the_fingerprint(data: ImageData) -> None:
-    from vitbench.data.columns import columns_digest
+    from vitbench.data.image_columns import columns_digest
 
     flipped = {**data.test.columns, "held_out": ~data.test.columns["held_out"]}
     splits = {"train": data.train, "test": data.test}

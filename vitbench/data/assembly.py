@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vitbench.base.errors import InputError
-from vitbench.data.columns import check_columns, columns_digest
 from vitbench.data.copies import Candidate, SamePixels, canonical, group_numbers, group_sizes, same_pixels, two_labels
 from vitbench.data.decode import decode
 from vitbench.data.fingerprint import (
@@ -29,6 +28,7 @@ from vitbench.data.fingerprint import (
     digest,
     fingerprint,
 )
+from vitbench.data.image_columns import check_columns, columns_digest
 from vitbench.data.scan import Scan, scan
 from vitbench.data.source import Raw, Source
 from vitbench.data.splits import held_out

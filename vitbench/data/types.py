@@ -93,7 +93,7 @@ class Facts:
     same_pixels: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    """What the images have beside their labels; see `vitbench.data.columns`."""
+    """What the images have beside their labels; see `vitbench.data.image_columns`."""
     vocabulary: tuple[str, ...] = ()
     num_words: int = 0
     """The words of all captions, and how many a caption has."""
@@ -165,7 +165,7 @@ class Split:
     for one size (`shards`).
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) are the places of the objects.
-    `columns` are arrays `[n, ...]` by name, as in `vitbench.data.columns`.
+    `columns` are arrays `[n, ...]` by name, as in `vitbench.data.image_columns`.
     `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the user's validation images, and `rank`
     (`int64 [n]`) is the place in file order if splits are drawn as blocks. Each may be None.
     """

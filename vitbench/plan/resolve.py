@@ -11,7 +11,7 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
-from vitbench.data.columns import ALWAYS
+from vitbench.data.image_columns import ALWAYS
 from vitbench.data.splits import class_sizes, pool_size
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, Stages, unread_fields
