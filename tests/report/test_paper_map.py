@@ -19,7 +19,16 @@ def row_of(page: str, claim: str) -> list[str]:
 
 def line_of(claim: str, **values: str) -> dict[str, str]:
     """A line of a scoreboard."""
-    return {"claim": claim, "verdict": "untested", "effect": "", "low": "", "high": "", "n": "0", "run": "r", **values}
+    return {
+        "claim": claim,
+        "verdict": "untested",
+        "effect": "",
+        "low": "",
+        "high": "",
+        "n": "0",
+        "page": "r/x.html",
+        **values,
+    }
 
 
 def test_committed_page_is_what_the_data_give() -> None:
@@ -41,18 +50,28 @@ def test_every_claim_whose_only_source_is_the_paper_is_on_the_map() -> None:
 
 
 def test_a_verdict_stands_beside_the_papers_number_with_interval_and_seeds() -> None:
-    measured = line_of("POS-01", verdict="supported", effect="1.765", low="1.08", high="2.449", n="12", run="p")
+    measured = line_of("POS-01", verdict="supported", effect="1.765", low="1.08", high="2.449", n="12", page="p/x.html")
     page = paper_map({"one": [measured], "two": []})
     assert row_of(page, "POS-01")[4:] == [
-        "+2.82", "+1.76 [+1.08, +2.45], n = 12: [supported](../results/one/p/index.html#claim-POS-01)", "not run",
+        "+2.82", "+1.76 [+1.08, +2.45], n = 12: [supported](../results/one/p/x.html)", "not run",
     ]  # fmt: skip
+
+
+def test_a_claim_links_to_its_page_or_to_the_scoreboard(tmp_path: Path) -> None:
+    for name in ("old", "whole"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scoreboard.csv").write_text("claim,run\nPOS-01,p\n")
+    (tmp_path / "whole" / "p").mkdir()
+    (tmp_path / "whole" / "p" / "index.html").touch()
+    pages = {name: lines[0]["page"] for name, lines in read_scores(tmp_path).items()}
+    assert pages == {"old": "scoreboard.md", "whole": "p/index.html#claim-POS-01"}
 
 
 def test_parts_have_their_letters_and_the_untested_no_number() -> None:
     page = paper_map({"one": [line_of("DATA-01a", effect="0.8", low="-3", high="5", n="5"), line_of("DATA-01b")]})
     cell = row_of(page, "DATA-01")[5]
     assert cell.startswith("a: +0.80 [-3.00, +5.00], n = 5: ")
-    assert cell.endswith("b: [untested](../results/one/r/index.html#claim-DATA-01b)")
+    assert cell.endswith("b: [untested](../results/one/r/x.html)")
 
 
 def test_a_claim_that_nothing_declares_says_what_it_needs() -> None:

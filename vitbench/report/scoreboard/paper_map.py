@@ -65,7 +65,7 @@ EXHIBITS = (
 )  # fmt: skip
 
 Score = Mapping[str, str]
-"""A line of a scoreboard."""
+"""A line of a scoreboard, and `page`: the file in the root that shows the claim."""
 
 
 def paper_map(scores: Mapping[str, Sequence[Score]]) -> str:
@@ -87,8 +87,14 @@ def read_scores(results: Path) -> dict[str, list[Score]]:
     found: dict[str, list[Score]] = {}
     for path in sorted(results.glob("*/scoreboard.csv")):
         with path.open(newline="", encoding="utf-8") as file:
-            found[path.parent.name] = [dict(line) for line in csv.DictReader(file)]
+            found[path.parent.name] = [{**line, "page": _page(path.parent, line)} for line in csv.DictReader(file)]
     return found
+
+
+def _page(root: Path, line: Score) -> str:
+    """The claim on its run's page, or the scoreboard of a root that keeps nothing else."""
+    page = f"{line['run']}/index.html"
+    return f"{page}#claim-{line['claim']}" if (root / page).is_file() else "scoreboard.md"
 
 
 def _rows(
@@ -133,7 +139,7 @@ def _numbers(claim: str, files: Sequence[str]) -> str:
 
 def _verdict(line: Score, root: str) -> str:
     claim = line["claim"]
-    page = f"[{line['verdict']}](../results/{root}/{line['run']}/index.html#claim-{claim})"
+    page = f"[{line['verdict']}](../results/{root}/{line['page']})"
     if not line["effect"]:
         return f"{_letter(claim)}{page}"
     low, high = float(line["low"]), float(line["high"])
