@@ -62,7 +62,7 @@ def with_pretrain_flops(rows: Iterable[Row]) -> list[Row]:
     `pretrain_flops`. It stays without if the row of such a stage is missing."""
     rows = list(rows)
     by_id = {row["trial_id"]: row for row in rows if row.get("trial_id")}
-    out = []
+    out: list[Row] = []
     for row in rows:
         stages = _earlier_stages(row, by_id)
         known = stages and all(stage in by_id and by_id[stage].get("result") for stage in stages)

@@ -61,7 +61,7 @@ CAPTIONS = {
     "95% intervals. Shaded, where a claim asks for it: the interval of the crossing.",
     "compute": "Accuracy against training compute (compare the paper's Fig. 5): seeds, means, 95% intervals. Grey: the "
     "best mean that each family reaches within a budget.",
-    "pretraining": "A probe of the pre-trained features against the training FLOPs of the pre-training, all its networks "
+    "pretraining": "A probe of the pre-trained features against the training FLOPs of the pre-training, all networks "
     "counted: seeds, means, 95% intervals. Dashed, with its interval shaded: features that were not trained.",
     "shape": "Accuracy against training FLOPs relative to the baseline, one line per dimension (compare the paper's "
     "Fig. 8): seeds, means, 95% intervals.",

@@ -65,7 +65,10 @@ class Point:
 
 
 def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[str, Point]:
-    """{arm: point} at x = `result[size]` or `row[size]`, each arm at its own best; arms without score or x are left out."""
+    """{arm: point} at x = `result[size]` or `row[size]`, each arm at its own best.
+
+    Arms without a score or x are left out.
+    """
     best = own_best(rows)
     num_images = counted_images(experiment.report.metric, best)
     points = {}
