@@ -122,6 +122,11 @@ def is_analysis(name: str) -> bool:
     return name.startswith(_ANALYSES)
 
 
+def is_probe(name: str) -> bool:
+    """True if the metric reads the features of a network that a probe does not change."""
+    return name in ("linear_probe_percent", "knn_percent") or name.startswith(("few_shot_", LAYER_PROBE))
+
+
 def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) -> tuple[str, ...]:
     """The metrics that training this resolved spec records; without classes, its validation loss and its costs.
 
