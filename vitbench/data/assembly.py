@@ -27,6 +27,7 @@ from vitbench.data.fingerprint import (
     Digests,
     digest,
     fingerprint,
+    texts,
 )
 from vitbench.data.image_columns import check_columns, columns_digest
 from vitbench.data.scan import Scan, scan
@@ -124,7 +125,7 @@ def _candidates(opened: OpenedSource, scans: dict[str, Scan]) -> Iterator[Candid
     for key, split in opened.splits().items():
         if split.encoded is None:
             continue
-        columns = zip(scans[key].digests.tolist(), scans[key].headers, scans[key].jpeg_keys, strict=True)
+        columns = zip(texts(scans[key].digests), scans[key].headers, scans[key].jpeg_keys, strict=True)
         for i, (content_digest, header, key_without_metadata) in enumerate(columns):
             pixels = _PixelDigest(split, i, scans[key].pixels)
             yield Candidate(content_digest, header, key_without_metadata, pixels)
@@ -240,7 +241,7 @@ def _fingerprint(ordered: _Ordered, look: Look) -> str:
     if look.num_scaled:
         marks.append(f"{SCALED} {_scale(ordered.train)}")
     if ordered.train.rank is not None:
-        in_file_order = ordered.train_digests[np.argsort(ordered.train.rank)].tolist()
+        in_file_order = texts(ordered.train_digests[np.argsort(ordered.train.rank)])
         marks.append(f"{BLOCKS} {digest(' '.join(in_file_order).encode())}")
     if columns := columns_digest({"train": ordered.train, "test": ordered.test}):
         marks.append(f"{COLUMNS} {columns}")

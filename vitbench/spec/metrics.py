@@ -126,6 +126,11 @@ def is_analysis(name: str) -> bool:
     return name.startswith(_ANALYSES)
 
 
+def is_probe(name: str) -> bool:
+    """True if the metric reads the features of a network that a probe does not change."""
+    return name in ("linear_probe_percent", "knn_percent") or name.startswith(("few_shot_", LAYER_PROBE))
+
+
 def measured(
     spec: TrialSpec, classifies: bool, *, has_validation: bool = True, scores: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
