@@ -57,7 +57,8 @@ TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "recom
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
     "engines.processes", "engines.dispatch", "engines.ray_options", "engines.ray_cluster", "engines.remote_work",
     "engines.node_scratch", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
-    "bench.simulated_recommend", "bench.store_scale", "engines.several_processes", "engines.waiting_work",
+    "bench.simulated_recommend", "bench.store_scale", "bench.run_memory", "engines.several_processes",
+    "engines.waiting_work", "train.shared_images",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

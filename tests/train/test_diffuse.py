@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
+from vitbench.engines.trial_result import final_answers
 from vitbench.inspection import contract
 from vitbench.inspection.specimen import case_of, spec_with, trainer_of
 from vitbench.model import costs
@@ -21,6 +22,7 @@ from vitbench.model.sizes import known, pixel_grid
 from vitbench.plan.resolve import resolve
 from vitbench.spec.trial import DataSpec, EvaluateSpec, ModelSpec, ObjectiveSpec, TrainSpec, TrialSpec
 from vitbench.train.diffusion import NUM_TIMESTEPS, guided, linear_error, noisy, normals, sample, signal_shares
+from vitbench.train.loop import train_stack
 from vitbench.train.objectives.diffuse import TABLE_ROWS, Diffuse
 
 SPEC = spec_with("objective", "diffuse", "avg")
@@ -155,7 +157,7 @@ def the_average_is_evaluated(objective: Diffuse) -> bool:
     unit = torch.rand(given["noise"].shape)
     objective.loss(call, unit, given)
     objective.validation(call, unit, given_of(objective, -1))
-    objective.test_measures(call, unit, given_of(objective, -2), torch.zeros(1, 16, dtype=torch.int64))
+    objective.answers(call, unit, {**given_of(objective, -1), "test_labels": torch.zeros(1, 16, dtype=torch.int64)})
     return call.roles == ["trained", "average", "average"]
 
 
@@ -180,7 +182,7 @@ def test_classes_reach_the_network() -> None:
     objective.loss(call, unit, given)
     dropped = given["label"] == NO_CLASS
     assert torch.equal(call.inputs[2], torch.where(dropped, NO_CLASS, labels))
-    objective.test_measures(call, unit, given_of(objective, -2), labels)
+    objective.answers(call, unit, {**given_of(objective, -1), "test_labels": labels})
     assert torch.equal(call.inputs[2], labels.repeat_interleave(TABLE_ROWS, dim=1))
 
 
@@ -306,7 +308,7 @@ def test_it_learns() -> None:
     trainer.feed.close()
     images = next(iter(trainer.images.read("train", trainer.used[0].train[None], 10_000)))[0]
     assert linear_error(2 * images - 1) == pytest.approx(0.143, abs=5e-3)
-    (numbers,) = trainer.measures()
+    (numbers,) = trainer.scores()
     assert numbers["test_noise_mse"] < 0.3
 
 
@@ -317,24 +319,26 @@ def test_samples_are_judged_and_counted() -> None:
     trainers = [trainer_of(chosen, seeds) for seeds in ((0,), (0, 1))]
     with FlopCounterMode(display=False) as counter:
         (alone,) = trainers[0].measures()
-    stacked = trainers[1].measures()[0]
+    stacked, scores = trainers[1].measures()[0], trainers[1].scores()
     for trainer in trainers:
         trainer.feed.close()
-    assert set(alone) == {*objective.test_metrics, *objective.made_metrics}
+    assert set(alone) == {*objective.made_metrics}
+    assert [set(each) for each in scores] == [{"test_noise_mse"}] * 2
     assert {name: stacked[name] for name in objective.made_metrics} == pytest.approx(
         {name: alone[name] for name in objective.made_metrics}, abs=5
     )
     forward = costs.forward_flops(chosen.model, chosen.train.objective)
     assert alone["sampling_flops"] == 3 * 3 * 2 * NO_CLASS * forward
-    table = TABLE_ROWS * len(trainers[0].used[0].test) * forward
     judged = 2 * 2 * NO_CLASS * costs.forward_flops(spec_with("objective", None).model, ObjectiveSpec())
-    assert counter.get_total_flops() == table + alone["sampling_flops"] + judged
+    assert counter.get_total_flops() == alone["sampling_flops"] + judged
 
 
 def test_test_images_can_stay_unread() -> None:
-    trainer = trainer_of(SPEC.model_copy(update={"evaluate": EvaluateSpec(test=False)}), (0,))
-    trainer.feed.close()
-    assert trainer.measures() == [{}]
+    one = SPEC.model_copy(update={"evaluate": EvaluateSpec(test=False)})
+    assert resolve(one, facts("fake", DataOptions())).evaluate == one.evaluate
+    trainer = trainer_of(one, (0,))
+    trained = train_stack(trainer, lambda step, speed, loss: None)
+    assert final_answers(trainer, trained).measured == [{}]
 
 
 REFUSED = [

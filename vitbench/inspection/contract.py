@@ -211,7 +211,7 @@ def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
     try:
         text = canonical(case.kind, {"name": mechanism(case.kind, case.text).name, **fields})
         pool = case.spec.model.global_pool if case.kind != "readout" else "token"
-        return spec_with(case.kind, text, pool, known(case.spec.model.patch_size))
+        return spec_with(case.kind, text, pool, case.patch_size)
     except InputError:
         return None
 
@@ -265,7 +265,7 @@ def _inspecting(case: Specimen) -> Iterator[str]:
     subject = Subject(
         name="tiny", module=module, untrained=None, img_size=size, in_chans=known(case.spec.model.in_chans),
         patch_px=total_stride(case.spec.model), mean=images.mean, std=images.std, resizes=False,
-        data="fake", spec=case.spec,
+        data=case.spec.data.name, spec=case.spec,
     )  # fmt: skip
     for name in LOOKS:
         try:

@@ -123,7 +123,7 @@ def quantity(value: float) -> str:
 SCALE_PATHS = (
     "data.train_fraction", "model.patch_size", "train.epochs", "train.steps", "train.images", "train.train_flops",
 )  # fmt: skip
-"""Factors along which an arm is one thing in several sizes: drawn as one line in one colour."""
+"""Factors along which an arm is one thing in several sizes, in any stage: drawn as one line in one colour."""
 
 
 def series_of(experiment: Experiment, rows: Iterable[Row] = ()) -> dict[str, str]:
@@ -133,5 +133,10 @@ def series_of(experiment: Experiment, rows: Iterable[Row] = ()) -> dict[str, str
 
 
 def _series(arm: str, levels: Mapping[str, Any]) -> str:
-    kept = [level_name(level) for path, level in levels.items() if path not in SCALE_PATHS]
+    kept = [level_name(level) for path, level in levels.items() if not _scales(path)]
     return arm if len(kept) == len(levels) else "+".join(kept) or "all arms"
+
+
+def _scales(path: str) -> bool:
+    """True for a path of SCALE_PATHS, also behind the name of a stage."""
+    return path in SCALE_PATHS or path.partition(".")[2] in SCALE_PATHS

@@ -16,8 +16,9 @@ Form = Literal[
     "share_of_gain", "statistic", "crossover", "frontier_ratio", "descriptive",
 ]  # fmt: skip
 Axis = Literal[
-    "log2_images", "log2_train_flops", "log2_grid_side", "log2_params", "log2_coefficients", "depth", "layer_fraction"
-]
+    "log2_images", "log2_train_flops", "log2_pretrain_flops", "log2_grid_side", "log2_params", "log2_coefficients",
+    "depth", "layer_fraction",
+]  # fmt: skip
 CROSSED_FORMS = ("difference", "statistic", "interaction", "slope")
 
 

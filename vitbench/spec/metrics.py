@@ -79,6 +79,10 @@ _NAMED = {
         Metric("teacher_kl_nats", "Teacher's divergence", "nats", None, "training"),
         Metric("pseudo_labels_kept_percent", "Pseudo-labels kept (%)", "%", None, "training"),
         Metric("pseudo_labels_right_percent", "Pseudo-labels right (%)", "%", None, "training"),
+        Metric("retrieval_recall1_percent", "Caption of an image, recall@1 (%)", "%", "higher", "test"),
+        Metric("zero_shot_recall1_percent", "Caption of an image, held-out combinations (%)", "%", "higher", "test"),
+        Metric("relation_accuracy_percent", "Relation or its inverse (%)", "%", "higher", "test"),
+        Metric("class_accuracy_percent", "Subject's class or another (%)", "%", "higher", "test"),
         Metric("bits_per_pixel", "Bits per pixel", "bits", "lower", "training"),
         Metric("unigram_bits_per_pixel", "Bits per pixel by the colours' shares", "bits", None, "training"),
         Metric("test_noise_mse", "Test error of the noise", "MSE", "lower", "test"),
@@ -126,15 +130,24 @@ def is_analysis(name: str) -> bool:
     return name.startswith(_ANALYSES)
 
 
-def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) -> tuple[str, ...]:
+def is_probe(name: str) -> bool:
+    """True if the metric reads the features of a network that a probe does not change."""
+    return name in ("linear_probe_percent", "knn_percent") or name.startswith(("few_shot_", LAYER_PROBE))
+
+
+def measured(
+    spec: TrialSpec, classifies: bool, *, has_validation: bool = True, scores: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The metrics that training this resolved spec records; without classes, its validation loss and its costs.
+
+    `scores` are those that its objective computes on the test images.
 
     Without validation images there is no validation score, and no best weights by validation.
     """
     costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
     losses = ("val_loss",) if has_validation else ()
     if not classifies:
-        return (*losses, *costs)
+        return (*(scores if spec.evaluate.test else ()), *losses, *costs)
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []

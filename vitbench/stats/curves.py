@@ -70,6 +70,7 @@ def _root(grid: Floats, mean: Floats) -> float | None:
 _AXES: Mapping[str, Callable[[Row], float]] = {
     "log2_images": lambda row: math.log2(row["result"]["num_train_images"]),
     "log2_train_flops": lambda row: math.log2(row["result"]["train_flops"]),
+    "log2_pretrain_flops": lambda row: math.log2(row["pretrain_flops"]),
     "log2_params": lambda row: math.log2(row["result"]["num_params"]),
     "log2_grid_side": lambda row: math.log2(row["grid_side"]),
     "log2_coefficients": lambda row: math.log2(row["num_coefficients"]),

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
 from vitbench.stats.distributions import Floats
 from vitbench.stats.race import Race
 from vitbench.stats.tuning import Choice, choose, size
-from vitbench.store.record import REPORTS, metric_of
+from vitbench.store.record import REPORTS, metric_of, parents_of
 
 Row = Mapping[str, Any]
 
@@ -54,6 +55,32 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
         numbers = [*result, *(result.get("metrics") or {})]
         names.update(name for name in numbers if metric_value(row, name) is not None)
     return sorted(names)
+
+
+def with_pretrain_flops(rows: Iterable[Row]) -> list[Row]:
+    """Every row; one whose trial starts from earlier stages, or reads their networks, gets their training FLOPs as
+    `pretrain_flops`. It stays without if the row of such a stage is missing."""
+    rows = list(rows)
+    by_id = {row["trial_id"]: row for row in rows if row.get("trial_id")}
+    out: list[Row] = []
+    for row in rows:
+        stages = _earlier_stages(row, by_id)
+        known = stages and all(stage in by_id and by_id[stage].get("result") for stage in stages)
+        flops = {"pretrain_flops": fsum(by_id[stage]["result"]["train_flops"] for stage in stages)} if known else {}
+        out.append({**row, **flops})
+    return out
+
+
+def _earlier_stages(row: Row, by_id: Mapping[str, Row]) -> list[str]:
+    """The trials of the stages on which a trial builds, each once."""
+    stages: dict[str, None] = {}
+    waiting = list(parents_of(row).values())
+    while waiting:
+        stage = waiting.pop()
+        if stage not in stages:
+            stages[stage] = None
+            waiting += list(parents_of(by_id.get(stage, {})).values())
+    return list(stages)
 
 
 @dataclass(frozen=True)
@@ -117,7 +144,7 @@ def tabulate(rows: Iterable[Row]) -> TrialTable:
     reporting: dict[tuple[str, str], dict[int, Row]] = {}
     settings: dict[str, dict[str, Mapping[str, Any]]] = {}
     races: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in with_pretrain_flops(rows):
         arm, key = row["arm"], canonical(row["setting"])
         levels.setdefault(arm, row["levels"])
         if row["role"] == "tuning":

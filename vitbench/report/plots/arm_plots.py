@@ -14,7 +14,7 @@ from vitbench.base.durable import replace_all
 from vitbench.base.errors import printable
 from vitbench.report.formats import folded
 from vitbench.report.pages.inline_svg import linked, slim
-from vitbench.report.plots.scale import compute_plot, data_plot, shape_plot
+from vitbench.report.plots.scale import compute_plot, data_plot, pretraining_plot, shape_plot
 from vitbench.report.plots.style import (
     MUTED,
     SHADE,
@@ -61,6 +61,8 @@ CAPTIONS = {
     "95% intervals. Shaded, where a claim asks for it: the interval of the crossing.",
     "compute": "Accuracy against training compute (compare the paper's Fig. 5): seeds, means, 95% intervals. Grey: the "
     "best mean that each family reaches within a budget.",
+    "pretraining": "A probe of the pre-trained features against the training FLOPs of the pre-training, all networks "
+    "counted: seeds, means, 95% intervals. Dashed, with its interval shaded: features that were not trained.",
     "shape": "Accuracy against training FLOPs relative to the baseline, one line per dimension (compare the paper's "
     "Fig. 8): seeds, means, 95% intervals.",
 }
@@ -77,6 +79,7 @@ def plots_for(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Ve
             "rates": rates_plot(experiment, rows),
             "data": data_plot(experiment, rows, verdicts),
             "compute": compute_plot(experiment, rows),
+            "pretraining": pretraining_plot(experiment, rows),
             "shape": shape_plot(experiment, rows),
         }
     return {name: fig for name, fig in plots.items() if fig is not None}

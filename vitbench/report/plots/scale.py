@@ -29,13 +29,14 @@ from vitbench.report.plots.style import (
 from vitbench.report.row_values import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
 from vitbench.spec.experiment import Experiment
-from vitbench.spec.metrics import metric_named
+from vitbench.spec.metrics import is_probe, metric_named
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.paired_sample import counted_images
-from vitbench.stats.table import Row
+from vitbench.stats.table import Row, with_pretrain_flops
 from vitbench.stats.verdict_list import single_claims
 from vitbench.stats.verdict_types import Verdict
+from vitbench.store.record import parents_of
 
 KNOBS = {
     "depth": "Depth",
@@ -64,7 +65,10 @@ class Point:
 
 
 def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[str, Point]:
-    """{arm: point} at x = `result[size]`, each arm at its own best; arms without a score are left out."""
+    """{arm: point} at x = `result[size]` or `row[size]`, each arm at its own best.
+
+    Arms without a score or x are left out.
+    """
     best = own_best(rows)
     num_images = counted_images(experiment.report.metric, best)
     points = {}
@@ -72,10 +76,13 @@ def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[st
         trials = [row for row in best if row["arm"] == arm and row["status"] == "ok"]
         by_seed = scores_by_seed(trials, experiment.report.metric)
         scores, links = tuple(by_seed.values()), tuple(dot_links(trials, by_seed))
-        if scores and trials[0]["result"].get(size):
-            x = float(trials[0]["result"][size])
+        if scores and (x := _size(trials[0], size)):
             points[arm] = Point(arm, x, scores, links, mean_interval(scores, LEVEL, num_images))
     return points
+
+
+def _size(row: Row, size: str) -> float:
+    return float(row["result"].get(size) or row.get(size) or 0.0)
 
 
 def data_plot(experiment: Experiment, rows: Sequence[Row], verdicts: Sequence[Verdict] = ()) -> Figure | None:
@@ -109,12 +116,14 @@ def _crossing(axes: Axes, place: Located) -> None:
 
 
 def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
-    """Score against training FLOPs with each family's frontier; None if all arms cost about the same."""
+    """Score against training FLOPs with each family's frontier; None if all arms cost about the same.
+
+    None, too, if the score is of features as the last stage begins: its FLOPs did not make them.
+    """
     points = points_by(experiment, rows, "train_flops")
-    if not _spread(points):
+    if not _spread(points) or probes_the_start(experiment, rows):
         return None
-    unit, prefix = compute_unit(max(point.x for point in points.values()))
-    points = {arm: replace(point, x=point.x / unit) for arm, point in points.items()}
+    points, prefix = _in_units(points)
     fig, axes = figure(3.2)
     for dash, (family, members) in zip(cycle(FRONT_DASHES), by_family(points, rows).items()):
         front = frontier(members, metric_named(experiment.report.metric).sign)
@@ -130,6 +139,46 @@ def compute_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
             )
     _series(axes, experiment, points)
     return _finished(fig, axes, experiment, f"Training compute ({prefix}FLOPs)")
+
+
+def pretraining_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | None:
+    """A probe of pre-trained features against the FLOPs of the pre-training, one line per series; None for any other
+    score, or if all arms cost about the same. A horizontal line with its interval shows features without training."""
+    if not probes_the_start(experiment, rows):
+        return None
+    points = points_by(experiment, with_pretrain_flops(rows), "pretrain_flops")
+    if not _spread(points):
+        return None
+    points, prefix = _in_units(points)
+    fig, axes = figure(3.6)
+    for arm, untrained in points_by(experiment, _without_pretraining(rows), "num_train_images").items():
+        _level(axes, untrained, series_of(experiment)[arm])
+    _series(axes, experiment, points)
+    return _finished(fig, axes, experiment, f"Compute of the pre-training ({prefix}FLOPs)")
+
+
+def probes_the_start(experiment: Experiment, rows: Sequence[Row]) -> bool:
+    """True if the reported score is a probe of the features with which the last stage begins."""
+    features = {row["spec"].get("evaluate", {}).get("features") for row in own_best(rows)}
+    return features == {"start"} and is_probe(experiment.report.metric)
+
+
+def _without_pretraining(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not parents_of(row)]
+
+
+def _level(axes: Axes, point: Point, name: str) -> None:
+    """A horizontal line at the point's mean, its interval shaded."""
+    if point.mean.low is not None and point.mean.high is not None:
+        axes.axhspan(point.mean.low, point.mean.high, color=SHADE, linewidth=0)
+    if point.mean.mean is not None:
+        axes.axhline(point.mean.mean, color=MUTED, linewidth=1.2, linestyle=FRONT_DASHES[0], label=printable(name))
+
+
+def _in_units(points: Mapping[str, Point]) -> tuple[dict[str, Point], str]:
+    """The points in a unit of FLOPs in which the largest is at least 1, and the unit's prefix."""
+    unit, prefix = compute_unit(max(point.x for point in points.values()))
+    return {arm: replace(point, x=point.x / unit) for arm, point in points.items()}, prefix
 
 
 def compute_unit(most: float) -> tuple[float, str]:

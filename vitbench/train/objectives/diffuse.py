@@ -68,7 +68,7 @@ class Diffuse(Objective):
     kept: ClassVar[str] = SMOOTHED
     required: ClassVar[Mapping[str, str]] = {"global_pool": "avg", "pos_embed": "sincos_2d"}
     inputs: ClassVar[tuple[str, ...]] = ("timestep", "label")
-    test_metrics: ClassVar[tuple[str, ...]] = ("test_noise_mse",)
+    scores_named: ClassVar[tuple[str, ...]] = ("test_noise_mse",)
     conditioning: Literal["adaln_zero", "adaln", "in_context", "cross_attention"] = "adaln_zero"
     label_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.96
@@ -203,12 +203,15 @@ class Diffuse(Objective):
         images, timestep, label = self._noisy(call, unit, given, call.labels(given["index"]))
         return _squared_error(call.outputs_of(SMOOTHED, images, timestep, label), given["noise"]), None
 
-    def test_measures(
-        self, call: Call, unit: torch.Tensor, given: Given, labels: torch.Tensor
-    ) -> Mapping[str, torch.Tensor]:
-        """The error of the averaged weights on the table's rows of test images."""
-        images, timestep, label = self._noisy(call, unit, given, labels)
-        return {"test_noise_mse": _squared_error(call.outputs_of(SMOOTHED, images, timestep, label), given["noise"])}
+    def answers(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """The squared error `[E, B]` of the averaged weights on the rows of each image."""
+        images, timestep, label = self._noisy(call, unit, given, given["test_labels"])
+        error = (call.outputs_of(SMOOTHED, images, timestep, label).float() - given["noise"]).square()
+        of_image: torch.Tensor = error.view(*unit.shape[:2], -1).mean(2)
+        return of_image
+
+    def scores(self, answers: np.ndarray, columns: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        return {"test_noise_mse": float(answers.astype(np.float64).mean())}
 
     def _noisy(
         self, call: Call, unit: torch.Tensor, given: Given, labels: torch.Tensor
