@@ -173,16 +173,10 @@ def cut_region(claim: Claim) -> Region:
     return Region(high=claim.below_points)
 
 
-def _better_by(claim: Claim, resolver: Resolver, gap: float = 0.0) -> Region:
-    """Where A - B lies if A is better than B by more than `gap`: below -gap for a metric of which less is better."""
+def _better_by(claim: Claim, resolver: Resolver, gap: float = 0.0, *, worse: bool = False) -> Region:
+    """Where A - B lies if A is better (or `worse`) than B by more than `gap`; of some metrics less is better."""
     lower = metric_named(claim.metric or resolver.experiment.report.metric).better == "lower"
-    return Region(high=-gap) if lower else Region(low=gap)
-
-
-def _worse(claim: Claim, resolver: Resolver) -> Region:
-    """Where A - B lies if A is worse than B."""
-    better = _better_by(claim, resolver)
-    return Region(high=0.0) if better.low == 0.0 else Region(low=0.0)
+    return Region(high=-gap) if lower != worse else Region(low=gap)
 
 
 def _pair(claim: Claim, resolver: Resolver, pair: Sequence[ArmRef], at: Mapping[str, Any] | None = None) -> Weights:
@@ -289,7 +283,7 @@ def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
     upper = _slope_of(x[split:], contrasts[split:], claim)
     lower = _slope_of(x[: split + 1], contrasts[: split + 1], claim)
     label = f"slope of {_label(claim.arms)} in {claim.x}, upper half - lower half"
-    region = _worse(claim, resolver) if claim.below_points is None else Region(high=claim.below_points)
+    region = _better_by(claim, resolver, worse=True) if claim.below_points is None else Region(high=claim.below_points)
     return Question((ClaimPart(label, add((1.0, upper), (-1.0, lower)), region),))
 
 
@@ -307,7 +301,7 @@ def _crossover(claim: Claim, resolver: Resolver) -> Question:
     x, contrasts, _ = _levels(claim, resolver)
     name = _label(claim.arms)
     ends = (
-        ClaimPart(f"{name} at the least {claim.x}", contrasts[0], _worse(claim, resolver)),
+        ClaimPart(f"{name} at the least {claim.x}", contrasts[0], _better_by(claim, resolver, worse=True)),
         ClaimPart(f"{name} at the greatest {claim.x}", contrasts[-1], _better_by(claim, resolver)),
     )
     return Question(ends, Curve(tuple(x), tuple(contrasts)))
