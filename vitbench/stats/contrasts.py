@@ -176,7 +176,7 @@ def cut_region(claim: Claim) -> Region:
 def _better_by(claim: Claim, resolver: Resolver, gap: float = 0.0, *, worse: bool = False) -> Region:
     """Where A - B lies if A is better (or `worse`) than B by more than `gap`; of some metrics less is better."""
     lower = metric_named(claim.metric or resolver.experiment.report.metric).better == "lower"
-    return Region(high=-gap) if lower != worse else Region(low=gap)
+    return Region(high=0.0 - gap) if lower != worse else Region(low=gap)
 
 
 def _pair(claim: Claim, resolver: Resolver, pair: Sequence[ArmRef], at: Mapping[str, Any] | None = None) -> Weights:
