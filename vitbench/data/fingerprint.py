@@ -16,8 +16,9 @@ BY_NAME = "by names and sizes, as the files are above 4 GiB"
 
 TURNED, ON_WHITE, GROUPED = "turned upright by EXIF", "transparency laid on white", "equal images on one side"
 SCALED, BLOCKS = "scaled to 8 bits by", "split by blocks of the images in the order"
-"""What was done to some of the images, and how they were split; part of the fingerprint of the sets that it concerns,
-and of no other."""
+COLUMNS = "with columns"
+"""What was done to some of the images, how they were split, and their columns; part of the fingerprint of the sets that
+it concerns, and of no other."""
 
 Digests = npt.NDArray[np.bytes_]
 """Hexadecimal digests, `S64 [n]`: a quarter of the memory of text."""
