@@ -59,6 +59,7 @@ MECHANISMS = [
     ("objective", "igpt_ar"),
     ("objective", "igpt_bert"),
     ("objective", "contrastive"),
+    ("objective", "segment"),
 ]
 
 
