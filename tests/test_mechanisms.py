@@ -58,7 +58,9 @@ MECHANISMS = [
     ("objective", "pseudo_label"),
     ("objective", "igpt_ar"),
     ("objective", "igpt_bert"),
+    ("objective", "diffuse"),
     ("objective", "contrastive"),
+    ("objective", "segment"),
 ]
 
 

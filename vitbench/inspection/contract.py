@@ -217,7 +217,7 @@ def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
 
 
 def _differs(a: TrialSpec, b: TrialSpec) -> bool:
-    """True if two specs differ in their tensors, in their answers, or in what they have learned after three steps."""
+    """True if two specs differ in their tensors, in their answers, or after three steps in their weights or numbers."""
     tensors = [[(t.name, t.shape, t.init) for t in parameters(s.model, s.train.objective)] for s in (a, b)]
     if tensors[0] != tensors[1]:
         return True
@@ -225,7 +225,10 @@ def _differs(a: TrialSpec, b: TrialSpec) -> bool:
         answers = [noisy_module(spec)(*inputs(spec, 4)) for spec in (a, b)]
     if not torch.allclose(answers[0], answers[1]):
         return True
-    return not torch.equal(trained(a, (0,)).stack.flat, trained(b, (0,)).stack.flat)
+    trainers = [trained(spec, (0,)) for spec in (a, b)]
+    if not torch.equal(trainers[0].evaluated, trainers[1].evaluated):
+        return True
+    return trainers[0].measures() != trainers[1].measures()
 
 
 def _exporting(case: Specimen) -> Iterator[str]:

@@ -162,6 +162,11 @@ class Objective(Mechanism):
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
 
     @property
+    def made_metrics(self) -> tuple[str, ...]:
+        """Names of what `made` gives."""
+        return ()
+
+    @property
     def labelled_share(self) -> float | None:
         """With a `labeller`, the share of the data's training images whose labels are read; None: no such share."""
         return None
@@ -268,12 +273,19 @@ class Objective(Mechanism):
         return {}
 
     def answers(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
-        """What the network says of test images `unit [E, B, C, H, W]`: `[E, B, ...]`, for `scores`."""
+        """What the network says of test images `unit [E, B, C, H, W]`: `[E, B, ...]`, for `scores`.
+
+        `given["test_labels"]` are their positions `[E, B]` among the trained classes.
+        """
         raise NotImplementedError
 
     def scores(self, answers: np.ndarray, columns: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         """The metrics `scores_named` of one member: of its answers `[M, ...]` to all test images, and their columns."""
         raise NotImplementedError
+
+    def made(self, call: Call, seeds: Sequence[int], device: torch.device) -> Mapping[str, torch.Tensor]:
+        """Numbers per member `[E]` of what the trained network makes without any image, by the name of their metric."""
+        return {}
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
         """Arguments of timm's model for its heads, or why timm cannot hold the model. The default is a refusal."""

@@ -46,7 +46,8 @@ def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
 def _measured(spec: TrialSpec, has_validation: bool) -> tuple[str, ...]:
     objective = objective_of(spec.train.objective)
     scores = objective.scores_named
-    return measured(spec, objective.predicts_classes, has_validation=has_validation, scores=scores)
+    named = measured(spec, objective.predicts_classes, has_validation=has_validation, scores=scores)
+    return (*objective.made_metrics, *named)
 
 
 def has_validation(builder: Builder, spec: TrialSpec) -> bool:

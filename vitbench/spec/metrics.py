@@ -44,7 +44,7 @@ class Metric:
     @property
     def decimals(self) -> int:
         """Digits after the point in a table: 2 for percentages, 4 for losses, 0 for counts."""
-        return {"%": 2, "nats": 4, "bits": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
+        return {"%": 2, "nats": 4, "bits": 4, "MSE": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
 
     @property
     def counted(self) -> bool:
@@ -83,8 +83,14 @@ _NAMED = {
         Metric("zero_shot_recall1_percent", "Caption of an image, held-out combinations (%)", "%", "higher", "test"),
         Metric("relation_accuracy_percent", "Relation or its inverse (%)", "%", "higher", "test"),
         Metric("class_accuracy_percent", "Subject's class or another (%)", "%", "higher", "test"),
+        Metric("foreground_miou_percent", "Foreground mIoU (%)", "%", "higher", "test"),
+        Metric("miou_percent", "mIoU with background (%)", "%", "higher", "test"),
         Metric("bits_per_pixel", "Bits per pixel", "bits", "lower", "training"),
         Metric("unigram_bits_per_pixel", "Bits per pixel by the colours' shares", "bits", None, "training"),
+        Metric("test_noise_mse", "Test error of the noise", "MSE", "lower", "test"),
+        _accuracy("class_fidelity_percent", "Samples of their class (%)", "training"),
+        _accuracy("guided_class_fidelity_percent", "Guided samples of their class (%)", "training"),
+        Metric("sampling_flops", "Sampling flops", "FLOPs", None, "training"),
         Metric("num_params", "Num params", "parameters", None, "cost"),
         Metric("forward_flops", "Forward flops", "FLOPs", None, "cost"),
         Metric("train_flops", "Train flops", "FLOPs", None, "cost"),
