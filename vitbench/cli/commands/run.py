@@ -47,6 +47,7 @@ from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.ray_cluster import ray_cluster
 from vitbench.engines.ray_options import RAY_ENGINE, RayOptions
 from vitbench.engines.trackers import tracker
+from vitbench.plan.restored import restore
 from vitbench.plan.run_table import Row, rows, with_read_answers, write_predictions, write_rows
 from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
@@ -105,6 +106,9 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
+    for item in prepared:
+        if (num := restore(options.root / item.run, Store(options.root))) and not (options.quiet or options.as_json):
+            console.print(f"{item.run}: goes on from the {num} trials in its records.jsonl", highlight=False)
     if options.shard is not None:
         require_locks(options.root)
     code_files = tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code))
