@@ -150,9 +150,7 @@ def copied_page(raced_root: Path, tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_a_copied_page_goes_on_where_it_stopped(
-    cli: Cli, raced_root: Path, copied_page: Path, tmp_path: Path
-) -> None:
+def test_a_copied_page_goes_on_where_it_stopped(cli: Cli, raced_root: Path, copied_page: Path, tmp_path: Path) -> None:
     """Nothing trains again, and the run writes the same rows and answers."""
     said = cli("run", write(tmp_path, RACE), "--results", copied_page, "-j", 1)
     assert said.code == 0
