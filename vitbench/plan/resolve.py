@@ -287,6 +287,10 @@ def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
         idle += ["remode"]
     if not train.model_ema:
         idle += ["model_ema_decay", "model_ema_warmup"]
+    if train.repeats > 1 and train.augment == "none":
+        raise InputError(f"train.repeats: {train.repeats} views of an image are equal with augment none; use light")
+    if train.repeats > train.batch_size:
+        raise InputError(f"train.repeats: {train.repeats} views of an image do not fit in batch_size {train.batch_size}")
     if train.sched != "rsqrt":
         idle += ["timescale_fraction"]
     if train.cooldown_fraction and train.sched in ("cosine", "linear"):
