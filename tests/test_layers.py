@@ -51,12 +51,14 @@ ROOM = {room.name: room for room in ROOMS}
 TORCH_FREE = {"base", "spec", "store", "data", "stats", "plan", "report", "recommend", "cli"} | {
     "model.sizes", "model.token_places", "model.tensors", "model.costs", "model.weights.start",
     "model.weights.timm_names", "model.mechanisms", "model.part_problems", "model.pyramid", "model.stages",
-    "model.objective", "model.palette", "model.parameters", "model.resnet_tensors", "model.position",
+    "model.conditioning", "model.objective", "model.palette", "model.parameters", "model.resnet_tensors",
+    "model.position",
     "model.token_mixers", "model.channel_mixers", "model.readouts", "model.patch_embeds", "train.objectives",
     "engines.options", "engines.engine_choice", "engines.runner", "engines.stacks", "engines.trackers",
     "engines.processes", "engines.dispatch", "engines.ray_options", "engines.ray_cluster", "engines.remote_work",
     "engines.node_scratch", "bench.pages", "bench.timed_command", "bench.suite", "bench.finished_trials",
-    "bench.simulated_recommend", "bench.store_scale", "engines.several_processes", "engines.waiting_work",
+    "bench.simulated_recommend", "bench.store_scale", "bench.run_memory", "engines.several_processes",
+    "engines.waiting_work", "train.shared_images",
 }  # fmt: skip
 """Rooms and modules that load no torch at their top: all that `--help`, `list`, `plan` and `report` need."""
 

@@ -58,6 +58,8 @@ MECHANISMS = [
     ("objective", "pseudo_label"),
     ("objective", "igpt_ar"),
     ("objective", "igpt_bert"),
+    ("objective", "diffuse"),
+    ("objective", "contrastive"),
 ]
 
 

@@ -14,6 +14,7 @@ from faulted import checkpoints, here, in_child, left, options, planned, record,
 
 from vitbench.base.signals import HungUp, Terminated, held, obey_parent, stoppable
 from vitbench.data import DataOptions
+from vitbench.train.shared_images import SharedImages
 
 NEVER = float("inf")
 
@@ -137,7 +138,7 @@ def test_a_stop_where_nothing_waits_is_raised_at_once() -> None:
 def serve(connection: Any, how: Any) -> None:
     from vitbench.engines import processes
 
-    processes._serve(connection, how, 0)
+    processes._serve(connection, how, 0, 0, SharedImages())
 
 
 @pytest.mark.slow

@@ -311,3 +311,15 @@ def test_rival_claims_that_are_both_supported_say_so() -> None:
     experiment = an_experiment(ABOVE, claims=claims)
     rows = made_rows(experiment, {"token": [90.0, 91.0, 90.5, 90.2, 90.1], "avg": [94.0, 95.1, 94.5, 94.4, 93.9]})
     assert "at odds with B, also supported" in judge_all(experiment, rows)[0].notes
+
+
+# ------------------------------------------------------------------ metrics of which less is better
+@pytest.mark.parametrize(
+    ("metric", "better"), [("test_top1_percent", Region(low=0.5)), ("test_loss", Region(high=-0.5))]
+)
+def test_an_ordering_has_the_better_arm_first(metric: str, better: Region) -> None:
+    claim = {"form": "ordering", "tiers": [["avg"], ["token"]], "gap_points": 0.5, "metric": metric}
+    experiment = an_experiment(claim)
+    (part,) = question(the_claim(experiment), Resolver(experiment, tabulate([]))).parts
+    assert part.label == "avg - token"
+    assert part.region == better

@@ -18,6 +18,7 @@ from vitbench.data.decode import decode
 from vitbench.data.fingerprint import (
     BLOCKS,
     BY_NAME,
+    COLUMNS,
     GROUPED,
     HASHED_BYTES,
     ON_WHITE,
@@ -26,7 +27,9 @@ from vitbench.data.fingerprint import (
     Digests,
     digest,
     fingerprint,
+    texts,
 )
+from vitbench.data.image_columns import check_columns, columns_digest
 from vitbench.data.scan import Scan, scan
 from vitbench.data.source import Raw, Source
 from vitbench.data.splits import held_out
@@ -77,6 +80,7 @@ def assemble(name: str, source: Source, raw: Raw, total_bytes: int, cached: Fact
     opened = OpenedSource(name, source, raw, by_name, num_classes(name, raw))
     for split_name, split in opened.splits().items():
         check_labels(split, opened.num_classes, f"{name}, {split_name}")
+    check_columns(name, opened.splits(), raw.vocabulary, opened.num_classes)
     if cached is not None:
         scans = {key: scan(split, by_name=by_name, headers=False) for key, split in opened.splits().items()}
         look = Look(
@@ -121,7 +125,7 @@ def _candidates(opened: OpenedSource, scans: dict[str, Scan]) -> Iterator[Candid
     for key, split in opened.splits().items():
         if split.encoded is None:
             continue
-        columns = zip(scans[key].digests.tolist(), scans[key].headers, scans[key].jpeg_keys, strict=True)
+        columns = zip(texts(scans[key].digests), scans[key].headers, scans[key].jpeg_keys, strict=True)
         for i, (content_digest, header, key_without_metadata) in enumerate(columns):
             pixels = _PixelDigest(split, i, scans[key].pixels)
             yield Candidate(content_digest, header, key_without_metadata, pixels)
@@ -182,6 +186,9 @@ def _in_order(opened: OpenedSource, scans: dict[str, Scan], look: Look) -> Image
         num_scaled=look.num_scaled,
         same_pixels=look.same_pixels,
         aspects=look.aspects,
+        columns=tuple(sorted(train.columns)),
+        vocabulary=opened.raw.vocabulary,
+        num_words=train.columns["captions"].shape[1] if "captions" in train.columns else 0,
     )
     facts = replace(facts, notes=(*opened.raw.notes, *_notes(opened, ordered, look)))
     return ImageData(facts, train.with_channels(look.in_chans), test.with_channels(look.in_chans))
@@ -234,8 +241,10 @@ def _fingerprint(ordered: _Ordered, look: Look) -> str:
     if look.num_scaled:
         marks.append(f"{SCALED} {_scale(ordered.train)}")
     if ordered.train.rank is not None:
-        in_file_order = ordered.train_digests[np.argsort(ordered.train.rank)].tolist()
+        in_file_order = texts(ordered.train_digests[np.argsort(ordered.train.rank)])
         marks.append(f"{BLOCKS} {digest(' '.join(in_file_order).encode())}")
+    if columns := columns_digest({"train": ordered.train, "test": ordered.test}):
+        marks.append(f"{COLUMNS} {columns}")
     return fingerprint(splits, marks)
 
 

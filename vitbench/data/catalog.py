@@ -24,6 +24,7 @@ from vitbench.data.readers import (
     idx,
     npz,
     parquet,
+    scenes,
     stl10,
     svhn,
     webdataset,
@@ -50,6 +51,9 @@ DATASETS: dict[str, Source] = {
     "tar:PATH": archive.TAR,
     "webdataset:PATH": webdataset.WEBDATASET,
     "hf:ORG/NAME": hub.HUB,
+    "scenes": scenes.SCENES,
+    "scenes_textured": scenes.SCENES_TEXTURED,
+    "scenes_fashion": scenes.SCENES_FASHION,
     "fake": fake.FAKE,
     "fake_colour": fake.FAKE_COLOUR,
 }

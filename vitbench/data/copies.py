@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.data.decode import Header
-from vitbench.data.fingerprint import Digests, digest
+from vitbench.data.fingerprint import Digests, digest, digest_array, texts
 from vitbench.data.types import Ints
 
 SamePixels = tuple[tuple[str, ...], ...]
@@ -74,7 +74,7 @@ def canonical(digests: Digests, groups: SamePixels) -> Digests:
     if not groups:
         return digests
     first: Mapping[str, str] = {member: group[0] for group in groups for member in group}
-    return np.array([first.get(value, value) for value in digests.tolist()], dtype="U64")
+    return digest_array((first.get(value, value) for value in texts(digests)), len(digests))
 
 
 def group_numbers(digests: Digests) -> Ints | None:

@@ -12,7 +12,7 @@ from vitbench.data.assembly import OpenedSource, assemble, assemble_scanned, che
 from vitbench.data.catalog import DataFiles, keep_facts, locate
 from vitbench.data.copies import jpeg_key
 from vitbench.data.decode import decode_with_header
-from vitbench.data.fingerprint import HASHED_BYTES, digest
+from vitbench.data.fingerprint import HASHED_BYTES, digest, digest_array, texts
 from vitbench.data.scan import Scan, scan
 from vitbench.data.source import Raw
 from vitbench.data.types import DataOptions, Facts, Split
@@ -101,7 +101,7 @@ def _decode_all(split: Split) -> Decoded:
         pixel_digests.append(digest(repr(pixels.shape).encode() + pixels.tobytes()))
         first = pixels[0, 0]
         num_constant += bool((pixels[0] == first).all() and (pixels == first).all())  # The first row settles most.
-    contents = np.array(digests, dtype="U64")
+    contents = digest_array(digests, len(digests))
     return Decoded(Scan(contents, tuple(headers), tuple(keys), tuple(pixel_digests)), tuple(problems), num_constant)
 
 
@@ -120,4 +120,4 @@ def _warnings(decoded: dict[str, Decoded], facts: Facts) -> Iterator[str]:
 
 def _content(part: Decoded) -> Sequence[str]:
     """What equal images share: the digest of their pixels."""
-    return part.scan.pixels or part.scan.digests.tolist()
+    return part.scan.pixels or texts(part.scan.digests)

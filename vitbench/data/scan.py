@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from vitbench.data.copies import jpeg_key
 from vitbench.data.decode import Header, read_header
-from vitbench.data.fingerprint import Digests, digest, digests_of_pixels
+from vitbench.data.fingerprint import Digests, digest, digest_array, digests_of_pixels
 from vitbench.data.types import Encoded, Split
 
 PROBED_HEADERS = 256
@@ -44,7 +42,7 @@ def scan(split: Split, *, by_name: bool = False, headers: bool = True) -> Scan:
         if headers:
             image_headers.append(read_header(content, split.encoded.store.name(row), split.encoded.scale))
             keys.append(jpeg_key(content))
-    return Scan(np.array(content_digests, dtype="U64"), tuple(image_headers), tuple(keys))
+    return Scan(digest_array(content_digests, len(content_digests)), tuple(image_headers), tuple(keys))
 
 
 def _contents(encoded: Encoded) -> Iterator[tuple[int, bytes]]:
@@ -55,7 +53,7 @@ def _contents(encoded: Encoded) -> Iterator[tuple[int, bytes]]:
 def _scan_by_name(encoded: Encoded, headers: bool) -> Scan:
     """Digests of names and sizes; channels and treatments from the first few headers."""
     store, rows = encoded.store, [int(row) for row in encoded.rows]
-    image_digests = np.array([digest(store.identity(row).encode()) for row in rows], dtype="U64")
+    image_digests = digest_array((digest(store.identity(row).encode()) for row in rows), len(rows))
     few = rows[:PROBED_HEADERS] if headers else []
     probed = [read_header(store.load(row), store.name(row), encoded.scale) for row in few]
     return Scan(image_digests, tuple(probed))

@@ -20,7 +20,7 @@ class Raw:
 
     `test` is None without a test split, `class_names` is empty without names. `val` is a validation split beside a test
     split. `blocks`: splits are drawn as contiguous blocks of this order. `notes` are lines for the user: which files
-    belong to which split, and what was left out.
+    belong to which split, and what was left out. `vocabulary` has the words of captions, by their numbers.
     """
 
     train: Split
@@ -29,6 +29,7 @@ class Raw:
     val: Split | None = None
     notes: tuple[str, ...] = ()
     blocks: bool = False
+    vocabulary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,11 @@ class Facts:
     num_scaled: int = 0
     same_pixels: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    """What the images have beside their labels; see `vitbench.data.image_columns`."""
+    vocabulary: tuple[str, ...] = ()
+    num_words: int = 0
+    """The words of all captions, and how many a caption has."""
 
     @property
     def counts(self) -> Counts:
@@ -160,6 +165,7 @@ class Split:
     for one size (`shards`).
 
     `boxes` (`int64 [n, 4]`: left, top, right, bottom, right and bottom excluded) are the places of the objects.
+    `columns` are arrays `[n, ...]` by name, as in `vitbench.data.image_columns`.
     `groups` (`int64 [n]`) is equal for equal images, `val` (`bool [n]`) marks the user's validation images, and `rank`
     (`int64 [n]`) is the place in file order if splits are drawn as blocks. Each may be None.
     """
@@ -172,6 +178,7 @@ class Split:
     val: npt.NDArray[np.bool_] | None = None
     rank: Ints | None = None
     shards: Shards | None = None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -211,6 +218,7 @@ class Split:
             None if self.val is None else self.val[rows],
             None if self.rank is None else self.rank[rows],
             None if self.shards is None else self.shards.take(rows),
+            {name: values[rows] for name, values in self.columns.items()},
         )
 
     def with_channels(self, in_chans: int) -> Split:

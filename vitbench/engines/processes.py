@@ -28,6 +28,7 @@ from vitbench.engines.waiting_work import WaitingWork
 from vitbench.plan.trials import Trial
 from vitbench.spec.mechanism import load_code
 from vitbench.store.events import Warned
+from vitbench.train.shared_images import SharedImages, shared, take
 
 GRACE_SECONDS = 30.0
 """Time for all trial processes together to finish and save their steps after the run is stopped."""
@@ -50,9 +51,9 @@ class TrialProcess:
         self.number = number
         port, alone = (0, True) if options.processes == 1 else (free_port(), False)
         process = functools.partial(context.Process, daemon=alone)  # A daemon could start no image-loading processes.
-        self.process: BaseProcess = process(target=_serve, args=(theirs, options, number, port))
+        self.process: BaseProcess = process(target=_serve, args=(theirs, options, number, port, shared))
         ranks = range(1, options.processes)
-        self.followers: list[BaseProcess] = [process(target=_follow, args=(options, rank, port)) for rank in ranks]
+        self.followers: list[BaseProcess] = [process(target=_follow, args=(options, r, port, shared)) for r in ranks]
         for child in (self.process, *self.followers):
             child.start()
         theirs.close()
@@ -92,17 +93,19 @@ def _started(context: Any, options: Options, number: int) -> TrialProcess:
         raise IncompleteError(f"no trial process can be started ({type(error).__name__}: {error})") from error
 
 
-def _serve(connection: Connection, options: Options, number: int, port: int = 0) -> None:
+def _serve(connection: Connection, options: Options, number: int, port: int, images: SharedImages) -> None:
     """Receive work, send events and outcomes, until the pipe closes or the parent asks to stop."""
     with _child(options, number):
+        take(images)
         if options.processes > 1:
             meet_here(port, 0, options.processes)
         _work(connection, options)
 
 
-def _follow(options: Options, rank: int, port: int) -> None:
+def _follow(options: Options, rank: int, port: int, images: SharedImages) -> None:
     """Train along with process 0 of a trial."""
     with _child(options, rank):
+        take(images)
         group = meet_here(port, rank, options.processes)
         load_code(options.code)
         follow(group, options)
@@ -163,7 +166,9 @@ def run(works: Sequence[list[Trial]], options: Options, emit: Emit, num_jobs: in
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["vitbench.engines.stacked"])
+        context.set_forkserver_preload(["vitbench.engines.preload"])
+    if options.device == "cpu":
+        shared.hold(trial.spec.data for work in works for trial in work)
     pool = _Pool(works, options, emit)
     try:
         for number in range(min(num_jobs, len(works))):

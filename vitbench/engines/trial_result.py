@@ -48,10 +48,14 @@ class FinalAnswers:
 def final_answers(trainer: Trainer, trained: list[Trained]) -> FinalAnswers:
     """Read the test data once, for the last weights and for the best by validation.
 
-    A spec with `evaluate.test: false`, and an objective without classes, read none. All processes of a trial take part.
+    A spec with `evaluate.test: false`, and an objective without classes and scores, read none. All processes of a trial
+    take part.
     """
     if not trainer.objective.predicts_classes:
-        return FinalAnswers(None, None, trainer.measures())
+        measured = trainer.measures()
+        if trainer.objective.scores_named and trainer.spec.evaluate.test:
+            measured = [each | scores for each, scores in zip(measured, trainer.scores(), strict=True)]
+        return FinalAnswers(None, None, measured)
     nothing: list[dict[str, float]] = [{} for _ in trained]
     if not trainer.spec.evaluate.test:
         return FinalAnswers(None, None, nothing)

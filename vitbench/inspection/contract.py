@@ -211,13 +211,13 @@ def _variant(case: Specimen, name: str, value: Any) -> TrialSpec | None:
     try:
         text = canonical(case.kind, {"name": mechanism(case.kind, case.text).name, **fields})
         pool = case.spec.model.global_pool if case.kind != "readout" else "token"
-        return spec_with(case.kind, text, pool, known(case.spec.model.patch_size))
+        return spec_with(case.kind, text, pool, case.patch_size)
     except InputError:
         return None
 
 
 def _differs(a: TrialSpec, b: TrialSpec) -> bool:
-    """True if two specs differ in their tensors, in their answers, or in what they have learned after three steps."""
+    """True if two specs differ in their tensors, in their answers, or after three steps in their weights or numbers."""
     tensors = [[(t.name, t.shape, t.init) for t in parameters(s.model, s.train.objective)] for s in (a, b)]
     if tensors[0] != tensors[1]:
         return True
@@ -225,7 +225,10 @@ def _differs(a: TrialSpec, b: TrialSpec) -> bool:
         answers = [noisy_module(spec)(*inputs(spec, 4)) for spec in (a, b)]
     if not torch.allclose(answers[0], answers[1]):
         return True
-    return not torch.equal(trained(a, (0,)).stack.flat, trained(b, (0,)).stack.flat)
+    trainers = [trained(spec, (0,)) for spec in (a, b)]
+    if not torch.equal(trainers[0].evaluated, trainers[1].evaluated):
+        return True
+    return trainers[0].measures() != trainers[1].measures()
 
 
 def _exporting(case: Specimen) -> Iterator[str]:
@@ -262,7 +265,7 @@ def _inspecting(case: Specimen) -> Iterator[str]:
     subject = Subject(
         name="tiny", module=module, untrained=None, img_size=size, in_chans=known(case.spec.model.in_chans),
         patch_px=total_stride(case.spec.model), mean=images.mean, std=images.std, resizes=False,
-        data="fake", spec=case.spec,
+        data=case.spec.data.name, spec=case.spec,
     )  # fmt: skip
     for name in LOOKS:
         try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
+from vitbench.data.image_columns import ALWAYS
 from vitbench.model.build import build, initialise
 from vitbench.model.mechanisms import MODEL_KINDS
 from vitbench.model.objective import objective_of
@@ -22,6 +23,8 @@ from vitbench.train.trainer import Job, Trainer
 
 TINY: dict[str, Any] = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
 NUM_STEPS = 3
+SCENES_PER_FAKE = 4
+"""Scenes have four times the side of fake images, so patches do."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Specimen:
     text: str
     spec: TrialSpec
     baseline: TrialSpec
+    patch_size: int = 2
+    """That of fake images."""
 
 
 def case_of(kind: str, text: str) -> Specimen:
@@ -46,7 +51,7 @@ def case_of(kind: str, text: str) -> Specimen:
     for pool, patch_size in (("token", 2), ("avg", 2), ("token", 4)):
         try:
             specs = [spec_with(kind, text, pool, patch_size, baseline=baseline) for baseline in (False, True)]
-            return Specimen(kind, text, *specs)
+            return Specimen(kind, text, specs[0], specs[1], patch_size)
         except InputError as error:
             reasons.append(str(error))
     raise InputError(f"{kind} {text}: no tiny ViT can hold it: {reasons[-1]}")
@@ -60,15 +65,19 @@ def spec_with(
     The `baseline` of an objective has the other fields that the objective requires.
     """
     model, objective = {**TINY, "global_pool": pool, "patch_size": patch_size}, ObjectiveSpec()
+    data, augment = "fake", TrainSpec().augment
     if text is not None and kind == "objective":
         with_objective = ObjectiveSpec(name=text)
         model |= objective_of(with_objective).required
+        if objective_of(with_objective).columns - ALWAYS:
+            data, augment = "scenes", "none"
+            model["patch_size"] *= SCENES_PER_FAKE
         objective = objective if baseline else with_objective
     elif text is not None and not baseline:
         model[MODEL_KINDS[kind]] = text
-    train = TrainSpec(steps=NUM_STEPS, batch_size=16, lr=3e-3, objective=objective)
-    written = TrialSpec(model=ModelSpec(**model), data=DataSpec(name="fake", val_fraction=0.2), train=train)
-    return resolve(written, facts("fake", DataOptions()), networks_of(written))
+    train = TrainSpec(steps=NUM_STEPS, batch_size=16, lr=3e-3, objective=objective, augment=augment)
+    written = TrialSpec(model=ModelSpec(**model), data=DataSpec(name=data, val_fraction=0.2), train=train)
+    return resolve(written, facts(data, DataOptions()), networks_of(written))
 
 
 def networks_of(spec: TrialSpec) -> dict[str, TrialSpec]:

@@ -66,17 +66,18 @@ def dropout(rate: float) -> nn.Module:
 class Mlp(nn.Module):
     """Two layers with GELU between, dropout after each: `[..., D]` -> `[..., D]`.
 
-    Differs: GELU is exact, as in timm; vit_jax uses its tanh approximation.
+    Differs: GELU is exact, as in timm, unless `approximate`; vit_jax uses its tanh approximation.
     """
 
-    def __init__(self, dim: int, hidden: int, drop_rate: float) -> None:
+    def __init__(self, dim: int, hidden: int, drop_rate: float, *, approximate: bool = False) -> None:
         super().__init__()
+        self.gelu = "tanh" if approximate else "none"
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x), approximate=self.gelu))))
         return out
 
 

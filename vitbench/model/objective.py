@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from vitbench.model.tensors import Tensor
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
+
+    from vitbench.data import Facts
 
 Arrays = dict[str, Any]
 """Host arrays `[E, B, ...]` by name, which go to the device with a batch."""
@@ -51,6 +53,7 @@ class MemberBatch:
     """One member's images of a batch: indices, epochs and draws, each `[B, ...]`, and its seed.
 
     `before` is the index of the image before the first one; None: the batch is whole, and that is its last image.
+    `columns` are those that the objective reads beside image and label, `[B, ...]` each, by name.
     """
 
     seed: int
@@ -58,6 +61,7 @@ class MemberBatch:
     epoch: np.ndarray
     draws: np.ndarray
     before: int | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def partners(self) -> np.ndarray:
@@ -141,6 +145,8 @@ class Objective(Mechanism):
     """The role of the network that answers, once before the first step, for the images whose labels are not read."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """What `draw` gives that the network takes beside the images, in the order of its arguments."""
+    scores_named: ClassVar[tuple[str, ...]] = ()
+    """The metrics of `scores`."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Fields of TrainSpec that change the loss, among those that only training with labels has; others are left out of
     the id."""
@@ -154,6 +160,11 @@ class Objective(Mechanism):
     def averaged_roles(self) -> tuple[str, ...]:
         """Roles of moving averages of the trained network."""
         return tuple(role for role, source in self.networks.items() if source == AVERAGE)
+
+    @property
+    def made_metrics(self) -> tuple[str, ...]:
+        """Names of what `made` gives."""
+        return ()
 
     @property
     def labelled_share(self) -> float | None:
@@ -180,6 +191,10 @@ class Objective(Mechanism):
 
     def problems(self, model: ModelSpec) -> list[str]:
         """Why this objective cannot train `model`, one line each."""
+        return []
+
+    def data_problems(self, facts: Facts) -> list[str]:
+        """Why this objective cannot train on such data, which have the columns that it reads, one line each."""
         return []
 
     def network_problems(self, spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> list[str]:
@@ -255,6 +270,21 @@ class Objective(Mechanism):
 
     def measures(self, call: Call, unit: torch.Tensor, given: Given) -> Mapping[str, torch.Tensor]:
         """Numbers per member `[E]` on validation images after training, by the name of their metric."""
+        return {}
+
+    def answers(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
+        """What the network says of test images `unit [E, B, C, H, W]`: `[E, B, ...]`, for `scores`.
+
+        `given["test_labels"]` are their positions `[E, B]` among the trained classes.
+        """
+        raise NotImplementedError
+
+    def scores(self, answers: np.ndarray, columns: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """The metrics `scores_named` of one member: of its answers `[M, ...]` to all test images, and their columns."""
+        raise NotImplementedError
+
+    def made(self, call: Call, seeds: Sequence[int], device: torch.device) -> Mapping[str, torch.Tensor]:
+        """Numbers per member `[E]` of what the trained network makes without any image, by the name of their metric."""
         return {}
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:

@@ -60,8 +60,8 @@ def _encoder(model: ModelSpec, encoded: ModelSpec) -> Iterator[Tensor]:
         merge = () if before is None else stages_of(model).merge_tensors(before, stage)
         yield from (tensor.at(f"blocks.{number}.merge", "stages") for tensor in merge)
         yield from (tensor.at(f"blocks.{number}") for tensor in block_tensors(stage, layer))
-    if model.final_norm != "none":
-        name, width = "norm" if model.final_norm == "before_pool" else "fc_norm", stage_models(model)[-1].embed_dim
+    if encoded.final_norm != "none":
+        name, width = "norm" if encoded.final_norm == "before_pool" else "fc_norm", stage_models(model)[-1].embed_dim
         yield from (replace(tensor, part="final_norm") for tensor in norm(name, known(width), shift=_has_shift(model)))
 
 

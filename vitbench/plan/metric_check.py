@@ -40,13 +40,14 @@ def available_metrics(experiment: Experiment, builder: Builder) -> list[str]:
     """The metrics that at least one arm's last stage records at the first setting of the grid."""
     setting = settings(experiment)[0]
     specs = [builder.stages(arm, setting)[-1].spec for arm in builder.arms.values()]
-    return [
-        name
-        for spec in specs
-        for name in measured(
-            spec, objective_of(spec.train.objective).predicts_classes, has_validation=has_validation(builder, spec)
-        )
-    ]
+    return [name for spec in specs for name in _measured(spec, has_validation(builder, spec))]
+
+
+def _measured(spec: TrialSpec, has_validation: bool) -> tuple[str, ...]:
+    objective = objective_of(spec.train.objective)
+    scores = objective.scores_named
+    named = measured(spec, objective.predicts_classes, has_validation=has_validation, scores=scores)
+    return (*objective.made_metrics, *named)
 
 
 def has_validation(builder: Builder, spec: TrialSpec) -> bool:

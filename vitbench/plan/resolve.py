@@ -11,6 +11,7 @@ from typing import Any
 from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
+from vitbench.data.image_columns import ALWAYS
 from vitbench.data.splits import class_sizes, pool_size
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, Stages, unread_fields
@@ -36,8 +37,6 @@ VIT_FIELDS = (
     "reg_tokens", "final_norm", "head", "pos_embed", "pos_placement", "no_embed_class", "relative_clip", "stem",
     "global_pool", "token_mixer", "channel_mixer", "stages", "block_norm", "norm_eps", "layer_scale", "without",
 )  # fmt: skip
-COLUMNS = frozenset({"image", "label"})
-"""The columns that every data set has."""
 LABELLED = ("smoothing", "cutmix", "mixup_switch_prob", "reprob", "remode", "class_weights", "weight_decay_head")
 """Fields of `train` that only training with labels reads."""
 RESNET_FIELDS = ("layers", "width_factor", "root", "norm_layer", "weight_standardize", "preact")
@@ -65,7 +64,8 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
         return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
-    return TrialSpec(model=model, data=data, train=train)
+    evaluate = EvaluateSpec(test=spec.evaluate.test) if objective_of(train.objective).scores_named else EvaluateSpec()
+    return TrialSpec(model=model, data=data, train=train, evaluate=evaluate)
 
 
 def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
@@ -210,6 +210,7 @@ def _train(
         raise InputError(f"train: exactly one of {', '.join(DURATIONS)} must be given; found {written}")
     objective = objective_of(train.objective).resolved(model)
     _check_objective(objective, model, train, facts, networks)
+    _check_columns(objective, train, data, facts)
     _check_pool(objective, data, facts)
     steps = num_steps(train, model, data, facts, costs.network_flops(networks))
     mixup = train.mixup if train.mixup is not None else 0.2 if train.augment == "medium" else 0.0
@@ -229,11 +230,7 @@ def _train(
 def _check_objective(
     objective: Objective, model: ModelSpec, train: TrainSpec, facts: Facts, networks: Mapping[str, TrialSpec]
 ) -> None:
-    """Raise InputError if the data lack a column that the objective reads, or if a network or a crop is missing."""
-    if missing := sorted(objective.columns - COLUMNS):
-        raise InputError(
-            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
-        )
+    """Raise InputError if a network or a crop is missing, or if the batch may not be cut."""
     if missing := [role for role in objective.frozen_roles if role not in networks]:
         raise InputError(
             f"train.objective {objective.text()} needs another network ({', '.join(missing)}) from an earlier stage; "
@@ -251,6 +248,27 @@ def _check_objective(
             f"train.objective {objective.text()}: BatchNorm's running statistics belong to the current weights, not to "
             "their average; set model.norm_layer: group"
         )
+
+
+def _check_columns(objective: Objective, train: TrainSpec, data: DataSpec, facts: Facts) -> None:
+    """Raise InputError if the data lack a column that the objective reads, or if it would not fit the images."""
+    columns = sorted(objective.columns - ALWAYS)
+    if missing := [column for column in columns if column not in facts.columns]:
+        raise InputError(
+            f"train.objective {objective.text()} reads {', '.join(missing)}; {facts.name} has no such column"
+        )
+    if columns and train.augment != "none":
+        raise InputError(
+            f"train.augment: {train.augment} moves the pixels, and {', '.join(columns)} would stay where they are; "
+            "set none"
+        )
+    if columns and facts.img_size is not None and data.img_size != facts.img_size:
+        raise InputError(
+            f"data.img_size: {size_words(data.img_size or 0)} px, and {', '.join(columns)} are for images of "
+            f"{size_words(facts.img_size)} px; leave it out"
+        )
+    if problems := objective.data_problems(facts):
+        raise InputError("\n".join(problems))
 
 
 def _check_pool(objective: Objective, data: DataSpec, facts: Facts) -> None:
@@ -290,7 +308,9 @@ def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
     if train.repeats > 1 and train.augment == "none":
         raise InputError(f"train.repeats: {train.repeats} views of an image are equal with augment none; use light")
     if train.repeats > train.batch_size:
-        raise InputError(f"train.repeats: {train.repeats} views of an image do not fit in batch_size {train.batch_size}")
+        raise InputError(
+            f"train.repeats: {train.repeats} views of an image do not fit in batch_size {train.batch_size}"
+        )
     if train.sched != "rsqrt":
         idle += ["timescale_fraction"]
     if train.cooldown_fraction and train.sched in ("cosine", "linear"):

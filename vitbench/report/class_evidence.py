@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from vitbench.report.formats import Table
 from vitbench.report.secondary_evidence import class_labels, trials_by_seed
@@ -23,6 +23,9 @@ from vitbench.stats.classes import (
 from vitbench.stats.intervals import mean_interval
 from vitbench.stats.table import Row
 from vitbench.store.answers import Answers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADER = ("Arm", "n", "Balanced accuracy (%)", "Macro F1 (%)", "Weakest class", "Most frequent confusion")
 UNBALANCED = 1.5
@@ -87,6 +90,8 @@ def _notes(answers: Answers) -> tuple[str, ...]:
 
 def confusion_frame(experiment: Experiment, rows: Sequence[Row], answers: Answers | None) -> pd.DataFrame:
     """Every confusion matrix, tidy: one line per arm, true class and predicted class; images are means over seeds."""
+    import pandas as pd  # Late: a run prints no frame, and pandas takes a second and 40 MiB.
+
     names = class_labels(rows)
     lines = [
         {

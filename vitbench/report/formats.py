@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, JustifyMethod
 from rich.table import Table as RichTable
@@ -18,6 +17,9 @@ from tabulate import tabulate
 from vitbench.base.durable import replace_durably
 from vitbench.base.errors import printable
 from vitbench.report.row_values import Behind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vitbench.report.formats import Table
 from vitbench.report.row_values import Behind, Setting, metric_label, quantity, setting_label, shared_settings
@@ -17,6 +15,9 @@ from vitbench.spec.metrics import metric_named
 from vitbench.stats.compare import OTHER_IMAGES
 from vitbench.stats.intervals import Interval
 from vitbench.stats.table import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIE = "≈"
 OPTIONAL = frozenset(("p (Holm)", "Params", "Train FLOPs", "Seconds"))
@@ -219,6 +220,8 @@ def lost_label(arm: ArmSummary) -> str:
 
 def result_frame(experiment: Experiment, rows: Sequence[Row]) -> pd.DataFrame:
     """Every number of the tables, tidy: one line per reading (own best, shared, tuning), arm and setting."""
+    import pandas as pd  # Late: a run prints no frame, and pandas takes a second and 40 MiB.
+
     metric = experiment.report.metric
     lines = [_numbers("own_best", metric, arm) for arm in own_best_summaries(experiment, rows)]
     for setting in shared_settings(rows) if experiment.report.also_at else []:

@@ -44,7 +44,7 @@ class Metric:
     @property
     def decimals(self) -> int:
         """Digits after the point in a table: 2 for percentages, 4 for losses, 0 for counts."""
-        return {"%": 2, "nats": 4, "bits": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
+        return {"%": 2, "nats": 4, "bits": 4, "MSE": 4}.get(self.unit, 0 if self.unit in ("parameters", "FLOPs") else 2)
 
     @property
     def counted(self) -> bool:
@@ -79,8 +79,16 @@ _NAMED = {
         Metric("teacher_kl_nats", "Teacher's divergence", "nats", None, "training"),
         Metric("pseudo_labels_kept_percent", "Pseudo-labels kept (%)", "%", None, "training"),
         Metric("pseudo_labels_right_percent", "Pseudo-labels right (%)", "%", None, "training"),
+        Metric("retrieval_recall1_percent", "Caption of an image, recall@1 (%)", "%", "higher", "test"),
+        Metric("zero_shot_recall1_percent", "Caption of an image, held-out combinations (%)", "%", "higher", "test"),
+        Metric("relation_accuracy_percent", "Relation or its inverse (%)", "%", "higher", "test"),
+        Metric("class_accuracy_percent", "Subject's class or another (%)", "%", "higher", "test"),
         Metric("bits_per_pixel", "Bits per pixel", "bits", "lower", "training"),
         Metric("unigram_bits_per_pixel", "Bits per pixel by the colours' shares", "bits", None, "training"),
+        Metric("test_noise_mse", "Test error of the noise", "MSE", "lower", "test"),
+        _accuracy("class_fidelity_percent", "Samples of their class (%)", "training"),
+        _accuracy("guided_class_fidelity_percent", "Guided samples of their class (%)", "training"),
+        Metric("sampling_flops", "Sampling flops", "FLOPs", None, "training"),
         Metric("num_params", "Num params", "parameters", None, "cost"),
         Metric("forward_flops", "Forward flops", "FLOPs", None, "cost"),
         Metric("train_flops", "Train flops", "FLOPs", None, "cost"),
@@ -127,15 +135,19 @@ def is_probe(name: str) -> bool:
     return name in ("linear_probe_percent", "knn_percent") or name.startswith(("few_shot_", LAYER_PROBE))
 
 
-def measured(spec: TrialSpec, classifies: bool, *, has_validation: bool = True) -> tuple[str, ...]:
+def measured(
+    spec: TrialSpec, classifies: bool, *, has_validation: bool = True, scores: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The metrics that training this resolved spec records; without classes, its validation loss and its costs.
+
+    `scores` are those that its objective computes on the test images.
 
     Without validation images there is no validation score, and no best weights by validation.
     """
     costs = tuple(name for name, metric in _NAMED.items() if metric.source == "cost" and name != "train_seconds")
     losses = ("val_loss",) if has_validation else ()
     if not classifies:
-        return (*losses, *costs)
+        return (*(scores if spec.evaluate.test else ()), *losses, *costs)
     evaluate = spec.evaluate
     probes = [f"few_shot_{shots}_percent" for shots in evaluate.few_shot]
     probes += ["linear_probe_percent"] if evaluate.linear_probe else []

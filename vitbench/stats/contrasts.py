@@ -173,6 +173,12 @@ def cut_region(claim: Claim) -> Region:
     return Region(high=claim.below_points)
 
 
+def _better_by(claim: Claim, resolver: Resolver, gap: float = 0.0, *, worse: bool = False) -> Region:
+    """Where A - B lies if A is better (or `worse`) than B by more than `gap`; of some metrics less is better."""
+    lower = metric_named(claim.metric or resolver.experiment.report.metric).better == "lower"
+    return Region(high=0.0 - gap) if lower != worse else Region(low=gap)
+
+
 def _pair(claim: Claim, resolver: Resolver, pair: Sequence[ArmRef], at: Mapping[str, Any] | None = None) -> Weights:
     first, second = (resolver.cells(ref, claim, at) for ref in pair)
     return add((1.0, first), (-1.0, second))
@@ -196,9 +202,10 @@ def _equivalence(claim: Claim, resolver: Resolver) -> Question:
 
 
 def _ordering(claim: Claim, resolver: Resolver) -> Question:
-    """Each arm above each of the next tier by more than the gap; inside a tier within `tie_points` of each other."""
+    """Each arm better than each of the next tier by more than the gap; in a tier within `tie_points` of each other."""
+    better = _better_by(claim, resolver, claim.gap_points)
     parts = [
-        ClaimPart(_label((upper, lower)), _pair(claim, resolver, (upper, lower)), Region(low=claim.gap_points))
+        ClaimPart(_label((upper, lower)), _pair(claim, resolver, (upper, lower)), better)
         for tier, after in zip(claim.tiers, claim.tiers[1:], strict=False)
         for upper in tier
         for lower in after
@@ -267,7 +274,7 @@ def _slope(claim: Claim, resolver: Resolver) -> Question:
 
 
 def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
-    """Slope from the split level up, minus the slope up to it; it must be below 0."""
+    """Slope from the split level up, minus the slope up to it; a smaller gain of what counts as better."""
     x, contrasts, levels = _levels(claim, resolver)
     split_level = canonical(next(iter(claim.split_at.values()), levels[len(levels) // 2]))
     split = next((index for index, level in enumerate(levels) if canonical(level) == split_level), 0)
@@ -276,7 +283,8 @@ def _diminishing_returns(claim: Claim, resolver: Resolver) -> Question:
     upper = _slope_of(x[split:], contrasts[split:], claim)
     lower = _slope_of(x[: split + 1], contrasts[: split + 1], claim)
     label = f"slope of {_label(claim.arms)} in {claim.x}, upper half - lower half"
-    return Question((ClaimPart(label, add((1.0, upper), (-1.0, lower)), Region(high=claim.below_points or 0.0)),))
+    region = _better_by(claim, resolver, worse=True) if claim.below_points is None else Region(high=claim.below_points)
+    return Question((ClaimPart(label, add((1.0, upper), (-1.0, lower)), region),))
 
 
 def _share_of_gain(claim: Claim, resolver: Resolver) -> Question:
@@ -286,21 +294,21 @@ def _share_of_gain(claim: Claim, resolver: Resolver) -> Question:
     names = [ref_name(ref) for ref in claim.arms]
     label = f"{names[1]} - {1 - claim.share:g} {names[0]} - {claim.share:g} {names[2]}"
     weights = add((1.0, mid), (claim.share - 1.0, low), (-claim.share, high))
-    return Question((ClaimPart(label, weights, Region(low=0.0)),))
+    return Question((ClaimPart(label, weights, _better_by(claim, resolver)),))
 
 
 def _crossover(claim: Claim, resolver: Resolver) -> Question:
     x, contrasts, _ = _levels(claim, resolver)
     name = _label(claim.arms)
     ends = (
-        ClaimPart(f"{name} at the least {claim.x}", contrasts[0], Region(high=0.0)),
-        ClaimPart(f"{name} at the greatest {claim.x}", contrasts[-1], Region(low=0.0)),
+        ClaimPart(f"{name} at the least {claim.x}", contrasts[0], _better_by(claim, resolver, worse=True)),
+        ClaimPart(f"{name} at the greatest {claim.x}", contrasts[-1], _better_by(claim, resolver)),
     )
     return Question(ends, Curve(tuple(x), tuple(contrasts)))
 
 
 def _frontier_ratio(claim: Claim, resolver: Resolver) -> Question:
-    """A at compute C0 minus B at r C0, B linear in log2 C between its budgets; above 0: B needs over r times as much.
+    """A at compute C0 minus B at r C0, B linear in log2 C between its budgets; A is better if B needs more than r.
 
     `at` gives C0 as a level of the budgets' factor; B's budgets are `levels`, else all of that factor.
     """
@@ -320,7 +328,9 @@ def _frontier_ratio(claim: Claim, resolver: Resolver) -> Question:
     shares = [float(np.interp(target, x, np.eye(len(x))[index])) for index in range(len(x))]
     weights = add((1.0, anchor), *((-share, cell) for share, cell in zip(shares, contrasts, strict=True)))
     label = f"{ref_name(first)} - {ref_name(second)} at {claim.ratio:g} times its compute"
-    return Question((ClaimPart(label, weights, Region(low=0.0)),), Curve(tuple(x), tuple(contrasts), anchor, start))
+    return Question(
+        (ClaimPart(label, weights, _better_by(claim, resolver)),), Curve(tuple(x), tuple(contrasts), anchor, start)
+    )
 
 
 FORMS: Mapping[str, Callable[[Claim, Resolver], Question]] = {

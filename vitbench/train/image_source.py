@@ -6,8 +6,8 @@ n images, E stacked trials, M images per trial, b images of one piece, C channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ class ImageSource(ABC):
     """Labels on the CPU, as the data set numbers them; pixels on the device, when they are needed.
 
     `train_groups` (equal for equal images), `train_val` (the user's own validation images) and `train_rank` (the place
-    in file order) are those of a `Split`.
+    in file order) and the columns are those of a `Split`.
     """
 
     train_labels: np.ndarray
@@ -65,6 +65,8 @@ class ImageSource(ABC):
     train_val: np.ndarray | None = None
     train_rank: np.ndarray | None = None
     test_labels: np.ndarray
+    train_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    test_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     mean: Tensor
     std: Tensor
     num_classes: int
@@ -73,6 +75,11 @@ class ImageSource(ABC):
     def standardise(self, unit: Tensor) -> Tensor:
         """Images in [0, 1] `[..., C, H, W]` to zero mean and unit deviation, as measured on the training images."""
         return (unit - self.mean) / self.std
+
+    def columns(self, part: TrainOrTest, names: Collection[str], index: np.ndarray) -> dict[str, np.ndarray]:
+        """The named columns, as far as the data have them, of images `index [B]`: `[B, ...]` each."""
+        columns = self.train_columns if part == "train" else self.test_columns
+        return {name: values[index] for name, values in columns.items() if name in names}
 
     @abstractmethod
     def read(self, part: TrainOrTest, index: np.ndarray, batch: int) -> Iterator[Tensor]:
@@ -92,6 +99,8 @@ def source_fields(data: ImageData, statistics: tuple[Floats, Floats], device: to
         "train_val": data.train.val,
         "train_rank": data.train.rank,
         "test_labels": data.test.labels,
+        "train_columns": data.train.columns,
+        "test_columns": data.test.columns,
         "mean": mean,
         "std": std,
         "num_classes": data.facts.num_classes,

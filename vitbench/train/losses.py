@@ -197,3 +197,23 @@ def contrastive_loss(logits: Tensor, temperature: float) -> Tensor:
     Source: Chen et al. 2021 (MoCo v3), Algorithm 1.
     """
     return -2 * temperature * logits.log_softmax(-1).diagonal(dim1=1, dim2=2).mean(-1)
+
+
+def image_text_logits(vectors: Tensor) -> Tensor:
+    """Logits `[E, B, B]` of images (rows) and captions, from their vectors `[E, B, 2, K]`.
+
+    It is a sum of products, so that counted FLOPs are those of the networks.
+    """
+    return (vectors[:, :, 0].unsqueeze(2) * vectors[:, :, 1].unsqueeze(1)).sum(-1)
+
+
+def image_text_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Mean of two cross entropies per member `[E]`: images to captions, and captions to images.
+
+    `positive bool [E, B, B]` marks right pairs; a row's target is spread evenly over them.
+    Source: Radford et al. 2021, Figure 3; with one right pair per row it is that loss.
+    """
+    target = positive.float()
+    directions = ((logits, target), (logits.transpose(1, 2), target.transpose(1, 2)))
+    each = [-(rows.float().log_softmax(-1) * t / t.sum(-1, keepdim=True)).sum(-1).mean(-1) for rows, t in directions]
+    return (each[0] + each[1]) / 2

@@ -5,9 +5,10 @@ n images, E stacked trials, M images per trial, b images of one piece, C channel
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,10 +25,15 @@ from vitbench.data import (
     with_prepared,
 )
 from vitbench.spec.trial import DataSpec, TrialSpec
+from vitbench.train import shared_images
 from vitbench.train.augment import Augment, pad
 from vitbench.train.image_source import Feed, ImageSource, Raw, TrainOrTest, on_device, source_fields
 from vitbench.train.sampling import Cut, Order, all_draws, all_indices, micro_batches
+from vitbench.train.shared_images import Fields
 from vitbench.train.streamed import Loader, open_stream
+
+TENSORS = ("train", "test", "mean", "std")
+"""The fields of `Images` that are tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +96,45 @@ def load_images(spec: DataSpec, options: DataOptions, device: torch.device, *, o
     key = (spec.name, spec.img_size, spec.in_chans, str(device), options.stream or originals, options.num_workers)
     if key not in _cache:
         _cache.clear()
-        data = open_images(spec.name, options)
-        data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
-        prepared = with_prepared(data, spec.img_size, options)
-        shards = prepared.train.shards
-        is_shared = device.type == "cpu" and shards is not None and not shards.is_whole
-        if options.stream or originals or is_shared or not _fits(data.facts, spec.img_size, device):
-            whole = with_prepared(data, None, options) if originals else data
-            loader = Loader(whole, prepared, spec.img_size, options.num_workers, device)
-            _cache[key] = open_stream(loader, options)
-        else:
-            _cache[key] = _to_device(prepared, spec.img_size, device)
+        can_share = device.type == "cpu" and not (options.stream or originals)
+        _cache[key] = (_shared if can_share else _opened)(spec, options, device, originals)
     return _cache[key]
+
+
+def _shared(spec: DataSpec, options: DataOptions, device: torch.device, originals: bool) -> ImageSource:
+    """As `_opened`; resident images are those that the trial processes of a command share."""
+    opened: list[ImageSource] = []
+
+    def read() -> Fields | None:
+        opened.append(_opened(spec, options, device, originals))
+        return _fields(opened.pop()) if isinstance(opened[0], Images) else None
+
+    fields = shared_images.shared.fields(spec, read)
+    return opened[0] if fields is None else Images(**{name: _tensor(value, name) for name, value in fields.items()})
+
+
+def _fields(images: ImageSource) -> Fields:
+    """The fields of resident images, tensors as arrays."""
+    values = {field.name: getattr(images, field.name) for field in dataclasses.fields(Images)}
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _tensor(value: Any, name: str) -> Any:
+    return torch.from_numpy(value) if name in TENSORS else value
+
+
+def _opened(spec: DataSpec, options: DataOptions, device: torch.device, originals: bool) -> ImageSource:
+    """The images of a resolved spec, read from their files."""
+    assert spec.img_size is not None
+    data = open_images(spec.name, options)
+    data = data if spec.in_chans is None else data.with_channels(spec.in_chans)
+    prepared = with_prepared(data, spec.img_size, options)
+    shards = prepared.train.shards
+    is_shared = device.type == "cpu" and shards is not None and not shards.is_whole
+    if options.stream or originals or is_shared or not _fits(data.facts, spec.img_size, device):
+        whole = with_prepared(data, None, options) if originals else data
+        return open_stream(Loader(whole, prepared, spec.img_size, options.num_workers, device), options)
+    return _to_device(prepared, spec.img_size, device)
 
 
 def _fits(facts: Facts, img_size: int | tuple[int, int], device: torch.device) -> bool:

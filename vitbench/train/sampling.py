@@ -42,9 +42,7 @@ class Order:
     epoch in the draws.
     """
 
-    def __init__(
-        self, seed: int, members: Ints, batch_size: int, streams: Mapping[str, int], repeats: int = 1
-    ) -> None:
+    def __init__(self, seed: int, members: Ints, batch_size: int, streams: Mapping[str, int], repeats: int = 1) -> None:
         self.seed, self.members, self.batch_size, self.streams = seed, members, batch_size, streams
         self.repeats = repeats
         self._epochs: dict[int, tuple[Ints, Ints, Floats]] = {}
@@ -84,9 +82,10 @@ class Order:
         parts: list[tuple[Ints, Ints, Floats]] = []
         while missing:
             epoch, start = divmod(position, len(self.members))
-            part = [column[start : start + missing] for column in self._epoch(epoch)]
-            parts.append((part[0], part[1], part[2]))
-            position, missing = position + len(part[0]), missing - len(part[0])
+            order, rounds, draws = self._epoch(epoch)
+            here = slice(start, start + missing)
+            parts.append((order[here], rounds[here], draws[here]))
+            position, missing = position + len(order[here]), missing - len(order[here])
         index, epochs, all_draws = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Batch(index, epochs, all_draws)
 

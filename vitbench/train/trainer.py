@@ -20,11 +20,12 @@ from vitbench.model.build import Encoder, build, initialise, load_weights
 from vitbench.model.objective import STUDENT, MemberBatch, objective_of
 from vitbench.model.weights.start import tensors_by_name
 from vitbench.spec.trial import TrialSpec
-from vitbench.train.augment import Augment, mixed
+from vitbench.train.augment import Augment
 from vitbench.train.evaluate import BATCH, Evaluation, evaluate, logits_of
 from vitbench.train.fitting import fitted_tensors
 from vitbench.train.image_source import ImageSource, TrainOrTest, members, on_device
 from vitbench.train.labelling import class_weights, label_pools, label_tables
+from vitbench.train.network_calls import NetworkCalls
 from vitbench.train.networks import Network, Networks
 from vitbench.train.optim import average_shares, bias_corrections, learning_rates, optimizer_of
 from vitbench.train.process_group import ONE_PROCESS, ProcessGroup, StepSums
@@ -140,14 +141,21 @@ class Trainer:
             numbers["share"] = self.average_shares[step]
         self._move(numbers)
 
-    def _drawn(self, batches: list[Batch], num_before: int = 0) -> Given:
+    def _drawn(self, batches: list[Batch], num_before: int = 0, part: TrainOrTest = "train") -> Given:
         """What the images are trained for, on the device: what the objective draws for a batch.
 
         The first `num_before` images are partners only.
         """
         whole = [batch.take(np.arange(num_before, len(batch.index))) for batch in batches]
         members = [
-            MemberBatch(job.seed, batch.index, batch.epoch, batch.draws, int(first.index[0]) if num_before else None)
+            MemberBatch(
+                job.seed,
+                batch.index,
+                batch.epoch,
+                batch.draws,
+                int(first.index[0]) if num_before else None,
+                self.images.columns(part, self.objective.columns, batch.index),
+            )
             for job, batch, first in zip(self.jobs, whole, batches, strict=True)
         ]
         mixtures = [mixture for batch in whole if (mixture := self.augment.mixture(batch.draws)) is not None]
@@ -234,24 +242,47 @@ class Trainer:
             (p if a > 0 else None, v, True) if math.isfinite(v) else (None, None, False) for v, p, a in sums.T.tolist()
         ]
 
-    def _still(self, index: np.ndarray) -> Iterator[tuple[Tensor, Given, float]]:
-        """This process's share of training images `index [E, M]` in batches, without augmentation, with draws that
-        never change and the numbers of the last step; each with its share of all images."""
+    def _still(self, index: np.ndarray, part: TrainOrTest = "train") -> Iterator[tuple[Tensor, Given, float]]:
+        """This process's share of images `index [E, M]` in batches, without augmentation, with draws that
+        never change and the numbers of the last step; each with its share of all images. Test images have labels."""
         mine = self.group.share(index)
-        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read("train", mine, BATCH), strict=True):
+        for start, unit in zip(range(0, mine.shape[1], BATCH), self.images.read(part, mine, BATCH), strict=True):
             still = [Batch(i, np.full(len(i), -1), np.zeros((len(i), 0))) for i in mine[:, start : start + BATCH]]
-            yield unit, self._drawn(still) | self.networks.scheduled(-1), unit.shape[1] / index.shape[1]
+            given = self._drawn(still, part=part) | self.networks.scheduled(-1)
+            if part == "test":
+                given["test_labels"] = self._test_labels(mine[:, start : start + BATCH])
+            yield unit, given, unit.shape[1] / index.shape[1]
 
     @torch.no_grad()
     def measures(self) -> list[dict[str, float]]:
-        """What the objective measures on each member's validation images."""
+        """What the objective measures on each member's validation images, and on what the network makes."""
         index, sums = np.stack([used.val for used in self.used]), dict[str, Tensor]()
+
         for unit, given, share in self._still(index) if index.size else ():
             for name, values in self.objective.measures(self.calls, unit, given).items():
                 sums[name] = sums.get(name, torch.zeros(())) + share * values.cpu()
         for name in self.group.object_from_first(list(sums)):
             self.group.sum(sums.setdefault(name, torch.zeros(len(self.jobs))))
+        sums |= self.objective.made(self.calls, [job.seed for job in self.jobs], self.device)
         return [{name: float(values[e]) for name, values in sums.items()} for e in range(len(self.jobs))]
+
+    def _test_labels(self, index: np.ndarray) -> Tensor:
+        """Positions among the trained classes of test images `index [E, B]`, on the device."""
+        labels = self.images.test_labels
+        rows = [np.searchsorted(u.classes, labels[i]) for u, i in zip(self.used, index, strict=True)]
+        return on_device(np.stack(rows), self.device)
+
+    @torch.no_grad()
+    def scores(self) -> list[dict[str, float]]:
+        """What the objective measures on each member's test images, all together; read once, after training."""
+        index = np.stack([used.test for used in self.used])
+        pieces = [self.objective.answers(self.calls, unit, given) for unit, given, _ in self._still(index, "test")]
+        answers = self.group.joined(torch.cat(pieces, dim=1), index.shape[1]).cpu().numpy()
+        names = self.objective.columns
+        return [
+            dict(self.objective.scores(answers[e], self.images.columns("test", names, index[e])))
+            for e in range(len(self.jobs))
+        ]
 
     def _logits(self, part: TrainOrTest, index: np.ndarray, flat: Tensor | None) -> Tensor:
         """Logits `[E, M, K]` of images `index [E, M]` on the CPU; each process runs its share of the images."""
@@ -270,54 +301,6 @@ class Trainer:
             evaluate(of_member, np.searchsorted(used.classes, self.images.test_labels[used.test]))
             for of_member, used in zip(logits, self.used, strict=True)
         ]
-
-
-class NetworkCalls:
-    """What an objective's loss may use of a trainer: see `vitbench.model.objective.Call`."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer, self.model, self.train = trainer, trainer.spec.model, trainer.train
-        self.given: Given = {}
-
-    @property
-    def class_weights(self) -> Tensor | None:
-        return self._trainer.class_weights
-
-    def forward(self, *inputs: Tensor, train: bool) -> Tensor:
-        flat = None if train else self._trainer.average
-        return self._trainer.stack.forward(*inputs, flat=flat, train=train)
-
-    def outputs_of(self, role: str, *inputs: Tensor) -> Tensor:
-        return self._trainer.networks.outputs(role, *inputs)
-
-    def view(self, number: int) -> Tensor:
-        return self._trainer._view(self.given, number)
-
-    @property
-    def state(self) -> Mapping[str, Tensor]:
-        return self._trainer.networks.state
-
-    def mixed(self, unit: Tensor, given: Given) -> Tensor:
-        if "mix" not in given:
-            return unit
-        num_before = self._trainer.num_before
-        partner = unit[:, :-1] if num_before else unit.roll(1, dims=1)
-        return mixed(unit[:, num_before:], partner, given["mix"], given.get("box"))
-
-    def erased(self, pixels: Tensor, given: Given) -> Tensor:
-        augment, draws = self._trainer.augment, given["draws"][self._trainer.num_before :]
-        return augment.erase(pixels.flatten(0, 1), draws).view_as(pixels) if augment.reprob else pixels
-
-    def standardise(self, unit: Tensor) -> Tensor:
-        return self._trainer.images.standardise(unit)
-
-    def targets(self, index: Tensor) -> Tensor:
-        members = torch.arange(len(index), device=index.device).unsqueeze(1)
-        assert self._trainer.targets is not None, "the objective has a labeller"
-        return self._trainer.targets[members, index]
-
-    def labels(self, index: Tensor) -> Tensor:
-        return self._trainer.class_of.gather(1, index)
 
 
 def initial_state(job: Job, images: ImageSource) -> dict[str, Tensor]:

@@ -135,6 +135,29 @@ def store(
 
 
 @bench.command()
+def memory(
+    old: Annotated[
+        Path | None, typer.Option(help="A checkout of another build, measured in turn with this one.", metavar="DIR")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="A data set, repeatable; default digits and fashion_mnist.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the builds alternate.")] = 3,
+    to: To = RESULTS,
+) -> None:
+    """Measure the most memory that a run with two trial processes holds; shared pages count once (Linux)."""
+    from vitbench.bench import pages, run_memory
+
+    terminal = console()
+    builds = {run_memory.THIS: Path(__file__).parents[3], **({"old": old.resolve()} if old else {})}
+    patches = {name: 7 if name == "fashion_mnist" else 2 for name in data or ("digits", "fashion_mnist")}
+    measurement = run_memory.measure(patches, builds, rounds, terminal.print)
+    text = run_memory.table(measurement)
+    pages.write(to, "memory", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
+
+
+@bench.command()
 def prepare(
     data: Annotated[str, typer.Argument(help="folder:PATH, parquet:PATH, ...; read whole, so a part of a large set.")],
     img_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,

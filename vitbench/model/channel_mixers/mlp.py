@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class MlpMixer(ChannelMixer):
-    """Hidden width: `mlp_ratio` times embed_dim.
+    """Hidden width: `mlp_ratio` times embed_dim. `approximate`: GELU by a tanh, as in vit_jax and in DiT.
 
     Source: Dosovitskiy et al. 2021, section 3.1.
     """
 
     name: ClassVar[str] = "mlp"
+    approximate: bool = False
 
     def reads(self, model: ModelSpec) -> frozenset[str]:
         return frozenset({"mlp_ratio"})
@@ -38,7 +39,7 @@ class MlpMixer(ChannelMixer):
         from vitbench.model.layers import Mlp
 
         shape = transformer(model)
-        return Mlp(shape.embed_dim, shape.mlp_dim, model.drop_rate)
+        return Mlp(shape.embed_dim, shape.mlp_dim, model.drop_rate, approximate=self.approximate)
 
     def timm(self, model: ModelSpec) -> dict[str, Any] | str:
-        return {"mlp_ratio": model.mlp_ratio}
+        return {"mlp_ratio": model.mlp_ratio, **({"act_layer": "gelu_tanh"} if self.approximate else {})}

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pandas as pd
-
 from vitbench.base.durable import replace_all
 from vitbench.plan.sources import checked_rows
 from vitbench.report.cost_tables import root_cost_table
@@ -172,6 +170,8 @@ def _statement(verdict: Verdict) -> str:
 
 def scoreboard_csv(lines: Sequence[Line]) -> str:
     """The scoreboard as CSV, one line per verdict, numbers with four decimals."""
+    import pandas as pd  # Late: a run prints no frame, and pandas takes a second and 40 MiB.
+
     columns = (
         "claim", "verdict", "label", "effect", "low", "high", "level", "above", "below", "unit", "n", "p", "q",
         "paper_effect", "paper_source", "data", "scale", "run", "statement", "reason", "qualified",
