@@ -60,6 +60,7 @@ MECHANISMS = [
     ("objective", "igpt_bert"),
     ("objective", "diffuse"),
     ("objective", "contrastive"),
+    ("objective", "segment"),
 ]
 
 
