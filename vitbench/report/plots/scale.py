@@ -28,13 +28,13 @@ from vitbench.report.plots.style import (
 )
 from vitbench.report.row_values import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
+from vitbench.spec.claims import single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import is_probe, metric_named
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.paired_sample import counted_images
 from vitbench.stats.table import Row, with_pretrain_flops
-from vitbench.stats.verdict_list import single_claims
 from vitbench.stats.verdict_types import Verdict
 from vitbench.store.record import parents_of
 
