@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from vitbench.data.captions import (
+    FIRST_CLASS,
     NUM_WORDS,
     OBJECT_SIZE,
     SUBJECT_SIZE,
@@ -159,7 +160,7 @@ class Contrastive(Objective):
         import torch
 
         words = given["captions"].cpu().numpy()
-        wrong = (with_inverse_relation(words), with_next_class(words, 10))
+        wrong = (with_inverse_relation(words), with_next_class(words, self.vocab_size - FIRST_CLASS))
         captions = torch.from_numpy(np.concatenate([words, *wrong], axis=2)).to(unit.device)
         return call.forward(call.standardise(unit), captions, train=False)
 
