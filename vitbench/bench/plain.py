@@ -36,7 +36,6 @@ class Plain:
     num_val: int
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
-    compiled: bool = False
     loaders: int | None = 2
     img_size: int = 28
     device: str = "cpu"
@@ -153,7 +152,6 @@ def train(plain: Plain, lr: float, seed: int) -> tuple[float, int]:
     torch.manual_seed(seed)
     data = Resident(plain, seed) if plain.loaders is None else Loaded(plain, seed)
     model = build_model(plain).to(plain.device)
-    forward = torch.compile(model) if plain.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     num_images, num_steps = 0, plain.epochs * len(data)
     warmup = max(1, num_steps // 20)
@@ -168,7 +166,7 @@ def train(plain: Plain, lr: float, seed: int) -> tuple[float, int]:
     for _ in range(plain.epochs):
         model.train()
         for images, labels in data.epoch():
-            loss = F.cross_entropy(forward(images.to(plain.device)), labels.to(plain.device))
+            loss = F.cross_entropy(model(images.to(plain.device)), labels.to(plain.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -45,11 +45,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Rules:
-    """How often everybody runs, and the plain loops: their loader processes, and whether one of them compiles."""
+    """How often everybody runs, and the loader processes of the plain loops.
+
+    No loop is compiled: compiling takes longer than the trainings on a CPU, and the compiled step is not faster there
+    (docs/PERFORMANCE.md).
+    """
 
     repeats: int = 3
     loaders: int = 2
-    compiled: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,9 @@ def contestants(suite: str, size: Size, folder: Path, device: str, rules: Rules)
     }
     ways: dict[str, dict[str, Any]] = {
         "timm": {"library": "timm", "loaders": rules.loaders},
-        "timm, compiled": {"library": "timm", "loaders": rules.loaders, "compiled": True},
         "vit-pytorch": {"library": "vit-pytorch", "loaders": rules.loaders},
         "timm, images in memory": {"library": "timm", "loaders": None},
     }
-    if not rules.compiled:
-        del ways["timm, compiled"]
     for name, settings in ways.items():
         command = (sys.executable, "-m", "vitbench.bench.plain", json.dumps({**common, **settings}))
         yield Contestant(name, command, {}, False)

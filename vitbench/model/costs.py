@@ -1,20 +1,23 @@
 """What a model costs, in closed form from its spec: parameters, multiply-adds, training FLOPs. No torch.
 
-A multiply-add (MAC) is 2 FLOPs; training costs 3 forward passes. Counted are matrix products and convolutions;
-norms, activations, softmax, weight standardisation and rotations are not (nor does torch's FlopCounterMode count them).
+A multiply-add (MAC) is 2 FLOPs; training costs 3 forward passes, less the gradients of weights that `model.freeze`
+names (those of the blocks' inputs are counted, even where nothing before them trains). Counted are matrix products and
+convolutions; norms, activations, softmax, weight standardisation and rotations are not (nor does torch's
+FlopCounterMode count them).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import get_args
 
 from vitbench.model.mechanisms import blocks_of, patch_embed_of, stage_models, token_mixer_of
 from vitbench.model.objective import STUDENT, TRAIN_PER_FORWARD, Pass, objective_of
 from vitbench.model.parameters import parameters
 from vitbench.model.part_problems import part_problems
 from vitbench.model.sizes import grid, known, num_tokens, pixel_grid, pixel_words, total_stride
-from vitbench.spec.trial import ModelSpec, ObjectiveSpec, TrialSpec
+from vitbench.spec.trial import ModelSpec, ObjectiveSpec, Part, TrialSpec
 
 __all__ = [
     "check", "forward_flops", "forward_macs", "grid", "network_flops", "num_params", "num_tokens", "parameters",
@@ -99,7 +102,18 @@ def train_flops(
     Source: Dosovitskiy et al. 2021, Table 6, whose exaFLOPs this reproduces.
     """
     passes = pass_flops(model, objective, others)
-    return num_images * sum(flops * (TRAIN_PER_FORWARD if each.role == STUDENT else 1) for each, flops in passes)
+    flops_per_image = sum(flops * (TRAIN_PER_FORWARD if each.role == STUDENT else 1) for each, flops in passes)
+    if model.freeze:
+        trained_passes = [each for each, _ in passes if each.role == STUDENT]
+        flops_per_image -= sum(each.num_views * _frozen_flops(model, objective, each) for each in trained_passes)
+    return num_images * flops_per_image
+
+
+def _frozen_flops(model: ModelSpec, objective: ObjectiveSpec, step_pass: Pass) -> int:
+    """FLOPs that the gradients of the weights that `model.freeze` names would take, for one view."""
+    seen = model if step_pass.img_size is None else model.model_copy(update={"img_size": step_pass.img_size})
+    tensors = (tensor for tensor in parameters(seen, objective) if tensor.part in model.freeze)
+    return FLOPS_PER_MAC * sum(tensor.size * tensor.uses for tensor in tensors)
 
 
 def trial_flops(spec: TrialSpec, networks: Mapping[str, TrialSpec], num_pool: int = 0) -> int:
@@ -130,9 +144,13 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     if model.family == "resnet":
         if model.head != "linear":
             problems.append(f"model.head: {model.head} is a transformer's; a ResNet's is linear")
+        if model.freeze:
+            problems.append(f"model.freeze: {', '.join(model.freeze)}: parts of a transformer; a ResNet trains whole")
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
+    if model.freeze and not problems:
+        problems = _freeze_problems(model, objective or ObjectiveSpec())
     if model.family == "vit" and not problems and not trained.predicts_classes and len(stage_models(model)) > 1:
         problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
@@ -142,6 +160,14 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
     if model.family == "resnet" and not problems and not trained.predicts_classes:
         problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")
     return problems
+
+
+def _freeze_problems(model: ModelSpec, objective: ObjectiveSpec) -> list[str]:
+    """Parts to freeze that the model does not have."""
+    present = {tensor.part for tensor in parameters(model, objective)}
+    where = ", ".join(sorted(present & set(get_args(Part))))
+    missing = [part for part in model.freeze if part not in present]
+    return [f"model.freeze: this model has no weights in {part}; they are in {where}" for part in missing]
 
 
 def _backbone_problems(model: ModelSpec) -> list[str]:

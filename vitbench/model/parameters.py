@@ -31,7 +31,7 @@ def parameters(model: ModelSpec, objective: ObjectiveSpec) -> tuple[Tensor, ...]
     if model.family == "resnet":
         return tuple(t if t.part else replace(t, part="backbone") for t in resnet_tensors(model))
     trained = objective_of(objective)
-    frozen, encoder = trained.frozen_parts(model), _encoder(model, trained.encoded(model))
+    frozen, encoder = trained.frozen_parts(model) | set(model.freeze), _encoder(model, trained.encoded(model))
     tensors = (replace(tensor, trained=False) if tensor.part in frozen else tensor for tensor in encoder)
     return (*tensors, *trained.tensors(model))
 

@@ -31,6 +31,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.norm_eps": frozenset(),
     "model.layer_scale": frozenset(("layer_scale",)),
     "model.head": frozenset(("head",)),
+    "model.freeze": frozenset(),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),

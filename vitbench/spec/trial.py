@@ -67,6 +67,18 @@ StagesName = Annotated[str, BeforeValidator(partial(canonical, "stages")), NAME_
 ObjectiveName = Annotated[str, BeforeValidator(partial(canonical, "objective")), NAME_OR_FIELDS]
 
 
+Part = Literal[
+    "class_token", "registers", "position", "patch_embed", "token_mixer", "channel_mixer", "block_norm", "layer_scale",
+    "final_norm",
+]  # fmt: skip
+"""The parts of a transformer that can keep their first weights."""
+
+
+def _as_parts(value: Any) -> Any:
+    """Parts in one order, each once, so that equal sets have equal ids."""
+    return tuple(sorted(set(value))) if isinstance(value, list | tuple) else value
+
+
 class ModelSpec(Frozen):
     """A ViT, a ResNet (BiT) or a hybrid; names are timm's where timm has one."""
 
@@ -126,6 +138,10 @@ class ModelSpec(Frozen):
     norm_layer: Literal["group", "batch"] = "group"
     weight_standardize: bool = True
     preact: bool | None = Field(None, description="Derived: true for a ResNet (BiT), false in a hybrid (vit_jax)")
+    freeze: Annotated[tuple[Part, ...], BeforeValidator(_as_parts)] = Field(
+        (),
+        description="Parts of the transformer that keep the weights that the stage starts from; a head always trains",
+    )
     init_from: str | None = Field(None, description="Weights to start from: 'timm:NAME' or an exported folder")
 
 

@@ -28,19 +28,16 @@ def suite(
     repeats: Annotated[int, typer.Option(min=1, help="Repeats; the contestants alternate.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = 10,
     loaders: Annotated[int, typer.Option(min=0, help="DataLoader processes of the plain loops.")] = 2,
-    compiled: Annotated[
-        bool, typer.Option(help="Also run timm's loop compiled; on a CPU this takes minutes per repeat.")
-    ] = True,
     device: Device = "cpu",
     to: To = RESULTS,
 ) -> None:
-    """Time twenty trainings by vitbench, by plain loops over timm (eager, compiled, in memory) and over vit-pytorch."""
+    """Time twenty trainings by vitbench, by plain loops over timm (with a loader, in memory) and over vit-pytorch."""
     from vitbench.bench import pages, suite
     from vitbench.cli.commands.device import choose_device
     from vitbench.stats.race import CHOOSER
 
     terminal = console()
-    rules = suite.Rules(repeats, loaders, compiled)
+    rules = suite.Rules(repeats, loaders)
     measurement = suite.run(which, suite.Size(epochs=epochs), choose_device(device), rules, CHOOSER, terminal.print)
     table = pages.suite_table(measurement)
     pages.write(to, f"suite_{which}", measurement, table, pages.suite_figure(measurement))
