@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from vitbench.cli.commands.prepare import ExperimentRequest, data_options, read_run
 from vitbench.cli.commands.run import RunOptions, run
 from vitbench.report.tables import tuning_table
+from vitbench.store.answers import read_answers
 from vitbench.store.rows import read_rows
 
 RACE = """
@@ -139,6 +141,49 @@ def test_an_edited_grid_is_refused_and_a_new_name_does_not_hide_an_edit(
     assert cli("run", renamed, "--results", root, "-j", 1, "--as", "again", "--quiet").code == 0
     said = cli("verdict", "--run", "again", "--results", root).out
     assert "exploratory: every trial was there before the claims were sealed" in said
+
+
+@pytest.fixture
+def copied_page(raced_root: Path, tmp_path: Path) -> Path:
+    """The files of the race's page in a new root, without its trials."""
+    shutil.copytree(raced_root / "raced", tmp_path / "results" / "raced")
+    return tmp_path / "results"
+
+
+def test_a_copied_page_goes_on_where_it_stopped(cli: Cli, raced_root: Path, copied_page: Path, tmp_path: Path) -> None:
+    """Nothing trains again, and the run writes the same rows and answers."""
+    said = cli("run", write(tmp_path, RACE), "--results", copied_page, "-j", 1)
+    assert said.code == 0
+    assert "raced: goes on from the 12 trials in its records.jsonl" in said.out
+    for name in ("records.jsonl", "sealed.json"):
+        assert (copied_page / "raced" / name).read_bytes() == (raced_root / "raced" / name).read_bytes()
+    ours, theirs = (read_answers(root / "raced") for root in (copied_page, raced_root))
+    assert ours is not None
+    assert theirs is not None
+    for trial, predicted in theirs.predicted.items():
+        np.testing.assert_array_equal(ours.predicted[trial], predicted)
+        np.testing.assert_array_equal(ours.confidence[trial], theirs.confidence[trial])
+
+
+def test_a_copied_page_trains_only_what_is_torn_or_edited(cli: Cli, copied_page: Path, tmp_path: Path) -> None:
+    path = copied_page / "raced" / "records.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines()
+    lines[0], lines[1] = lines[0][:200], lines[1].replace('"seed":1', '"seed":2')
+    path.write_text("".join(f"{line}\n" for line in lines))
+    said = cli("run", write(tmp_path, RACE), "--results", copied_page, "-j", 1)
+    assert said.code == 0
+    assert "goes on from the 10 trials" in said.out
+    now = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["result"] for row in now] == [json.loads(line)["result"] for line in whole.splitlines()]
+
+
+def test_a_stopped_run_keeps_the_rows_of_a_copied_page(cli: Cli, copied_page: Path, tmp_path: Path) -> None:
+    path = copied_page / "raced" / "records.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in lines[:-3]))
+    assert cli("run", write(tmp_path, RACE), "--results", copied_page, "-j", 1, "--limit", 1).code == 3
+    assert set(lines[:-3]) < set(path.read_text().splitlines())
 
 
 def test_inspect_measures_every_setting_that_a_claim_may_need(cli: Cli, raced_root: Path, tmp_path: Path) -> None:

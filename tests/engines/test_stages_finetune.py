@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from vitbench.base.errors import InputError, ResultsError
 from vitbench.data import DataOptions, Facts, facts
 from vitbench.engines import runner
+from vitbench.engines.environment import device_name, versions
 from vitbench.engines.execute import execute, execute_locked
 from vitbench.engines.options import Options
 from vitbench.model.weights.transfer import interpolate_grid
@@ -19,6 +20,7 @@ from vitbench.plan.trials import Builder, Trial
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import loads
 from vitbench.stats.race import CHOOSER
+from vitbench.store.events import Event, Warned
 from vitbench.store.record import Record, Result, Run, Status
 from vitbench.store.trials import Store
 
@@ -123,10 +125,14 @@ def test_a_stage_that_cannot_start_from_the_one_before_is_refused() -> None:
         planned(STAGED.replace("depth: 2", "depth: 2, pos_embed: relative_1d"))
 
 
-def left(store: Store, trial: Trial, status: Status, reason: str | None) -> None:
+HERE = Run(device=device_name("cpu"), versions=versions())
+ELSEWHERE = Run(device="cpu (x86_64, AVX2, Another)", versions=versions())
+
+
+def left(store: Store, trial: Trial, status: Status, reason: str | None, run: Run = HERE) -> None:
     """Commit a record of a stage that was not trained here."""
     record = Record(
-        trial_id=trial.trial_id, status=status, reason=reason, seed=trial.seed, result=Result(), run=Run(),
+        trial_id=trial.trial_id, status=status, reason=reason, seed=trial.seed, result=Result(), run=run,
         data_fingerprint=trial.data_fingerprint, spec=trial.spec.model_dump(mode="json", exclude_defaults=True),
     )  # fmt: skip
     store.commit(record, store.begin_attempt(trial.trial_id), {})
@@ -156,6 +162,19 @@ def test_a_first_stage_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=f"needs {first.trial_id}, whose weights were not kept; .* Move"):
         execute([second], options(tmp_path), silent)
     assert Store(tmp_path).read(second.trial_id) is None
+
+
+def test_a_first_stage_from_another_kind_of_machine_is_trained_again(tmp_path: Path) -> None:
+    """Its bits cannot be made here, so that other weights than the record's are said and used."""
+    first, second = planned(STAGED)
+    left(Store(tmp_path), first, "ok", None, ELSEWHERE)
+    heard: list[Event] = []
+    execute([second], options(tmp_path), heard.append)
+    said = [event.message for event in heard if isinstance(event, Warned)]
+    assert f"stage {first.trial_id} was made on {ELSEWHERE.device}; trained here, its weights differ in bits" in said
+    record = Store(tmp_path).read(second.trial_id)
+    assert record is not None
+    assert record.status == "ok"
 
 
 def test_weights_of_stages_are_kept_whatever_is_asked(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ import pytest
 from sample_rows import row
 
 from vitbench.report.plots.arm_plots import plots_for
+from vitbench.report.plots.scale import points_by
 from vitbench.report.row_values import series_of
+from vitbench.report.summaries import own_best_summaries
 from vitbench.spec.arms import arms
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.load import load
-from vitbench.stats.table import with_pretrain_flops
+from vitbench.stats.table import total_train_flops, total_train_seconds, with_pretraining
 from vitbench.stats.verdict_list import judge_all
 from vitbench.stats.verdict_types import Context
+from vitbench.store.record import REPORTS
 
 BUDGET = "pretrain.train.train_flops"
 GAINS = {"masked_patch": 1.0, "mae": 2.0, "dino": 3.0, "moco_v3": 4.0, "supervised": -1.0, "untrained": 0.0}
@@ -81,12 +84,27 @@ def test_the_slope_of_a_claim_is_per_doubling_of_the_pretraining() -> None:
 
 def test_flops_of_earlier_stages_count_teachers_once_and_are_absent_with_a_stage() -> None:
     def trial(trial_id: str, flops: float, **more: Any) -> dict[str, Any]:
-        return {"trial_id": trial_id, "result": {"train_flops": flops}, **more}
+        return {"trial_id": trial_id, "result": {"train_flops": flops}, "run": {"train_seconds": 10 * flops}, **more}
 
     teacher, start = trial("teacher", 5.0), trial("start", 2.0, networks={"teacher": "teacher"})
     last = trial("last", 1.0, parent="start", networks={"teacher": "teacher"})
-    assert [r.get("pretrain_flops") for r in with_pretrain_flops([teacher, start, last])] == [None, 5.0, 7.0]
-    assert [r.get("pretrain_flops") for r in with_pretrain_flops([start, last])] == [None, None]
+    whole = with_pretraining([teacher, start, last])
+    assert [row.get("pretrain_flops") for row in whole] == [None, 5.0, 7.0]
+    assert [total_train_flops(row) for row in whole] == [5.0, 7.0, 8.0]
+    assert [total_train_seconds(row) for row in whole] == [50.0, 70.0, 80.0]
+    assert [row.get("pretrain_flops") for row in with_pretraining([start, last])] == [None, None]
+
+
+def test_tables_and_plots_show_the_flops_of_all_stages() -> None:
+    experiment = budget_experiment()
+    rows = budget_rows(experiment)
+    costs = {arm.arm: arm.train_flops for arm in own_best_summaries(experiment, rows)}
+    trained = [row for row in with_pretraining(rows) if row.get("pretrain_flops") and row["role"] in REPORTS]
+    assert trained
+    for trial in trained:
+        assert costs[trial["arm"]] == trial["pretrain_flops"] + trial["result"]["train_flops"]
+    xs = {name: point.x for name, point in points_by(experiment, rows, "train_flops").items()}
+    assert xs == costs
 
 
 def test_budgets_of_a_stage_are_one_series() -> None:

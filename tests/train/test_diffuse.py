@@ -300,7 +300,7 @@ def spec(objective: dict[str, Any], **train: Any) -> TrialSpec:
 def test_it_learns() -> None:
     """Its test error is below 0.3; that of predicting no noise is 1, and that of the best linear prediction 0.143.
 
-    On these images and in so few steps it does not reach the latter; experiments/diffusion.yaml has it on digits.
+    On these images and in so few steps it does not reach the latter; on digits it does (docs/RECIPE.md).
     """
     trainer = trainer_of(spec({}), (0,))
     for step in range(NUM_STEPS):

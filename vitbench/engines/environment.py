@@ -23,10 +23,24 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def device_name(device: str) -> str:
-    """The device in words: a GPU's name, or the processor's."""
+    """The device in words: a GPU's name, or the processor's kind, vector instructions and maker.
+
+    Equal names mean equal bits: the instructions and the maker decide which kernels torch and its libraries use.
+    """
     if device.startswith("cuda"):
         return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
-    return f"{device} ({platform.machine()})"
+    parts = (platform.machine(), torch.backends.cpu.get_cpu_capability(), _cpu_maker())
+    return f"{device} ({', '.join(part for part in parts if part)})"
+
+
+@functools.cache
+def _cpu_maker() -> str:
+    """The maker of the processor as Linux states it, GenuineIntel say; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 @functools.cache

@@ -123,7 +123,8 @@ class _Member:
 
 def _checkpoints(trial: Trial, options: Options) -> Checkpoints:
     """The checkpoints of a trial. Those of another torch, device or thread count are not used: bits may differ."""
-    made_by = {"torch": torch.__version__, "device": options.device.partition(":")[0], "threads": str(options.threads)}
+    device = device_name(options.device) if options.device == "cpu" else options.device.partition(":")[0]
+    made_by = {"torch": torch.__version__, "device": device, "threads": str(options.threads)}
     made_by[PROCESSES] = str(options.processes)
     return Checkpoints(Store(options.root).weights(trial.trial_id).parent, trial.trial_id, made_by)
 
@@ -295,8 +296,9 @@ def _stage_weights(child: Trial, identity: str, options: Options, emit: Emit) ->
 def _regrow(child: Trial, identity: str, options: Options, emit: Emit) -> None:
     """Retrain a stage that `child` needs, because its weights were not kept.
 
-    This happens if another experiment ran the stage first, as a tuning trial. The stage keeps its record. Raises
-    ResultsError if the retraining gives other weights than the record states.
+    This happens if another experiment ran the stage first, as a tuning trial, or if the records are a copy. The stage
+    keeps its record. On another kind of machine the weights may differ from the record's, which is said. Raises
+    ResultsError if they differ on the same kind.
     """
     store = Store(options.root)
     emit(Warned(f"trial {child.trial_id} needs {identity}, whose weights were not kept; retraining it"))
@@ -304,12 +306,21 @@ def _regrow(child: Trial, identity: str, options: Options, emit: Emit) -> None:
     place = _checkpoints(trial, options)
     (retrained,) = _train([_Member(trial, place, place.latest()[0])], options, lambda event: None, None)
     if retrained.result.weights_sha256 != record.result.weights_sha256:
-        raise ResultsError(
-            f"trial {child.trial_id} needs {identity}, whose weights were not kept; retraining it gave "
-            f"different weights than its record. Move {store.folder(identity)} aside and rerun the command"
-        )
+        if _made_here(record, options):
+            raise ResultsError(
+                f"trial {child.trial_id} needs {identity}, whose weights were not kept; retraining it gave "
+                f"different weights than its record. Move {store.folder(identity)} aside and rerun the command"
+            )
+        emit(Warned(f"stage {identity} was made on {record.run.device}; trained here, its weights differ in bits"))
     replace_durably(store.weights(identity), retrained.files[WEIGHTS])
     place.clear()
+
+
+def _made_here(record: Record, options: Options) -> bool:
+    """Whether a record is of this kind of machine, so that its bits can be made again."""
+    run, ours = record.run, device_name(options.device).partition(" ")[2]
+    same_torch = run.versions.get("torch") == versions().get("torch")
+    return same_torch and run.device.partition(" ")[2] == ours and run.threads == options.threads
 
 
 def _recorded(store: Store, identity: str) -> tuple[Trial, Record]:

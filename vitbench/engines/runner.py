@@ -12,8 +12,10 @@ from vitbench.base.collector import collector_paused
 from vitbench.engines.options import Options
 from vitbench.engines.ray_cluster import RayCluster
 from vitbench.engines.stacks import most_in_stack, stacks
-from vitbench.plan.rounds import expand
+from vitbench.plan.rounds import SeedsOfArms, expand, seeds_of_arms
+from vitbench.plan.shared_settings import claimed_arms
 from vitbench.plan.trials import Builder, Chooser, Plan, Trial
+from vitbench.spec.claims import single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.store.events import ArmStanding, Event, Finished, Listener, Planned, Warned, Work
@@ -50,7 +52,7 @@ class RunRequest:
 
     options: Options
     num_jobs: int = 1
-    seeds: Sequence[int] | None = None
+    seeds: SeedsOfArms = None
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
     waits: bool = True
@@ -210,8 +212,9 @@ def finished_event(trial: Trial, record: Record, experiment: Experiment) -> Fini
 def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Summary]]:
     """The plan that the committed records reveal, and these records in short; nothing runs.
 
-    In a design with looks, the seeds of a later look belong to the plan if every arm has run one of them. Only a few
-    arms may have such seeds, from another experiment that shares their trials.
+    In a design with looks, the seeds of a later look belong to the plan for the arms of a claim once each of them has
+    run one (without claims: for all arms). A few arms may have such seeds from another experiment that shares their
+    trials.
     """
     with collector_paused():
         return _reached_look(builder, store, chooser)
@@ -219,19 +222,30 @@ def look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[s
 
 def _reached_look(builder: Builder, store: Store, chooser: Chooser) -> tuple[Plan, dict[str, Summary]]:
     experiment = builder.experiment
-    revealed, last = _look(builder, store, chooser, None), experiment.seeds.first()[-1]
+    seeds = seeds_of_arms(experiment, builder.arms, None)
+    revealed, last = _look(builder, store, chooser, seeds), experiment.seeds.first()[-1]
     for reached in experiment.seeds.all_looks()[1:]:
         plan, records = _look(builder, store, chooser, range(reached))
         later = [trial for trial in plan.trials if trial.role in REPORTS and trial.seed > last]
-        if not later or {t.arm for t in later} != {t.arm for t in later if t.trial_id in records}:
+        begun = _begun(experiment, set(builder.arms), {t.arm for t in later if t.trial_id in records})
+        if not begun:
             return revealed
-        revealed, last = (plan, records), reached - 1
+        seeds = {name: tuple(range(reached)) if name in begun else now for name, now in seeds.items()}
+        everyone = len(begun) == len(builder.arms)
+        revealed = (plan, records) if everyone else _look(builder, store, chooser, seeds)
+        last = reached - 1
     return revealed
 
 
-def _look(
-    builder: Builder, store: Store, chooser: Chooser, seeds: Sequence[int] | None
-) -> tuple[Plan, dict[str, Summary]]:
+def _begun(experiment: Experiment, arms: set[str], started: set[str]) -> set[str]:
+    """The arms whose later seeds count: those of claims of which every arm has `started`, or all of them."""
+    if arms <= started:
+        return arms
+    groups = [claimed_arms(experiment, claim) for claim in single_claims(experiment.claims)]
+    return set[str]().union(*(group for group in groups if group <= started))
+
+
+def _look(builder: Builder, store: Store, chooser: Chooser, seeds: SeedsOfArms) -> tuple[Plan, dict[str, Summary]]:
     records: dict[str, Summary] = {}
     while True:
         plan = expand(builder, records, chooser, seeds)

@@ -12,10 +12,11 @@ from vitbench.base.errors import InputError
 from vitbench.data import Facts, partition_sizes
 from vitbench.data.class_names import class_positions
 from vitbench.data.image_columns import ALWAYS
-from vitbench.data.splits import class_sizes, pool_size
+from vitbench.data.splits import pool_size
 from vitbench.model import costs
 from vitbench.model.mechanisms import Readout, Stages, unread_fields
 from vitbench.model.objective import STUDENT, Objective, objective_of, spec_of
+from vitbench.plan.probes import resolved_probes
 from vitbench.spec.mechanism import mechanism
 from vitbench.spec.model_names import variant
 from vitbench.spec.trial import (
@@ -58,23 +59,12 @@ def resolve(spec: TrialSpec, facts: Facts, networks: Mapping[str, TrialSpec] | N
         raise InputError("\n".join(problems))
     train = _train(spec.train, model, data, facts, networks or {})
     if objective_of(train.objective).predicts_classes:
-        check_probes(spec.evaluate, data, facts)
-        if spec.evaluate.probe_layers and model.family == "resnet":
-            raise InputError("evaluate.probe_layers: a ResNet has no blocks of tokens; set false")
-        return TrialSpec(model=model, data=data, train=train, evaluate=_evaluate(spec.evaluate))
+        evaluate = resolved_probes(spec.evaluate, model, data, facts)
+        return TrialSpec(model=model, data=data, train=train, evaluate=evaluate)
     # A stage without labels has no classes to tell apart, and none to probe.
     model = model.model_copy(update={"head": ModelSpec().head})
     evaluate = EvaluateSpec(test=spec.evaluate.test) if objective_of(train.objective).scores_named else EvaluateSpec()
     return TrialSpec(model=model, data=data, train=train, evaluate=evaluate)
-
-
-def _evaluate(evaluate: EvaluateSpec) -> EvaluateSpec:
-    """Fields of probes go back to their defaults without probes."""
-    if not evaluate.has_probes:
-        return EvaluateSpec(test=evaluate.test)
-    idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
-    idle += [] if evaluate.knn else ["knn_temperature"]
-    return evaluate.model_copy(update={key: getattr(EvaluateSpec(), key) for key in idle})
 
 
 def _data(data: DataSpec, facts: Facts) -> DataSpec:
@@ -93,40 +83,6 @@ def _data(data: DataSpec, facts: Facts) -> DataSpec:
     return data.model_copy(
         update={"img_size": img_size, "classes": classes, "flip": flip, "in_chans": in_chans, **reading}
     )
-
-
-def check_probes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> None:
-    """Nothing; InputError if a probe would read test images that are to stay unread, or has too few training images.
-
-    With `few_shot_classes: held_out` the probes draw from all training images of the classes that are not trained.
-    """
-    if not evaluate.test and evaluate.has_probes:
-        raise InputError("evaluate.test: probes are scored on test images; leave them out, or leave out test: false")
-    if not (evaluate.few_shot or evaluate.knn):
-        return
-    sizes = probe_sizes(evaluate, data, facts)
-    if not sizes:
-        raise InputError("evaluate.few_shot_classes: held_out needs data.classes that leave some classes out")
-    fewest = min(sizes, key=lambda c: sizes[c])
-    most_shots, average = max(evaluate.few_shot, default=0), sum(sizes.values()) // len(sizes)
-    if most_shots > sizes[fewest]:
-        raise InputError(
-            f"evaluate.few_shot: {most_shots} shots, and class {facts.class_names[fewest]} has {sizes[fewest]} "
-            "training images"
-        )
-    if evaluate.knn > average:
-        raise InputError(
-            f"evaluate.knn: {evaluate.knn} neighbours of {sum(sizes.values())} training images in {len(sizes)} classes "
-            f"are the majority, not the nearest; at most {average}"
-        )
-
-
-def probe_sizes(evaluate: EvaluateSpec, data: DataSpec, facts: Facts) -> dict[int, int]:
-    """The images that the probes of one trial are fitted on, by class."""
-    if evaluate.few_shot_classes == "trained":
-        return dict(class_sizes(facts.counts, data).train)
-    trained = set(range(facts.num_classes)) if data.labels is None else set(data.labels)
-    return {c: count for c, count in enumerate(facts.class_counts) if c not in trained and count}
 
 
 def patch_suits(patch: int, img_size: int | tuple[int, int]) -> bool:
@@ -307,6 +263,12 @@ def _recipe(train: TrainSpec, mixup: float, model: ModelSpec) -> dict[str, Any]:
         idle += ["remode"]
     if not train.model_ema:
         idle += ["model_ema_decay", "model_ema_warmup"]
+    if train.repeats > 1 and train.augment == "none":
+        raise InputError(f"train.repeats: {train.repeats} views of an image are equal with augment none; use light")
+    if train.repeats > train.batch_size:
+        raise InputError(
+            f"train.repeats: {train.repeats} views of an image do not fit in batch_size {train.batch_size}"
+        )
     if train.sched != "rsqrt":
         idle += ["timescale_fraction"]
     if train.cooldown_fraction and train.sched in ("cosine", "linear"):

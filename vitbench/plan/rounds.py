@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +26,11 @@ from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING, metric_named
 from vitbench.store.summary import FinishedTrial
 
+SeedsOfArms = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""The reporting seeds of all arms, or per arm; None means the file's first ones."""
 
-def expand(
-    builder: Builder, records: Mapping[str, FinishedTrial], chooser: Chooser, seeds: Sequence[int] | None = None
-) -> Plan:
+
+def expand(builder: Builder, records: Mapping[str, FinishedTrial], chooser: Chooser, seeds: SeedsOfArms = None) -> Plan:
     """Every trial that is knowable now, given the records so far (by trial id).
 
     A race asks for the settings still in it, stage by stage. A first-edition file asks first for arm x setting x tuning
@@ -37,11 +38,13 @@ def expand(
     reporting trials at the choices. Both add the shared settings (`plan/shared_settings.py`).
     """
     experiment = builder.experiment
-    reporting = tuple(seeds if seeds is not None else experiment.seeds.first())
+    reporting = seeds_of_arms(experiment, builder.arms, seeds)
     all_arms = tuple(builder.arms.values())
     tune = experiment.tune
     if tune is None:
-        trials = [t for arm in all_arms for seed in reporting for t in builder.trials(arm, {}, seed, "reporting")]
+        trials = [
+            t for arm in all_arms for seed in reporting[arm.name] for t in builder.trials(arm, {}, seed, "reporting")
+        ]
         return Plan(tuple(trials), all_arms, {arm.name: {} for arm in all_arms}, ({},))
     if tune.races:
         return _race_plan(builder, records, chooser, reporting)
@@ -60,11 +63,24 @@ def expand(
     return Plan((*tuning, *reports), all_arms, choices, grid, unfit)
 
 
-def _race_plan(builder: Builder, records: Mapping[str, FinishedTrial], chooser: Chooser, seeds: Sequence[int]) -> Plan:
+def seeds_of_arms(experiment: Experiment, arms: Iterable[str], seeds: SeedsOfArms) -> dict[str, tuple[int, ...]]:
+    """The reporting seeds of each arm."""
+    if isinstance(seeds, Mapping):
+        return {name: tuple(seeds[name]) for name in arms}
+    return dict.fromkeys(arms, tuple(experiment.seeds.first() if seeds is None else seeds))
+
+
+def _race_plan(
+    builder: Builder,
+    records: Mapping[str, FinishedTrial],
+    chooser: Chooser,
+    seeds: Mapping[str, Sequence[int]],
+) -> Plan:
     """The plan of a race: what each arm asks for, then the shared settings once every arm has run its seeds."""
     experiment = builder.experiment
-    grid, rules = settings(experiment), rules_of(experiment, seeds)
-    races = {arm.name: _arm_race(builder, arm, grid, rules, records, chooser) for arm in builder.arms.values()}
+    grid = settings(experiment)
+    rules = {name: rules_of(experiment, seeds[name]) for name in builder.arms}
+    races = {name: _arm_race(builder, arm, grid, rules[name], records, chooser) for name, arm in builder.arms.items()}
     trials = [
         trial
         for name, race in races.items()
@@ -76,15 +92,15 @@ def _race_plan(builder: Builder, records: Mapping[str, FinishedTrial], chooser: 
     if complete:
         trials += _shared_trials(builder, races, rules, grid)
     later = tuple(
-        builder.trials(builder.arms[name], grid[0], rules.seeds[0], "trial")[-1]
+        builder.trials(builder.arms[name], grid[0], seeds[name][0], "trial")[-1]
         for name, race in races.items()
-        for _ in range(likely_trials(rules, race))
+        for _ in range(likely_trials(rules[name], race))
     )
     tried = tuple({json.dumps(s, sort_keys=True): s for race in races.values() for s, _ in race.entries}.values())
     standings = tuple(race.standing for race in races.values())
     if not complete:
         later += _likely_shared(builder, rules, grid)
-        standings = tuple(_with_shared(experiment, standing, len(rules.seeds), grid) for standing in standings)
+        standings = tuple(_with_shared(experiment, standing, len(seeds[standing.arm]), grid) for standing in standings)
     metric = experiment.tune.metric if experiment.tune else DEFAULT_TUNING
     return Plan(tuple(trials), tuple(builder.arms.values()), choices, tried, (), complete, later, standings, metric)
 
@@ -120,24 +136,26 @@ def _arm_race(
 
 
 def _shared_trials(
-    builder: Builder, races: Mapping[str, ArmRacePlan], rules: RaceRules, grid: Sequence[Assignment]
+    builder: Builder, races: Mapping[str, ArmRacePlan], rules: Mapping[str, RaceRules], grid: Sequence[Assignment]
 ) -> list[Trial]:
     """Trials at shared settings that the races did not plan.
 
-    A shared setting may be another arm's leader; each look has its own, so that its verdict never changes.
+    A shared setting may be another arm's leader; each look has its own, so that its verdict never changes. An arm whose
+    race ended at an earlier look asks for nothing at a later one.
     """
     raced = {
         (name, json.dumps(setting, sort_keys=True), seed)
         for name, race in races.items()
         for setting, seed in race.entries
     }
-    looks = [point for point in builder.experiment.seeds.all_looks() if point in rules.points] or [rules.points[-1]]
+    points = {point for rule in rules.values() for point in rule.points}
+    looks = [look for look in builder.experiment.seeds.all_looks() if look in points]
     extra: dict[tuple[str, str, int], tuple[Assignment, int]] = {}
-    for look in dict.fromkeys((*looks, rules.points[-1])):
-        choices = {name: race.leaders[look] for name, race in races.items()}
+    for look in dict.fromkeys((*looks, *(rule.points[-1] for rule in rules.values()))):
+        choices = {name: race.leaders[look] for name, race in races.items() if look in race.leaders}
         for name in choices:
             for setting in shared_settings(builder.experiment, name, choices, grid):
-                for seed in rules.seeds[:look]:
+                for seed in rules[name].seeds[:look]:
                     extra.setdefault((name, json.dumps(setting, sort_keys=True), seed), (setting, seed))
     return [
         trial
@@ -147,14 +165,14 @@ def _shared_trials(
     ]
 
 
-def _likely_shared(builder: Builder, rules: RaceRules, grid: Sequence[Assignment]) -> tuple[Trial, ...]:
+def _likely_shared(builder: Builder, rules: Mapping[str, RaceRules], grid: Sequence[Assignment]) -> tuple[Trial, ...]:
     """Stand-ins for the trials at shared settings that the races are likely to drop before the end."""
-    num_seeds = len(rules.seeds)
-    after_first = round((num_seeds - rules.points[0]) * (1.0 - LIKELY_AFTER_FIRST))
     out: list[Trial] = []
     for name, arm in builder.arms.items():
+        num_seeds = len(rules[name].seeds)
+        after_first = round((num_seeds - rules[name].points[0]) * (1.0 - LIKELY_AFTER_FIRST))
         outside, inside, choices = shared_counts(builder.experiment, name, grid)
-        trial = builder.trials(arm, grid[0], rules.seeds[0], "reporting")[-1]
+        trial = builder.trials(arm, grid[0], rules[name].seeds[0], "reporting")[-1]
         out += [trial] * (outside * num_seeds + (inside + choices) * after_first)
     return tuple(out)
 
@@ -216,7 +234,7 @@ def _at_edge(chosen: Any, grid: Sequence[Assignment], tuned: Mapping[str, Sequen
 
 
 def _later(
-    builder: Builder, all_arms: Sequence[Arm], grid: Sequence[Assignment], seeds: Sequence[int]
+    builder: Builder, all_arms: Sequence[Arm], grid: Sequence[Assignment], seeds: Mapping[str, Sequence[int]]
 ) -> tuple[Trial, ...]:
     """The reporting trials that may come, at the first setting: each arm's own, and as many again for every shared
     setting that is not its own; first stages once where arms share them."""
@@ -224,7 +242,7 @@ def _later(
     last: list[Trial] = []
     for arm in all_arms:
         copies = 1 + num_shared(builder.experiment, arm.name, len(grid))
-        for seed in seeds:
+        for seed in seeds[arm.name]:
             *before, trial = builder.trials(arm, grid[0], seed, "reporting")
             stages |= {stage.trial_id: stage for stage in before}
             last += [trial] * copies
@@ -234,7 +252,7 @@ def _later(
 def _reporting_trials(
     builder: Builder,
     choices: Mapping[str, Assignment],
-    seeds: Sequence[int],
+    seeds: Mapping[str, Sequence[int]],
     experiment: Experiment,
     grid: Sequence[Assignment],
 ) -> list[Trial]:
@@ -246,6 +264,6 @@ def _reporting_trials(
     return [
         trial
         for arm, setting in cells.values()
-        for seed in seeds
+        for seed in seeds[arm.name]
         for trial in builder.trials(arm, setting, seed, "reporting")
     ]

@@ -23,6 +23,19 @@ def claim_references(experiment: Experiment, claim: Claim) -> Iterator[tuple[lis
             yield refs, fixed | level
 
 
+def claimed_arms(experiment: Experiment, claim: Claim) -> set[str]:
+    """The arms that a claim or its parts read, those whose choice it reads included; none of a claim that is not
+    tested."""
+    out: set[str] = set()
+    for part in claim.part_claims():
+        for refs, where in claim_references(experiment, part) if part.untested is None else ():
+            for ref in refs:
+                out |= _names(experiment, ref, where)
+                values = [*part.at.values(), *(ref.values() if isinstance(ref, dict) else ())]
+                out |= {name for value in values if (name := best_of(experiment, value)) is not None}
+    return out
+
+
 def tuned_paths(experiment: Experiment) -> set[str]:
     """The spec paths that the experiment tunes."""
     return set(experiment.tune.grid) if experiment.tune else set()

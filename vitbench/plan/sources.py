@@ -64,12 +64,17 @@ def contradictions(folder: Path, rows: Sequence[Row], checked: Sequence[bool] = 
     """
     answers, store = read_answers(folder), Store(folder.parent)
     for number, row in enumerate(rows, 1):
-        problems = [*_scores(row, answers)]
-        if number > len(checked) or not checked[number - 1]:
-            problems = [*_identity(row), *_labels(row), *problems, *_record(row, store)]
-        if problems:
-            where = f"{folder / 'records.jsonl'}:{number}: trial {row['trial_id']}"
-            yield from (f"{where} {problem}" for problem in problems)
+        is_checked = number <= len(checked) and checked[number - 1]
+        for problem in _scores(row, answers) if is_checked else row_contradictions(row, answers, store):
+            yield f"{folder / 'records.jsonl'}:{number}: trial {row['trial_id']} {problem}"
+
+
+def row_contradictions(row: Row, answers: Answers | None, store: Store) -> Iterator[str]:
+    """What one row says against its id, its labels, the stored answers or its committed record."""
+    yield from _identity(row)
+    yield from _labels(row)
+    yield from _scores(row, answers)
+    yield from _record(row, store)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from vitbench.stats.claim_data import tuning_variance
 from vitbench.stats.compare import OTHER_IMAGES, compare_to_baseline, one_test_set
 from vitbench.stats.intervals import Interval, contrast_interval, counting_floor, mean_interval
 from vitbench.stats.paired_sample import counted_images
-from vitbench.stats.table import Row, tabulate
+from vitbench.stats.table import Row, tabulate, total_train_flops, total_train_seconds, with_pretraining
 from vitbench.store.record import REPORTS
 
 LEVEL = 0.95
@@ -41,6 +41,7 @@ class ArmSummary:
     num_missing: int
     num_params: int
     train_flops: float
+    """Of all stages, as `train_seconds` is."""
     train_seconds: float
     rank: str
     """`best` (the paired interval against every other arm excludes 0), `tied` with the best mean, or empty."""
@@ -54,13 +55,13 @@ def own_best_summaries(experiment: Experiment, rows: Sequence[Row]) -> list[ArmS
         replace(arm, versus_baseline=compared[arm.arm].interval, p_holm=compared[arm.arm].p_holm)
         if arm.arm in compared
         else arm
-        for arm in _summaries(experiment, rows, own_best(rows), own_best_pairs(experiment, rows))
+        for arm in _summaries(experiment, rows, own_best(with_pretraining(rows)), own_best_pairs(experiment, rows))
     ]
 
 
 def shared_summaries(experiment: Experiment, rows: Sequence[Row], setting: Setting) -> list[ArmSummary]:
     """One summary per arm, all at `setting`, which none of them chose there: seed noise alone."""
-    at = [row for row in rows if row["role"] in REPORTS and setting_of(row) == setting]
+    at = [row for row in with_pretraining(rows) if row["role"] in REPORTS and setting_of(row) == setting]
     metric = experiment.report.metric
     scores = {arm: scores_by_seed((r for r in at if r["arm"] == arm), metric) for arm in arm_order(experiment, rows)}
     return _summaries(experiment, rows, at, Pairs(scores, {}, counted_images(metric, at), metric))
@@ -95,7 +96,7 @@ def _summary(
     arm: str, rows: list[Row], mean: Interval, versus: Interval | None, num_missing: int, rank: str
 ) -> ArmSummary:
     finished = [row for row in rows if row["status"] == "ok"]
-    seconds = [row["run"].get("train_seconds", 0.0) for row in finished]
+    seconds = [total_train_seconds(row) for row in finished]
     facts = finished[0]["result"] if finished else {}
     num_diverged = sum(row["status"] == "diverged" for row in rows)
     return ArmSummary(
@@ -107,7 +108,7 @@ def _summary(
         num_failed=sum(row["status"] == "failed" for row in rows),
         num_missing=num_missing,
         num_params=facts.get("num_params", 0),
-        train_flops=facts.get("train_flops", 0.0),
+        train_flops=total_train_flops(finished[0]) if finished else 0.0,
         train_seconds=fmean(seconds) if seconds else 0.0,
         # What is left of an arm that diverged flatters it.
         rank="" if rank == "best" and num_diverged else rank,

@@ -10,12 +10,11 @@ from typing import Any
 
 from vitbench.base.errors import InputError
 from vitbench.report.row_values import Behind, arm_order, score, setting_key, setting_label, setting_of
-from vitbench.spec.claims import Claim
+from vitbench.spec.claims import Claim, single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import DEFAULT_TUNING
 from vitbench.stats.contrasts import Resolver, Untested, question
 from vitbench.stats.table import Row, TrialTable, tabulate
-from vitbench.stats.verdict_list import single_claims
 from vitbench.store.record import REPORTS
 
 ROLES = ("trial", "reporting", "tuning", "stage")

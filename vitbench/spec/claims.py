@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -126,3 +127,8 @@ def _needed(claim: Claim) -> str | None:
     if form == "frontier_ratio" and (arms != 2 or claim.ratio is None or not claim.at):
         return "arms: [A, B], at and ratio"
     return None
+
+
+def single_claims(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims that get one verdict each; a claim whose parts are judged alone is replaced by its parts."""
+    return [part for claim in claims for part in ((claim,) if claim.all_parts else claim.part_claims())]

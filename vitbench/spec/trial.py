@@ -264,6 +264,9 @@ class TrainSpec(Frozen):
     augment: Literal["none", "light", "medium"] = Field(
         "light", description="light: crop with padding, flip; medium: also RandAugment and MixUp"
     )
+    repeats: PositiveInt = Field(
+        1, description="Augmented views of an image in its batch; an epoch has that many times fewer images"
+    )
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
 

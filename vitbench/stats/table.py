@@ -6,7 +6,7 @@ A row is one trial as `records.jsonl` holds it: arm, levels, setting, role, seed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import fsum
@@ -57,18 +57,31 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
     return sorted(names)
 
 
-def with_pretrain_flops(rows: Iterable[Row]) -> list[Row]:
-    """Every row; one whose trial starts from earlier stages, or reads their networks, gets their training FLOPs as
-    `pretrain_flops`. It stays without if the row of such a stage is missing."""
+def with_pretraining(rows: Iterable[Row]) -> list[Row]:
+    """Every row; one whose trial starts from earlier stages, or reads their networks, gets the training FLOPs and
+    seconds of these as `pretrain_flops` and `pretrain_seconds`. It stays without if the row of a stage is missing."""
     rows = list(rows)
     by_id = {row["trial_id"]: row for row in rows if row.get("trial_id")}
-    out: list[Row] = []
-    for row in rows:
-        stages = _earlier_stages(row, by_id)
-        known = stages and all(stage in by_id and by_id[stage].get("result") for stage in stages)
-        flops = {"pretrain_flops": fsum(by_id[stage]["result"]["train_flops"] for stage in stages)} if known else {}
-        out.append({**row, **flops})
-    return out
+    return [{**row, **_pretraining([by_id.get(stage) for stage in _earlier_stages(row, by_id)])} for row in rows]
+
+
+def _pretraining(stages: Sequence[Row | None]) -> dict[str, float]:
+    """The cost of earlier stages; nothing if there are none, or one of them has no result."""
+    known = [row for row in stages if row is not None and row.get("result")]
+    if not stages or len(known) < len(stages):
+        return {}
+    seconds = fsum(row.get("run", {}).get("train_seconds") or 0.0 for row in known)
+    return {"pretrain_flops": fsum(row["result"]["train_flops"] for row in known), "pretrain_seconds": seconds}
+
+
+def total_train_flops(row: Row) -> float:
+    """Training FLOPs of a trial and of the stages before it; `row` is from `with_pretraining`."""
+    return float(row["result"].get("train_flops") or 0.0) + float(row.get("pretrain_flops", 0.0))
+
+
+def total_train_seconds(row: Row) -> float:
+    """Training seconds of a trial and of the stages before it; `row` is from `with_pretraining`."""
+    return float(row["run"].get("train_seconds") or 0.0) + float(row.get("pretrain_seconds", 0.0))
 
 
 def _earlier_stages(row: Row, by_id: Mapping[str, Row]) -> list[str]:
@@ -144,7 +157,7 @@ def tabulate(rows: Iterable[Row]) -> TrialTable:
     reporting: dict[tuple[str, str], dict[int, Row]] = {}
     settings: dict[str, dict[str, Mapping[str, Any]]] = {}
     races: dict[str, list[Row]] = {}
-    for row in with_pretrain_flops(rows):
+    for row in with_pretraining(rows):
         arm, key = row["arm"], canonical(row["setting"])
         levels.setdefault(arm, row["levels"])
         if row["role"] == "tuning":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vitbench.base.errors import InputError
-from vitbench.spec.claims import Claim
+from vitbench.spec.claims import Claim, single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.distributions import benjamini_hochberg
 from vitbench.stats.table import Row, TrialTable, tabulate
@@ -30,11 +30,6 @@ def _judged(claim: Claim, experiment: Experiment, table: TrialTable, facts: Cont
     except InputError as error:
         scale = facts.scale if facts else ""
         return Verdict(claim.id, claim.form, "untested", claim.statement, reason=str(error), scale=scale)
-
-
-def single_claims(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims that get one verdict each; a claim whose parts are judged alone is replaced by its parts."""
-    return [part for claim in claims for part in ((claim,) if claim.all_parts else claim.part_claims())]
 
 
 def with_q(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -22,7 +22,7 @@ BELOW_ONE = np.float32(1 - 2**-24)
 
 @dataclass(frozen=True)
 class Batch:
-    """Image indices `[B]`, the epoch of each `[B]`, and draws in [0, 1) `[B, L]`."""
+    """Image indices `[B]`, the epoch of each `[B]` (its views, if there are several), and draws in [0, 1) `[B, L]`."""
 
     index: Ints
     epoch: Ints
@@ -36,21 +36,45 @@ class Batch:
 class Order:
     """The endless training order of one trial; `batch(step)` depends on the step alone, so resuming needs no state.
 
-    `streams` gives the number of draws per image from each random stream, in the order of a batch's columns.
+    `streams` gives the number of draws per image from each random stream, in the order of a batch's columns. With
+    `repeats` R an epoch has 1 / R of the images, R times each with draws of their own: repeated augmentation. The views
+    of an image stand 1 / R of a batch apart, so that MixUp mixes different images. Each round of views counts as an
+    epoch in the draws.
     """
 
-    def __init__(self, seed: int, members: Ints, batch_size: int, streams: Mapping[str, int]) -> None:
+    def __init__(self, seed: int, members: Ints, batch_size: int, streams: Mapping[str, int], repeats: int = 1) -> None:
         self.seed, self.members, self.batch_size, self.streams = seed, members, batch_size, streams
-        self._epochs: dict[int, tuple[Ints, Floats]] = {}
+        self.repeats = repeats
+        self._epochs: dict[int, tuple[Ints, Ints, Floats]] = {}
 
-    def _epoch(self, epoch: int) -> tuple[Ints, Floats]:
-        """Order `[n]` and draws `[n, L]` of one epoch; the last two are kept."""
+    def _epoch(self, epoch: int) -> tuple[Ints, Ints, Floats]:
+        """Order `[n]`, rounds `[n]` and draws `[n, L]` of one epoch; the last two epochs are kept."""
         if epoch not in self._epochs:
-            order = permutation(self.seed, "order", epoch, self.members)
-            columns = [uniforms(self.seed, stream, epoch, order, n) for stream, n in self.streams.items() if n]
+            order, views = self._repeated(permutation(self.seed, "order", epoch, self.members))
+            rounds = epoch * self.repeats + views
+            columns = [self._draws(stream, rounds, order, n) for stream, n in self.streams.items() if n]
             draws = np.concatenate(columns, axis=1) if columns else np.zeros((len(order), 0))
-            self._epochs = {**{e: v for e, v in self._epochs.items() if e == epoch - 1}, epoch: (order, draws)}
+            kept = {e: v for e, v in self._epochs.items() if e == epoch - 1}
+            self._epochs = {**kept, epoch: (order, rounds, draws)}
         return self._epochs[epoch]
+
+    def _repeated(self, order: Ints) -> tuple[Ints, Ints]:
+        """The first images of `order [n]`, each several times, and the number of each view `[n]`."""
+        if self.repeats == 1:
+            return order, np.zeros_like(order)
+        size = max(1, self.batch_size // self.repeats)
+        groups = [order[first : first + size] for first in range(0, len(order), size)]
+        images = np.concatenate([np.tile(group, self.repeats) for group in groups])
+        views = np.concatenate([np.repeat(np.arange(self.repeats), len(group)) for group in groups])
+        return images[: len(order)], views[: len(order)]
+
+    def _draws(self, stream: str, rounds: Ints, order: Ints, num: int) -> Floats:
+        """Draws `[n, num]` of one stream."""
+        draws = np.empty((len(order), num))
+        for number in np.unique(rounds):
+            rows = rounds == number
+            draws[rows] = uniforms(self.seed, stream, int(number), order[rows], num)
+        return draws
 
     def batch(self, step: int) -> Batch:
         """The batch of step 0, 1, ..."""
@@ -58,10 +82,10 @@ class Order:
         parts: list[tuple[Ints, Ints, Floats]] = []
         while missing:
             epoch, start = divmod(position, len(self.members))
-            order, draws = self._epoch(epoch)
-            index = order[start : start + missing]
-            parts.append((index, np.full_like(index, epoch), draws[start : start + missing]))
-            position, missing = position + len(index), missing - len(index)
+            order, rounds, draws = self._epoch(epoch)
+            here = slice(start, start + missing)
+            parts.append((order[here], rounds[here], draws[here]))
+            position, missing = position + len(order[here]), missing - len(order[here])
         index, epochs, all_draws = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Batch(index, epochs, all_draws)
 

@@ -68,7 +68,13 @@ class Trainer:
         streams = self.augment.streams | self.augment.view_streams(self.objective.num_views)
         self.labellings = label_pools(jobs, images, device, group)
         self.orders = [
-            Order(job.seed, used.train if labels is None else labels.index, self.train.batch_size, streams)
+            Order(
+                job.seed,
+                used.train if labels is None else labels.index,
+                self.train.batch_size,
+                streams,
+                self.train.repeats,
+            )
             for job, used, labels in zip(jobs, self.used, self.labellings, strict=True)
         ]
         with torch.device("meta"):  # Only its structure is used: the stack hands in the weights with every call.

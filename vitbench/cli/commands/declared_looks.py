@@ -9,8 +9,14 @@ from pathlib import Path
 from vitbench.base.errors import InputError
 from vitbench.cli.commands.prepare import Prepared, read_run
 from vitbench.cli.commands.run_options import RunOptions
+from vitbench.plan.rounds import SeedsOfArms
+from vitbench.plan.run_table import Row
+from vitbench.plan.shared_settings import claimed_arms
+from vitbench.spec.arms import arms
+from vitbench.spec.claims import single_claims
 from vitbench.spec.experiment import Experiment, Seeds, declare_maximum, later_looks
 from vitbench.spec.seal import read_seal
+from vitbench.store.record import REPORTS
 
 
 def has_rows(folder: Path) -> bool:
@@ -56,9 +62,28 @@ def _extended(sealed: Seeds, folder: Path, most: int | None) -> Seeds:
     return Seeds(looks=sealed.looks, extended=(*extended, *more))
 
 
-def looks_of(experiment: Experiment, options: RunOptions) -> list[Sequence[int] | None]:
-    """The seeds of each look in turn, up to --max-seeds; one ordinary run without --until-settled."""
+def looks_of(experiment: Experiment, options: RunOptions) -> list[int | None]:
+    """The number of seeds of each look in turn, up to --max-seeds; one ordinary run without --until-settled."""
     if not options.until_settled:
         return [None]
     looks = experiment.seeds.all_looks()
-    return [range(n) for n in looks if n <= (options.max_seeds or looks[-1])]
+    return [n for n in looks if n <= (options.max_seeds or looks[-1])]
+
+
+def seeds_at(look: int | None, experiment: Experiment, rows: Sequence[Row], open_claims: Sequence[str]) -> SeedsOfArms:
+    """The seeds of each arm at a look: all of them for the arms of open claims, those it has for the others.
+
+    At the first look, without rows, every arm has all of them.
+    """
+    if look is None:
+        return None
+    if not rows:
+        return range(look)
+    names, looks = [arm.name for arm in arms(experiment)], experiment.seeds.all_looks()
+    claims = [claim for claim in single_claims(experiment.claims) if claim.id in open_claims]
+    going = set[str]().union(*(claimed_arms(experiment, claim) or names for claim in claims))
+    reached: dict[str, int] = {}
+    for row in rows:
+        within = [n for n in looks if n <= row["seed"] + 1 and row["role"] in REPORTS]
+        reached[row["arm"]] = max(reached.get(row["arm"], looks[0]), *within, 0)
+    return {name: range(look if name in going else reached.get(name, looks[0])) for name in names}

@@ -16,7 +16,7 @@ from vitbench.base.durable import make_folder, replace_durably
 from vitbench.base.errors import InputError, printable
 from vitbench.base.signals import stoppable
 from vitbench.cli.commands.checks import check_all, check_origin, check_same_experiment, data_lines
-from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of
+from vitbench.cli.commands.declared_looks import declared, has_rows, looks_of, seeds_at
 from vitbench.cli.commands.device import (
     choose_cluster,
     choose_devices,
@@ -47,6 +47,7 @@ from vitbench.engines.options import Options, why_not_halve
 from vitbench.engines.ray_cluster import ray_cluster
 from vitbench.engines.ray_options import RAY_ENGINE, RayOptions
 from vitbench.engines.trackers import tracker
+from vitbench.plan.restored import restore
 from vitbench.plan.run_table import Row, rows, with_read_answers, write_predictions, write_rows
 from vitbench.plan.trials import Builder, settings
 from vitbench.report.live.pace import Pace
@@ -105,6 +106,9 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
     if options.track is not None:
         tracker(options.track, options.root, _ignore)  # reports a missing package before any training
     make_folder(options.root)
+    for item in prepared:
+        if (num := restore(options.root / item.run, Store(options.root))) and not (options.quiet or options.as_json):
+            console.print(f"{item.run}: goes on from the {num} trials in its records.jsonl", highlight=False)
     if options.shard is not None:
         require_locks(options.root)
     code_files = tuple(dict.fromkeys(path for item in prepared for path in item.experiment.uses_code))
@@ -120,14 +124,17 @@ def train(request: ExperimentRequest, options: RunOptions, console: Console) -> 
             chosen = _chosen_engine(queued, options, engine, num_jobs, ray)
             if not (options.quiet or options.as_json):
                 console.print(chosen.words(), highlight=False)
-            for seeds in looks_of(queued.item.experiment, options):
+            ran_rows, still = list[Row](), list[str]()
+            for num_seeds in looks_of(queued.item.experiment, options):
+                seeds = seeds_at(num_seeds, queued.item.experiment, ran_rows, still)
                 how = replace(engine, engine=chosen.engine)
                 work = runner.RunRequest(
                     how, chosen.num_jobs, seeds, left, shard, not options.no_wait, cluster, options.seed_by_seed
                 )
                 ran = _run_one(queued, work, session)
                 left = None if left is None else left - ran.num_run
-                if exit_code(ran.outcome) == 3 or _settled(ran, options, console):
+                ran_rows, still = ran.rows, _open_claims(ran, options, console)
+                if exit_code(ran.outcome) == 3 or not still:
                     break
             done.append(ran)
             event_log.exit_code = code = worse(code, exit_code(ran.outcome))
@@ -265,17 +272,17 @@ def _ignore(_: Event) -> None:
     """A listener that does nothing."""
 
 
-def _settled(ran: Ran, options: RunOptions, console: Console) -> bool:
-    """True if every claim is settled (or untested) at this look. Prints the open ones."""
+def _open_claims(ran: Ran, options: RunOptions, console: Console) -> list[str]:
+    """The claims that are not settled at this look, which it prints; none without --until-settled."""
     if not options.until_settled:
-        return True
+        return []
     verdicts = verdicts_of(ran.item.experiment, ran.rows, options.root / ran.item.run)
     still = [verdict.claim for verdict in verdicts if verdict.state == "inconclusive"]
     n = max((verdict.n for verdict in verdicts), default=0)
     if not (options.quiet or options.as_json):
         open_ones = f"open: {', '.join(still)}" if still else "every claim is settled"
         console.print(f"{ran.item.run}, n = {n}: {open_ones}", highlight=False)
-    return not still
+    return still
 
 
 def current_rows(builder: Builder, options: RunOptions) -> list[Row]:

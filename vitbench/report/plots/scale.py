@@ -28,13 +28,13 @@ from vitbench.report.plots.style import (
 )
 from vitbench.report.row_values import arm_order, dot_links, metric_label, own_best, quantity, scores_by_seed, series_of
 from vitbench.report.summaries import LEVEL
+from vitbench.spec.claims import single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.spec.metrics import is_probe, metric_named
 from vitbench.stats.curves import Located
 from vitbench.stats.intervals import Interval, mean_interval
 from vitbench.stats.paired_sample import counted_images
-from vitbench.stats.table import Row, with_pretrain_flops
-from vitbench.stats.verdict_list import single_claims
+from vitbench.stats.table import Row, total_train_flops, with_pretraining
 from vitbench.stats.verdict_types import Verdict
 from vitbench.store.record import parents_of
 
@@ -65,11 +65,11 @@ class Point:
 
 
 def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[str, Point]:
-    """{arm: point} at x = `result[size]` or `row[size]`, each arm at its own best.
+    """{arm: point} at x = `result[size]` or `row[size]`, each arm at its own best; training FLOPs are of all stages.
 
     Arms without a score or x are left out.
     """
-    best = own_best(rows)
+    best = own_best(with_pretraining(rows))
     num_images = counted_images(experiment.report.metric, best)
     points = {}
     for arm in arm_order(experiment, rows):
@@ -82,6 +82,8 @@ def points_by(experiment: Experiment, rows: Sequence[Row], size: str) -> dict[st
 
 
 def _size(row: Row, size: str) -> float:
+    if size == "train_flops":
+        return total_train_flops(row)
     return float(row["result"].get(size) or row.get(size) or 0.0)
 
 
@@ -146,7 +148,7 @@ def pretraining_plot(experiment: Experiment, rows: Sequence[Row]) -> Figure | No
     score, or if all arms cost about the same. A horizontal line with its interval shows features without training."""
     if not probes_the_start(experiment, rows):
         return None
-    points = points_by(experiment, with_pretrain_flops(rows), "pretrain_flops")
+    points = points_by(experiment, rows, "pretrain_flops")
     if not _spread(points):
         return None
     points, prefix = _in_units(points)

@@ -13,9 +13,9 @@ from vitbench.base.errors import printable
 from vitbench.report.plots.style import DASHES, LineStyle, arm_looks, figure, legend_below, marked
 from vitbench.report.row_values import Behind, arm_order, own_best, series_of, setting_label, setting_of
 from vitbench.report.trial_lists import claim_cells
+from vitbench.spec.claims import single_claims
 from vitbench.spec.experiment import Experiment
 from vitbench.stats.table import Row
-from vitbench.stats.verdict_list import single_claims
 
 BAND_ALPHA = 0.15
 MOST_LINES = 6
