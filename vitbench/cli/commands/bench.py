@@ -177,6 +177,24 @@ def prepare(
     terminal.print(text, markup=False, soft_wrap=True)
 
 
+@bench.command(name="second-look")
+def second_look(
+    images: Annotated[Path, typer.Option(help="Folder of Fashion-MNIST's four .gz files.", metavar="DIR")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
+    seeds: Annotated[int, typer.Option(min=3, help="Seeds of every arm.")] = 6,
+    to: To = RESULTS,
+) -> None:
+    """Train the three most surprising verdicts again with timm's models in a plain loop, at other seeds."""
+    from vitbench.bench import pages, second_look
+
+    terminal = console()
+    measurement = second_look.measure(second_look.read_images(images), seeds, terminal.print)
+    text = second_look.table(measurement)
+    pages.write(to, "second_look", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
+
+
 @bench.command()
 def cuda(
     device: Device = "cuda",
