@@ -146,6 +146,8 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
             problems.append(f"model.head: {model.head} is a transformer's; a ResNet's is linear")
         if model.freeze:
             problems.append(f"model.freeze: {', '.join(model.freeze)}: parts of a transformer; a ResNet trains whole")
+        if model.parallel > 1:
+            problems.append(f"model.parallel: {model.parallel} blocks of a transformer; a ResNet has none; set 1")
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)

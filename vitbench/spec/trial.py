@@ -122,6 +122,10 @@ class ModelSpec(Frozen):
     without: Literal["norm", "residual", "mlp"] | None = Field(
         None, description="What every block lacks: both norms, both residual connections, or the channel mixer"
     )
+    parallel: Annotated[int, Field(ge=1, le=8)] = Field(
+        1,
+        description="Consecutive blocks that run side by side: their token mixers read one input, and so do their MLPs",
+    )
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"
     )
