@@ -196,6 +196,43 @@ def second_look(
 
 
 @bench.command()
+def verdict(
+    old: Annotated[
+        Path | None, typer.Option(help="A checkout of commit ca16abd, measured in turn with this one.", metavar="DIR")
+    ] = None,
+    images: Annotated[Path, typer.Option(help="Folder of Fashion-MNIST's four .gz files.", metavar="DIR")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
+    trials: Annotated[int, typer.Option(min=3, help="Trainings of each contestant; the first is not counted.")] = 6,
+    runs: Annotated[int, typer.Option(min=100, help="Simulated runs per cell.")] = 4_000,
+    to: To = RESULTS,
+) -> None:
+    """Core time until one equality and one difference are settled: measured seconds times simulated trainings."""
+    from vitbench.bench import pages, verdict_cost
+
+    terminal = console()
+    measurement = verdict_cost.measure(old.resolve() if old else None, images, trials, runs, terminal.print)
+    text = verdict_cost.table(measurement)
+    pages.write(to, "verdict", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
+
+
+@bench.command()
+def share(
+    trials: Annotated[int, typer.Option(min=2, help="Trainings of each experiment; the first is not counted.")] = 5,
+    to: To = RESULTS,
+) -> None:
+    """Measure the share of an experiment's core time in training steps, on digits and on Fashion-MNIST."""
+    from vitbench.bench import pages, training_share
+
+    terminal = console()
+    measurement = training_share.measure(trials, terminal.print)
+    text = training_share.table(measurement)
+    pages.write(to, "share", measurement, text, None)
+    terminal.print(text, markup=False, soft_wrap=True)
+
+
+@bench.command()
 def cuda(
     device: Device = "cuda",
     to: To = RESULTS,
