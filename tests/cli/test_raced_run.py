@@ -183,7 +183,10 @@ def test_a_stopped_run_keeps_the_rows_of_a_copied_page(cli: Cli, copied_page: Pa
     lines = path.read_text().splitlines()
     path.write_text("".join(f"{line}\n" for line in lines[:-3]))
     assert cli("run", write(tmp_path, RACE), "--results", copied_page, "-j", 1, "--limit", 1).code == 3
-    assert set(lines[:-3]) < set(path.read_text().splitlines())
+    kept, now = ([json.loads(line) for line in text] for text in (lines[:-3], path.read_text().splitlines()))
+    results = {row["trial_id"]: row["result"] for row in now}
+    assert len(now) == len(kept) + 1
+    assert [results[row["trial_id"]] for row in kept] == [row["result"] for row in kept]
 
 
 def test_inspect_measures_every_setting_that_a_claim_may_need(cli: Cli, raced_root: Path, tmp_path: Path) -> None:

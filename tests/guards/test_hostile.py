@@ -44,11 +44,12 @@ FORBIDDEN = {
     "code": r"(?<![\w.])(eval|exec)\(|\bos\.system\b|shell\s*=\s*True|\bos\.popen\b",
     "templates": r"autoescape\s*=\s*False|\|\s*safe\b",
 }
-ALLOWED = {("data/readers/cifar.py", "pickle"), ("store/answers.py", "archives")} | {
-    (f"data/readers/{name}.py", "archives") for name in ("archive_files", "npz")
-}
+ALLOWED = {(f"data/readers/{name}.py", "archives") for name in ("archive_files", "npz")} | {
+    ("data/readers/cifar.py", "pickle"), ("train/shared_images.py", "pickle"), ("store/answers.py", "archives"),
+}  # fmt: skip
 """CIFAR's own files are pickles, read by an unpickler that knows arrays of numbers only. Archives are
-read member by member, after their sizes were checked, and never unpacked to the disk. All are tested."""
+read member by member, after their sizes were checked, and never unpacked to the disk. All are tested. Shared images
+are in memory without a name, which only processes of one command can write."""
 
 
 def forbidden(name: str, text: str) -> list[str]:

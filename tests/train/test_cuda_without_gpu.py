@@ -22,7 +22,8 @@ from torch._subclasses.fake_tensor import (
 
 from vitbench.base.errors import InputError
 from vitbench.data import DataOptions, facts
-from vitbench.inspection.specimen import TINY, networks_of
+from vitbench.data.image_columns import ALWAYS
+from vitbench.inspection.specimen import SCENES_PER_FAKE, TINY, networks_of
 from vitbench.model.mechanisms import MODEL_KINDS
 from vitbench.model.objective import objective_of
 from vitbench.plan.resolve import resolve
@@ -66,16 +67,18 @@ def train_settings() -> Iterator[dict[str, Any]]:
 
 def spec_of(names: Names, pool: str = "token", patch_size: int = 2, **train: Any) -> TrialSpec:
     """The tiny ViT with the named mechanisms. Raises InputError."""
-    required = objective_of(ObjectiveSpec(name=names.get("objective", "classify"))).required
-    model = {**TINY, "global_pool": pool, "patch_size": patch_size, **required}
+    objective = objective_of(ObjectiveSpec(name=names.get("objective", "classify")))
+    model = {**TINY, "global_pool": pool, "patch_size": patch_size, **objective.required}
     model |= {MODEL_KINDS[kind]: name for kind, name in names.items() if kind in MODEL_KINDS}
     settings = {"steps": 4, "batch_size": 12, "objective": ObjectiveSpec(name=names.get("objective", "classify"))}
+    data = "fake"
+    if objective.columns - ALWAYS:
+        data, settings["augment"] = "scenes", "none"
+        model["patch_size"] *= SCENES_PER_FAKE
     written = TrialSpec(
-        model=ModelSpec(**model),
-        data=DataSpec(name="fake", val_fraction=0.2),
-        train=TrainSpec(**settings, **train),
+        model=ModelSpec(**model), data=DataSpec(name=data, val_fraction=0.2), train=TrainSpec(**{**settings, **train})
     )
-    return resolve(written, facts("fake", DataOptions()), networks_of(written))
+    return resolve(written, facts(data, DataOptions()), networks_of(written))
 
 
 def held(names: Names, **train: Any) -> TrialSpec | None:

@@ -158,7 +158,9 @@ def _vit_args(model: ModelSpec, objective: ObjectiveSpec) -> dict[str, Any]:
         args["reg_tokens"] = model.reg_tokens
     if model.layer_scale is not None:
         args["init_values"] = model.layer_scale
-    if other := _other_than(model, {"without": None, "block_norm": "layer", "norm_eps": ModelSpec().norm_eps}):
+    if other := _other_than(
+        model, {"without": None, "parallel": 1, "block_norm": "layer", "norm_eps": ModelSpec().norm_eps}
+    ):
         raise InputError(f"timm cannot hold this model: {other}")
     parts: list[Part | Objective] = [position_of(model), *parts_of(model), objective_of(objective)]
     for part in parts:

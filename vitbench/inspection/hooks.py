@@ -65,6 +65,7 @@ def tokens_of(subject: Subject, images: Tensor) -> list[Tensor]:
 
     For a ResNet: the cells of the feature map after the root and after every stage, `[B, cells, D]`.
     """
+    subject.refuse_side_by_side()
     layers = list(getattr(subject.module, "blocks", ())) or list(getattr(subject.module, "stages", ()))
     if not layers:
         raise InputError(f"{subject.name}: a {type(subject.module).__name__} has no blocks or stages to look at")

@@ -95,6 +95,7 @@ class Subject:
 
     def blocks(self) -> list[nn.Module]:
         """The blocks that have attention. Raises InputError if the network has none."""
+        self.refuse_side_by_side()
         attending = [block for block in getattr(self.module, "blocks", ()) if hasattr(block, "attn")]
         if self.spec is not None and self.spec.model.family != "resnet":
             mixer = token_mixer_of(self.spec.model)
@@ -105,6 +106,12 @@ class Subject:
         if not attending:
             raise InputError(f"{self.name}: a {type(self.module).__name__} has no attention to look at")
         return attending
+
+    def refuse_side_by_side(self) -> None:
+        """Raise InputError if blocks run side by side, so that no block has tokens of its own and no order."""
+        if self.spec is not None and self.spec.model.parallel > 1:
+            raise InputError(f"{self.name}: its blocks run side by side (model.parallel: {self.spec.model.parallel}), "
+                             "so there are no single layers to look at")  # fmt: skip
 
     def before(self) -> Subject | None:
         """The same network before training, or None if its initial weights are unknown."""

@@ -146,6 +146,8 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
             problems.append(f"model.head: {model.head} is a transformer's; a ResNet's is linear")
         if model.freeze:
             problems.append(f"model.freeze: {', '.join(model.freeze)}: parts of a transformer; a ResNet trains whole")
+        if model.parallel > 1:
+            problems.append(f"model.parallel: {model.parallel} blocks of a transformer; a ResNet has none; set 1")
     elif not problems:
         problems = part_problems(model)
     problems = problems + trained.problems(model)
@@ -155,7 +157,7 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
         problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
         problems.append(
-            f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"
+            f"model.dist_token: train.objective {trained.text()} trains no second token; classify and distill do"
         )
     if model.family == "resnet" and not problems and not trained.predicts_classes:
         problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")

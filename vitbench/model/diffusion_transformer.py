@@ -18,10 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitbench.model.conditioning import Conditioning
+from vitbench.model.encoder_blocks import EncoderBlock
 from vitbench.model.layers import LayerNorm, attend
 from vitbench.model.placing import Rotation
 from vitbench.model.sizes import known
-from vitbench.model.vit import Encoder, EncoderBlock
+from vitbench.model.vit import Encoder
 from vitbench.spec.trial import ModelSpec
 
 FREQUENCIES, MAX_PERIOD = 128, 10_000.0

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitbench.model.encoder_blocks import EncoderBlock
 from vitbench.model.layers import LayerNorm
 from vitbench.model.sizes import known, transformer
-from vitbench.model.vit import EncoderBlock, PooledEncoder
+from vitbench.model.vit import PooledEncoder
 from vitbench.spec.trial import ModelSpec
 
 LARGEST_SCALE = math.log(100)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitbench.model.encoder_blocks import EncoderBlock
 from vitbench.model.layers import LayerNorm
 from vitbench.model.mechanisms import position_of
 from vitbench.model.placing import spread
 from vitbench.model.sizes import known, transformer
-from vitbench.model.vit import Encoder, EncoderBlock
+from vitbench.model.vit import Encoder
 from vitbench.spec.trial import ModelSpec
 
 

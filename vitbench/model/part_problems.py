@@ -15,6 +15,7 @@ from vitbench.model.mechanisms import (
     token_mixer_of,
     token_mixers_of,
 )
+from vitbench.model.sizes import known
 from vitbench.spec.mechanism import registered
 from vitbench.spec.trial import ModelSpec
 
@@ -24,6 +25,7 @@ def part_problems(model: ModelSpec) -> list[str]:
     gives, and problems of the positions, which may ask for what the token mixer gives."""
     return (
         stages_of(model).problems(model)
+        or _parallel_problems(model)
         or _problems_by_stage(model)
         or _placement_problems(model)
         or _lacking(model)
@@ -81,6 +83,22 @@ def _removal_problems(model: ModelSpec) -> list[str]:
             f"model.layer_scale: without residual connections {model.layer_scale:g} of the signal is left by every "
             "branch; set null"
         )
+    return problems
+
+
+def _parallel_problems(model: ModelSpec) -> list[str]:
+    """Why blocks cannot run side by side."""
+    if model.parallel == 1:
+        return []
+    given = f"model.parallel: {model.parallel}"
+    problems = [
+        f"{given} needs whole blocks on one grid that see their positions at the stem, and model.{field} is "
+        f"{getattr(model, field)}; set {'null' if value is None else value}"
+        for field, value in {"stages": "flat", "without": None, "pos_placement": "stem"}.items()
+        if getattr(model, field) != value
+    ]
+    if known(model.depth) % model.parallel:
+        problems.append(f"{given} does not divide model.depth, which is {model.depth}")
     return problems
 
 

@@ -19,24 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vitbench.model.layers import (
-    GroupNorm,
-    LayerNorm,
-    LayerScale,
-    RmsNorm,
-    StochasticDepth,
-    depth_rates,
-    dropout,
-)
-from vitbench.model.mechanisms import (
-    blocks_of,
-    channel_mixer_of,
-    position_of,
-    readout_of,
-    stage_models,
-    stages_of,
-    token_mixer_of,
-)
+from vitbench.model.encoder_blocks import EncoderBlock, SideBySide, encoder_blocks, token_norm
+from vitbench.model.layers import dropout
+from vitbench.model.mechanisms import position_of, readout_of, stage_models
 from vitbench.model.parameters import position_tables
 from vitbench.model.placing import Rotation, register, spread
 from vitbench.model.sizes import conv_stem_widths, known, norm_groups, transformer
@@ -44,77 +29,6 @@ from vitbench.spec.trial import ModelSpec
 
 MASKED, REPLACED = 1, 2
 """Actions on a patch that change its embedding: the mask token, or another patch's embedding."""
-
-
-class EncoderBlock(nn.Module):
-    """Pre-norm encoder block `[B, T, D]` -> `[B, T, D]`; with `every_layer` a later block adds its own positions.
-
-    `model` is that of the block's stage, and `layer` its number there. `merge` makes the tokens of the stage before
-    those of this one. The token mixer is `attn`, as in timm, or has the name of its slot; `without: mlp` leaves its
-    branch alone.
-    """
-
-    def __init__(
-        self, model: ModelSpec, layer: int, drop_path_rate: float = 0.0, merge: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.merge = merge or nn.Identity()
-        if layer > 0:
-            register(self, position_tables(model, layer))
-        mixer = token_mixer_of(model)
-        self.slot, self.attends = mixer.slot, "attention_maps" in mixer.gives
-        self.residual, whole = model.without != "residual", model.without != "mlp"
-        self.norm1 = _block_norm(model)
-        self.add_module(self.slot, mixer.module(model, layer))
-        self.ls1 = _layer_scale(model)
-        self.norm2 = _block_norm(model) if whole else None
-        self.mlp = channel_mixer_of(model).module(model) if whole else None
-        self.ls2 = _layer_scale(model) if whole else None
-        self.drop_path = StochasticDepth(drop_path_rate)
-
-    @property
-    def token_mixer(self) -> nn.Module:
-        """The token mixer."""
-        return self.get_submodule(self.slot)
-
-    def forward(self, x: Tensor, turn: Rotation | None) -> Tensor:
-        x = self.merge(x)
-        mixed = self.token_mixer(self.norm1(x), turn) if self.attends else self.token_mixer(self.norm1(x))
-        x = self._with(x, self.ls1(mixed))
-        if self.mlp is None or self.norm2 is None or self.ls2 is None:
-            return x
-        return self._with(x, self.ls2(self.mlp(self.norm2(x))))
-
-    def _with(self, x: Tensor, branch: Tensor) -> Tensor:
-        """The branch added to what it read, or the branch alone."""
-        out: Tensor = x + self.drop_path(branch) if self.residual else branch
-        return out
-
-
-def _block_norm(model: ModelSpec) -> nn.Module:
-    width = known(model.embed_dim)
-    if model.without == "norm":
-        return nn.Identity()
-    return GroupNorm(width) if model.block_norm == "group" else _token_norm(model, width)
-
-
-def _token_norm(model: ModelSpec, width: int) -> nn.Module:
-    """A norm of each token."""
-    return (RmsNorm if model.block_norm == "rms" else LayerNorm)(width, model.norm_eps)
-
-
-def _layer_scale(model: ModelSpec) -> nn.Module:
-    return nn.Identity() if model.layer_scale is None else LayerScale(known(model.embed_dim))
-
-
-def _blocks(model: ModelSpec) -> nn.ModuleList:
-    """Every block; the first one of a later stage begins with the merging of patches."""
-    places = blocks_of(model)
-    rates, modules = depth_rates(model.drop_path_rate, len(places)), nn.ModuleList()
-    for (stage, layer, before), rate in zip(places, rates, strict=True):
-        merge = None if before is None else stages_of(model).merge(before, stage)
-        modules.append(EncoderBlock(stage, layer, rate, merge))
-    return modules
 
 
 class ConvStemLayers(nn.Module):
@@ -157,9 +71,9 @@ class Encoder(nn.Module):
         register(self, position_tables(model, 0))
         self.patch_embed = patch_embed
         self.pos_drop = dropout(model.drop_rate)
-        self.blocks = _blocks(model)
+        self.blocks = encoder_blocks(model)
         self.stages = stage_models(model)
-        final_norm = _token_norm(model, known(self.stages[-1].embed_dim))
+        final_norm = token_norm(model, known(self.stages[-1].embed_dim))
         self.norm = final_norm if model.final_norm == "before_pool" else nn.Identity()
         self.fc_norm = final_norm if model.final_norm == "after_pool" else nn.Identity()
         self.recompute = False
@@ -179,9 +93,9 @@ class Encoder(nn.Module):
 
     def layers(self, x: Tensor) -> Tensor:
         """All blocks and the final norm, on what enters the first block."""
-        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(x.device), strict=True)):
+        for layer, (step, turn) in enumerate(self._in_order(x.device)):
             x = self._placed(x, layer) if layer > 0 else x
-            x = _replayed(block, x, turn) if self.recompute and torch.is_grad_enabled() else block(x, turn)
+            x = _replayed(step, x, turn) if self.recompute and torch.is_grad_enabled() else step(x, turn)
         out: Tensor = self.norm(x)
         return out
 
@@ -189,12 +103,20 @@ class Encoder(nn.Module):
         """Attention probabilities of every layer, `[L, B, H, T, T]`; a class token is token 0."""
         x = self._with_prefix(self.patch_embed(images))
         maps = []
-        for layer, (block, turn) in enumerate(zip(self.blocks, self._rotations(images.device), strict=True)):
-            assert isinstance(block, EncoderBlock)
+        for layer, (step, turn) in enumerate(self._in_order(images.device)):
             x = self._placed(x, layer)
-            maps.append(block.token_mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
-            x = block(x, turn)
+            for block in step if isinstance(step, SideBySide) else (step,):
+                assert isinstance(block, EncoderBlock)
+                maps.append(block.token_mixer.probabilities(block.norm1(x), turn))  # type: ignore[operator]
+            x = step(x, turn)
         return torch.stack(maps)
+
+    def _in_order(self, device: torch.device) -> list[tuple[nn.Module, Rotation | None]]:
+        """What runs one after the other, each block or blocks side by side, with its rotation."""
+        width, steps = self.model.parallel, list(self.blocks)
+        if width > 1:
+            steps = [SideBySide(steps[first : first + width]) for first in range(0, len(steps), width)]
+        return list(zip(steps, self._rotations(device)[::width], strict=True))
 
     def _rotations(self, device: torch.device) -> list[Rotation | None]:
         """The rotation of queries and keys in every block; blocks of one stage share it."""

@@ -32,6 +32,7 @@ TENSORS: Mapping[str, frozenset[str]] = {
     "model.layer_scale": frozenset(("layer_scale",)),
     "model.head": frozenset(("head",)),
     "model.freeze": frozenset(),
+    "model.parallel": frozenset(),
     "model.patch_size": frozenset(("patch_embed", "head", "position")),
     "data.img_size": frozenset(("position",)),
     "data.classes": frozenset(("head",)),

@@ -21,6 +21,10 @@ def resolved_probes(evaluate: EvaluateSpec, model: ModelSpec, data: DataSpec, fa
     _check_sizes(evaluate, data, facts)
     if evaluate.probe_layers and model.family == "resnet":
         raise InputError("evaluate.probe_layers: a ResNet has no blocks of tokens; set false")
+    if evaluate.probe_layers and model.parallel > 1:
+        raise InputError(
+            "evaluate.probe_layers: blocks side by side have no tokens of their own; set model.parallel: 1"
+        )
     idle = [] if evaluate.few_shot else ["few_shot_draws", "few_shot_l2"]
     idle += [] if evaluate.knn else ["knn_temperature"]
     return evaluate.model_copy(update={key: getattr(EvaluateSpec(), key) for key in idle})

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vitbench.base.contained import exists
+from vitbench.base.contained import exists, read
 from vitbench.base.errors import ResultsError
 from vitbench.plan.run_table import Row
 from vitbench.plan.sources import row_contradictions
 from vitbench.store.answers import read_answers, read_arrays
 from vitbench.store.index import ABSENT
 from vitbench.store.record import ALGORITHM_VERSION, Record
-from vitbench.store.rows import read_lines, rows_of
+from vitbench.store.rows import rows_of
 from vitbench.store.trials import Store
 
 TRIAL_ID = re.compile(r'"trial_id":"([^"]+)"')
@@ -31,7 +31,8 @@ def restore(folder: Path, store: Store) -> int:
     Raises ResultsError if the page's answers are damaged.
     """
     path = folder / "records.jsonl"
-    lines = [line for line in read_lines(path) if _is_lost(line, store)] if exists(path) else []
+    content = read(path).decode(errors="replace") if exists(path) else ""
+    lines = [line for line in content.splitlines() if _is_lost(line, store)]
     if not lines:
         return 0
     answers = read_answers(folder)

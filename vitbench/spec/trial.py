@@ -100,7 +100,8 @@ class ModelSpec(Frozen):
         0, description="Register tokens after the class token: learned, without a position, read by nothing"
     )
     dist_token: bool = Field(
-        False, description="A distillation token after the class token, with a head of its own that follows the teacher"
+        False,
+        description="Another token whose own head follows the teacher, or with classify the labels too",
     )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"
@@ -121,6 +122,10 @@ class ModelSpec(Frozen):
     channel_mixer: ChannelMixerName = Field("mlp", description="How channels mix in a block")
     without: Literal["norm", "residual", "mlp"] | None = Field(
         None, description="What every block lacks: both norms, both residual connections, or the channel mixer"
+    )
+    parallel: Annotated[int, Field(ge=1, le=8)] = Field(
+        1,
+        description="Consecutive blocks that run side by side: their token mixers read one input, and so do their MLPs",
     )
     pos_placement: Literal["stem", "every_layer", "every_layer_shared"] = Field(
         "stem", description="Where an absolute encoding is added"

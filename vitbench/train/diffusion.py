@@ -25,8 +25,8 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def signal_shares(device: torch.device | None = None) -> Tensor:
     """The share of an image's variance that is left after each time step, `[T]`: products of 1 - beta."""
-    betas = torch.linspace(FIRST_BETA, LAST_BETA, NUM_TIMESTEPS, dtype=torch.float64)
-    return (1 - betas).cumprod(0).to(device=device, dtype=torch.float32)
+    betas = torch.linspace(FIRST_BETA, LAST_BETA, NUM_TIMESTEPS, dtype=torch.float64, device=device)
+    return (1 - betas).cumprod(0).float()
 
 
 def normals(seed: int, stream: str, epoch: int, index: Ints, count: int) -> Floats:

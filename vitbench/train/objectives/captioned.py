@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
-from vitbench.data.captions import NUM_WORDS, OBJECT_SIZE, SUBJECT_SIZE, with_inverse_relation, with_next_class
+from vitbench.data.captions import (
+    FIRST_CLASS,
+    NUM_WORDS,
+    OBJECT_SIZE,
+    SUBJECT_SIZE,
+    with_inverse_relation,
+    with_next_class,
+)
 from vitbench.model.objective import MemberBatch, Objective
 
 if TYPE_CHECKING:
     from vitbench.data import Facts
-
-NUM_CLASSES = 10
 
 
 class Captioned(Objective):
@@ -23,6 +28,11 @@ class Captioned(Objective):
     columns: ClassVar[frozenset[str]] = frozenset({"image", "captions", "held_out"})
     compares_images: ClassVar[bool] = True
     vocab_size: PositiveInt = 23
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that a caption can name."""
+        return self.vocab_size - FIRST_CLASS
 
     def data_problems(self, facts: Facts) -> list[str]:
         if len(facts.vocabulary) == self.vocab_size and facts.num_words == NUM_WORDS:
@@ -38,9 +48,9 @@ def captions_of(batch: MemberBatch) -> np.ndarray:
     return batch.columns.get("captions", np.zeros((len(batch.index), NUM_WORDS), dtype=np.int64))
 
 
-def three_captions(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def three_captions(words: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Captions `[..., L]`: the true ones, those with the inverse relation, those with another class."""
-    return words, with_inverse_relation(words), with_next_class(words, NUM_CLASSES)
+    return words, with_inverse_relation(words), with_next_class(words, num_classes)
 
 
 def of_one_size(captions: np.ndarray) -> np.ndarray:

@@ -137,7 +137,8 @@ class Contrastive(Captioned):
         """Vectors `[E, B, 4, K]` of the image, its caption, one with the inverse relation, one with another class."""
         import torch
 
-        captions = np.concatenate(three_captions(given["captions"].cpu().numpy()), axis=2)
+        words = given["captions"].cpu().numpy()
+        captions = np.concatenate(three_captions(words, self.num_classes), axis=2)
         return call.forward(call.standardise(unit), torch.from_numpy(captions).to(unit.device), train=False)
 
     def scores(self, answers: np.ndarray, columns: Mapping[str, np.ndarray]) -> Mapping[str, float]:

@@ -44,7 +44,7 @@ one of each quarter of them."""
 SAMPLE_BATCH = 512
 REFUSED: Mapping[str, Any] = {
     "global_pool": "avg", "reg_tokens": 0, "final_norm": "before_pool", "block_norm": "layer", "layer_scale": None,
-    "without": None, "pos_placement": "stem",
+    "without": None, "pos_placement": "stem", "parallel": 1,
 }  # fmt: skip
 """The one value that these fields of the model may have, since a diffusion transformer has its own answer to each."""
 

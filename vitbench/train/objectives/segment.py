@@ -43,6 +43,8 @@ class Segment(Objective):
     def problems(self, model: ModelSpec) -> list[str]:
         if model.family != "vit" or "patches" not in patch_embed_of(model).gives:
             return ["train.objective.name: segment needs patches that do not overlap; family vit with stem patchify"]
+        if model.parallel > 1:
+            return ["model.parallel: segment reads the tokens of single blocks; set 1"]
         side = known(model.patch_size)
         if side < 2 or side & (side - 1):
             return [

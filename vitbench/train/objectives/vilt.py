@@ -149,7 +149,7 @@ class Vilt(Captioned):
         import torch
 
         captions, columns = given["captions"], []
-        for shown in three_captions(captions.cpu().numpy()):
+        for shown in three_captions(captions.cpu().numpy(), self.num_classes):
             match = self._said(call, unit, torch.from_numpy(shown).to(unit.device), train=False).match
             columns.append(match[..., 1] - match[..., 0])
         for place in range(NUM_WORDS)[WORDS]:
