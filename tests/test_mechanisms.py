@@ -61,6 +61,8 @@ MECHANISMS = [
     ("objective", "diffuse"),
     ("objective", "contrastive"),
     ("objective", "segment"),
+    ("objective", "vilt"),
+    ("objective", 'vilt(negatives="relation")'),
 ]
 
 
