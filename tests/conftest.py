@@ -50,7 +50,7 @@ SLOW_FILES = {
     "train/test_loop",
     "train/test_mae", "train/test_momentum_contrast", "train/test_networks", "train/test_non_square_training",
     "train/test_perfect_teacher", "train/test_prepared_training", "train/test_pseudo_label", "train/test_recipe",
-    "train/test_learning_from_a_teacher", "train/test_segment", "train/test_stream",
+    "train/test_learning_from_a_teacher", "train/test_segment", "train/test_stream", "train/test_vilt",
 }  # fmt: skip
 """Files whose tests together took over 2 seconds, or train the smoke experiment: `slow`, for a short inner loop."""
 

@@ -62,6 +62,8 @@ MECHANISMS = [
     ("objective", "contrastive"),
     ("objective", "segment"),
     ("objective", "detect"),
+    ("objective", "vilt"),
+    ("objective", 'vilt(negatives="relation")'),
 ]
 
 

@@ -83,6 +83,8 @@ _NAMED = {
         Metric("zero_shot_recall1_percent", "Caption of an image, held-out combinations (%)", "%", "higher", "test"),
         Metric("relation_accuracy_percent", "Relation or its inverse (%)", "%", "higher", "test"),
         Metric("class_accuracy_percent", "Subject's class or another (%)", "%", "higher", "test"),
+        Metric("matching_accuracy_percent", "Match or inverse relation (%)", "%", "higher", "test"),
+        Metric("masked_word_accuracy_percent", "Hidden words (%)", "%", "higher", "test"),
         Metric("foreground_miou_percent", "Foreground mIoU (%)", "%", "higher", "test"),
         Metric("miou_percent", "mIoU with background (%)", "%", "higher", "test"),
         Metric("ap50_percent", "AP50 (%)", "%", "higher", "test"),
