@@ -46,10 +46,11 @@ SLOW_FILES = {
     "report/test_report_browser", "report/test_report_page", "report/test_report_plots", "spec/test_fuzz_load",
     "stats/test_stats_oracles", "stats/test_stats_simulation", "store/test_fuzz_records", "store/test_records",
     "test_docs_site", "test_layers", "test_readme", "test_shipped_experiments", "test_style", "test_words",
-    "train/test_contrastive", "train/test_diffuse", "train/test_dino", "train/test_igpt", "train/test_loop",
+    "train/test_contrastive", "train/test_detect", "train/test_diffuse", "train/test_dino", "train/test_igpt",
+    "train/test_loop",
     "train/test_mae", "train/test_momentum_contrast", "train/test_networks", "train/test_non_square_training",
     "train/test_perfect_teacher", "train/test_prepared_training", "train/test_pseudo_label", "train/test_recipe",
-    "train/test_learning_from_a_teacher", "train/test_segment", "train/test_stream",
+    "train/test_learning_from_a_teacher", "train/test_segment", "train/test_stream", "train/test_vilt",
 }  # fmt: skip
 """Files whose tests together took over 2 seconds, or train the smoke experiment: `slow`, for a short inner loop."""
 

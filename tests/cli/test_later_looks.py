@@ -63,6 +63,9 @@ def test_a_later_look_trains_the_arms_of_open_claims(cli: Cli, tmp_path: Path, t
     settle(file, root)
     assert (root / "two_claims" / "records.jsonl").read_bytes() == before, "a second command finds nothing to train"
     assert cli("report", "two_claims", "--results", root).code == 0
+    page = (root / "two_claims" / "table.md").read_text()
+    assert "missing" not in page, "an arm whose claims are settled is whole"
+    assert ("over the arm's seeds, 3 to 5" in page) == (text == TUNED)
     (status,) = json.loads(cli("status", "--results", root, "--json").out)
     assert status["missing"] == 0
 

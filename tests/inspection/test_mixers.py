@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from model_specs import TINY, made, resolved
 
 from vitbench.base.errors import InputError
 from vitbench.inspection.attention import readouts
-from vitbench.inspection.layerwise import hold
+from vitbench.inspection.hooks import tokens_of
+from vitbench.inspection.layerwise import _mean_cosine, hold
 from vitbench.inspection.network import Subject
 from vitbench.spec.mechanism import registered
 from vitbench.spec.trial import TrialSpec
@@ -71,6 +73,18 @@ def test_registers_are_neither_patches_nor_a_class_token(pool: str, class_token:
         held = hold(network, Images(images))  # type: ignore[arg-type]
     assert (held.prefix is not None) == class_token
     assert held.tokens[0].shape[1] <= 16
+    assert held.second is None
+
+
+def test_a_second_class_token_is_held_beside_the_first() -> None:
+    network = subject(dist_token=True, reg_tokens=1)
+    images = torch.rand(3, 1, 8, 8)
+    held, tokens = hold(network, Images(images)), tokens_of(network, images)  # type: ignore[arg-type]
+    assert held.second is not None
+    for layer, x in enumerate(tokens):
+        np.testing.assert_array_equal(held.second[layer], x[:, 1].numpy())
+        cosine = torch.cosine_similarity(x[:, 0].double(), x[:, 1].double()).mean()
+        assert _mean_cosine(x[:, 0].numpy(), held.second[layer]) == pytest.approx(float(cosine), abs=1e-5)
 
 
 def test_a_pyramid_has_layers_and_no_attention_to_compare() -> None:

@@ -33,6 +33,7 @@ CASES = {
     **{name: (resolved(fields), CLASSIFY) for name, fields in MECHANISMS.items()},
     **{name: (named(name), CLASSIFY) for name in NAMED + HYBRIDS},
     **{target: (resolved(TINY, patch_size=4), objective) for target, objective in OBJECTIVES.items()},
+    "two class tokens": (resolved(TINY, dist_token=True), CLASSIFY),
     "igpt_ar": (resolved(MECHANISMS["pixel tokens causal"]), ObjectiveSpec(name="igpt_ar")),
     "igpt_bert": (resolved(MECHANISMS["pixel tokens colour"]), ObjectiveSpec(name="igpt_bert")),
     "masked avg": (resolved(TINY, global_pool="map", final_norm="after_pool", in_chans=3), OBJECTIVES["mean_colour"]),

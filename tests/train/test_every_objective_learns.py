@@ -57,7 +57,7 @@ def unit_images(trainer: Trainer, index: np.ndarray) -> Tensor:
 
 
 def test_mae_beats_the_mean_image() -> None:
-    """By a tenth of the mean image's squared error; noise that nothing predicts is over half of that error."""
+    """By a tenth of the mean image's squared error; two fifths of that error are noise that nothing predicts."""
     trainer = after_training(spec(ObjectiveSpec(name='mae(mask_ratio=0.25, target="pixels")'), 150, 8e-3), 150)
     used = trainer.used[0]
     fit, held_out = (trainer.images.standardise(unit_images(trainer, part)) for part in (used.train, used.val))

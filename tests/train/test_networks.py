@@ -24,6 +24,7 @@ from vitbench.inspection.specimen import (
     trained,
     trainer_of,
 )
+from vitbench.model.build import build
 from vitbench.model.costs import check, parameters
 from vitbench.model.objective import AVERAGE, STUDENT, Call, Given, Pass
 from vitbench.plan.resolve import resolve
@@ -206,14 +207,35 @@ def test_labels_train_the_class_token_and_the_teacher_the_distillation_token() -
         torch.testing.assert_close(module.train()(images), torch.stack([class_head, dist_head], 1))
 
 
+def test_labels_train_both_class_tokens() -> None:
+    """Without a teacher: the mean of both heads' cross entropies, and gradients for both tokens."""
+    spec = with_token(spec_with("objective", None))
+    trainer = trainer_of(spec, (0,))
+    (batches, pixels, draws), *_ = trainer.feed.raw(0)
+    given = {"pixels": pixels, "draws": draws, **trainer._drawn(batches)}
+    (loss,) = trainer._losses(given).tolist()
+    trainer._accumulate(given)
+    trainer.feed.close()
+    module: Any = build(spec.model, spec.train.objective)
+    module.load_state_dict(trainer.stack.state(0))
+    unit = trainer.images.standardise(trainer._view(given, 0)[0])
+    labels = trainer.calls.labels(given["index"])[0]
+    tokens = module.forward_features(unit)
+    heads = (module.head(tokens[:, 0]), module.head_dist(tokens[:, 1]))
+    expected = [float(torch.nn.functional.cross_entropy(logits, labels)) for logits in heads]
+    assert loss == pytest.approx(sum(expected) / 2, rel=1e-5)
+    grads = {name: view[0].abs().max().item() for name, view in trainer.stack._views(trainer.stack.grad).items()}
+    assert min(grads["head.weight"], grads["head_dist.weight"]) > 0
+
+
 @pytest.mark.parametrize(
     ("objective", "fields", "message"),
     [
-        ("classify", {}, "model.dist_token: train.objective classify trains no distillation token; distill does"),
+        ("mae", {}, "model.dist_token: train.objective mae trains no second token; classify and distill do"),
         ("distill", {"global_pool": "avg"}, "model.dist_token: stands beside a class token that is read"),
     ],
 )
-def test_a_distillation_token_that_nothing_trains_or_reads_is_refused(
+def test_a_second_token_that_nothing_trains_or_reads_is_refused(
     objective: str, fields: dict[str, Any], message: str
 ) -> None:
     model = with_token(spec_with("objective", None)).model.model_copy(update=fields)

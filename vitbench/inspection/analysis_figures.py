@@ -218,6 +218,21 @@ RECONSTRUCTION = gallery(
         ("filled in", lambda network: network.arrays["filled"]),
     ]
 )
+MASKS = gallery(
+    [
+        ("image", lambda network: network.arrays["images"]),
+        ("true masks", lambda network: network.arrays["truth"]),
+        ("predicted", lambda network: network.arrays["predicted"]),
+    ]
+)
+WORDS = gallery(
+    [
+        ("image", lambda network: network.arrays["images"]),
+        ("subject", lambda network: network.arrays["subject"]),
+        ("relation", lambda network: network.arrays["relation"]),
+        ("object", lambda network: network.arrays["object"]),
+    ]
+)
 
 
 def layers(findings: FindingsByLabel) -> Figure:

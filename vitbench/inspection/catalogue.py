@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitbench.base.errors import InputError, nearest
 from vitbench.inspection import analysis_figures as figures
-from vitbench.inspection import attention, layerwise, masked, robustness, structure
+from vitbench.inspection import attention, layerwise, masked, robustness, scenes, structure
 from vitbench.inspection.results import Look
 
 
@@ -80,6 +80,21 @@ ANALYSES: dict[str, Analysis] = {
         "Images, the patches that were to be predicted hidden, and the network's predictions in their place: pixels, "
         "or the middle of the predicted colour level; first network.",
         of_stage=True,
+        pictures=True,
+    ),
+    "masks": Analysis(
+        scenes.masks,
+        figures.MASKS,
+        "Test scenes, their true masks and those that the network predicts, one colour per class; first network. The "
+        "table has the overlap (intersection over union) of each class over all images.",
+        pictures=True,
+    ),
+    "words": Analysis(
+        scenes.words,
+        figures.WORDS,
+        "Test scenes, and the patches that three words of their captions attend to in the last layer, mean over heads: "
+        "the subject's class, the relation, the object's class; first network. The table has the share of a word's "
+        "attention that goes to patches, by layer, and what it would be if all tokens got the same.",
         pictures=True,
     ),
 }

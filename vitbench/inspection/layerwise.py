@@ -28,29 +28,34 @@ MOST_VALUES = 1e8
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """Per layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`."""
+    """Per layer: the patches' mean `[n, D]`, the class token `[n, D]` or None, and M single tokens `[n, M, D]`.
+
+    `second` is a distillation token or second class token `[n, D]` per layer, or None.
+    """
 
     pooled: list[np.ndarray]
     prefix: list[np.ndarray] | None
     tokens: list[np.ndarray]
     kept: np.ndarray
+    second: list[np.ndarray] | None
 
 
 def hold(subject: Subject, pictures: Pictures) -> LayerTokens:
     """The tokens of every layer for the images."""
-    parts = []
+    parts, has_second = [], getattr(subject.module, "dist_token", None) is not None
     for _, images in pictures.batches(32):
         tokens = tokens_of(subject, images)
         kept = [_kept(layer.shape[1] - subject.num_prefix) for layer in tokens]
         parts.append(
             [
-                (x[:, subject.num_prefix :].mean(1), x[:, :1], x[:, subject.num_prefix :][:, index])
+                (x[:, subject.num_prefix :].mean(1), x[:, : 1 + has_second], x[:, subject.num_prefix :][:, index])
                 for x, index in zip(tokens, kept, strict=True)
             ]
         )
     layers = [[torch.cat(column).numpy() for column in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
     prefix = [layer[1][:, 0] for layer in layers] if subject.class_token else None
-    return LayerTokens([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1])
+    second = [layer[1][:, 1] for layer in layers] if has_second else None
+    return LayerTokens([layer[0] for layer in layers], prefix, [layer[2] for layer in layers], kept[-1], second)
 
 
 def _kept(num_patches: int) -> np.ndarray:
@@ -69,6 +74,8 @@ def layers(subject: Subject, shown: Shown) -> Findings:
         row = _accuracies("", fitted.pooled[layer], tested.pooled[layer], labels)
         if tested.prefix is not None and fitted.prefix is not None:
             row |= _accuracies("class_token_", fitted.prefix[layer], tested.prefix[layer], labels)
+        if tested.prefix is not None and tested.second is not None:
+            row["class_tokens_cosine"] = 100.0 * _mean_cosine(tested.prefix[layer], tested.second[layer])
         row["token_probe_percent"] = _single_tokens(fitted.tokens[layer], tested.tokens[layer], labels)
         if subject.patch_px and hasattr(subject.module, "blocks") and not subject.is_pyramid:
             patches = test.patches(subject.patch_px)[:, tested.kept]
@@ -107,6 +114,12 @@ def _single_tokens(fit: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, 
         for x, y in zip(fit.swapaxes(0, 1), test.swapaxes(0, 1), strict=True)
     ]
     return float(np.mean(accuracies))
+
+
+def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean over images of the cosine of `a [n, D]` and `b [n, D]`."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / lengths.clip(1e-12)).mean())
 
 
 def _percent(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -6,8 +6,8 @@ Shapes: n images, C channels, S side in pixels, N patches, P patch side.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Pictures:
     """Images `uint8 [n, C, S, S]`, their labels `[n]`, their objects' boxes `[n, 4]` (None: unknown).
 
     `known_classes`: labels number the classes as the network's outputs do. `index [n]`: positions in the data set.
+    `columns` are the others that the data set has, such as masks and captions, `[n, ...]` each.
     """
 
     pixels: Tensor
@@ -34,6 +35,7 @@ class Pictures:
     name: str
     known_classes: bool
     publishable: bool
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,6 +89,7 @@ def choose_pictures(
         name,
         is_training_set,
         data.facts.pixels_publishable,
+        sample.columns,
     )
 
 

@@ -157,7 +157,7 @@ def check(model: ModelSpec, objective: ObjectiveSpec | None = None) -> list[str]
         problems = [f"train.objective: {trained.text()} works on one grid; set model.stages: flat"]
     if model.dist_token and "dist_token" not in trained.gives:
         problems.append(
-            f"model.dist_token: train.objective {trained.text()} trains no distillation token; distill does"
+            f"model.dist_token: train.objective {trained.text()} trains no second token; classify and distill do"
         )
     if model.family == "resnet" and not problems and not trained.predicts_classes:
         problems.append(f"train.objective: {trained.text()} has heads of its own, and a ResNet has only a classifier's")

@@ -23,11 +23,17 @@ from vitbench.spec.trial import ModelSpec
 LARGEST_SCALE = math.log(100)
 
 
-class WordEncoder(nn.Module):
-    """Captions `[B, L]` -> the last word's vector, projected: `[B, K]`.
+def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
+    """The rows `[..., D]` of a table at `numbers [...]`.
 
-    Words are picked by a product with ones and zeros: the gradient of a lookup differs from run to run on a GPU.
+    They are picked by a product with ones and zeros: the gradient of a lookup differs from run to run on a GPU.
     """
+    one_hot = numbers.unsqueeze(-1) == torch.arange(len(table), device=numbers.device)
+    return one_hot.to(table.dtype) @ table
+
+
+class WordEncoder(nn.Module):
+    """Captions `[B, L]` -> the last word's vector, projected: `[B, K]`."""
 
     def __init__(self, words: ModelSpec, vocab_size: int, outputs: int) -> None:
         super().__init__()
@@ -39,8 +45,7 @@ class WordEncoder(nn.Module):
         self.proj = nn.Linear(shape.embed_dim, outputs, bias=False)
 
     def forward(self, captions: Tensor) -> Tensor:
-        one_hot = captions.unsqueeze(-1) == torch.arange(len(self.embed), device=captions.device)
-        x = one_hot.to(self.embed.dtype) @ self.embed + self.pos_embed
+        x = rows_of(self.embed, captions) + self.pos_embed
         for block in self.blocks:
             x = block(x, None)
         out: Tensor = self.proj(self.norm(x)[:, -1])

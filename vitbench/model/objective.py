@@ -129,7 +129,7 @@ class Objective(Mechanism):
     columns: ClassVar[frozenset[str]] = frozenset({"image"})
     predicts_classes: ClassVar[bool] = False
     gives: ClassVar[frozenset[str]] = frozenset()
-    """`reconstruction`: `vitbench inspect` can paint what it predicts. `dist_token`: it trains a distillation token."""
+    """`reconstruction`: `vitbench inspect` can paint what it predicts. `dist_token`: it trains a second token."""
     changes: ClassVar[frozenset[str]] = frozenset({"head", "mask_token", "readout", "final_norm"})
     """Kinds of parts whose tensors its choice may change."""
     task_names: ClassVar[tuple[str, ...]] = ()

@@ -60,11 +60,11 @@ def _problems_by_stage(model: ModelSpec) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def subset_problems(model: ModelSpec) -> list[str]:
-    """Why the blocks of a transformer cannot see some of the patches only, one line each."""
+def subset_problems(model: ModelSpec, seen: str = "the blocks see some of them") -> list[str]:
+    """Why the blocks of a transformer cannot see other tokens than the grid's patches, one line each."""
     parts = (position_of(model), token_mixer_of(model))
     problems = [
-        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs every patch of the grid, and the blocks see some of them"
+        f"model.{MODEL_KINDS[part.kind]}: {part.text()} needs every patch of the grid, and {seen}"
         for part in parts
         if "subset" not in part.gives
     ]

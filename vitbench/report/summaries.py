@@ -78,11 +78,18 @@ def _summaries(experiment: Experiment, rows: Sequence[Row], at: Sequence[Row], p
             members,
             mean_interval(list(pairs.scores[arm].values()), LEVEL, pairs.num_images),
             None if arm == baseline else _difference(pairs, grouped, arm, baseline),
-            len(seeds - {int(row["seed"]) for row in members}),
+            len(_due(experiment, members, seeds) - {int(row["seed"]) for row in members}),
             ranks[arm],
         )
         for arm, members in grouped.items()
     ]
+
+
+def _due(experiment: Experiment, rows: Sequence[Row], seeds: set[int]) -> set[int]:
+    """The seeds that an arm should have: those of the look that it has begun, or without looks all `seeds`."""
+    begun = max((int(row["seed"]) for row in rows), default=0) + 1
+    looks = [look for look in experiment.seeds.all_looks() if look >= begun]
+    return set(range(looks[0])) if looks else seeds
 
 
 def _difference(pairs: Pairs, grouped: Mapping[str, list[Row]], arm: str, baseline: str) -> Interval:

@@ -147,16 +147,18 @@ def tuning_table(experiment: Experiment, rows: Sequence[Row]) -> Table | None:
         return None
     settings = list(dict.fromkeys(point.setting for point in points))
     arms = list(dict.fromkeys(point.arm for point in points))
-    num_seeds = max(len(point.scores) + point.num_lost for point in points)
+    counts = {arm: max(len(p.scores) + p.num_lost for p in points if p.arm == arm) for arm in arms}
     races = experiment.tune is not None and experiment.tune.races
-    cells = {(point.arm, point.setting): _tuning_cell(point, num_seeds if races else 0) for point in points}
+    cells = {(point.arm, point.setting): _tuning_cell(point, counts[point.arm] if races else 0) for point in points}
     columns = [
         Column(setting_label(s), [cells.get((arm, s), "-") for arm in arms], [(arm, "tuning", s) for arm in arms])
         for s in settings
     ]
+    num_seeds, fewest = max(counts.values()), min(counts.values())
     over = "of one tuning seed" if num_seeds == 1 else f"over {num_seeds} tuning seeds"
     if races:
-        over = f"over {num_seeds} seeds (n: fewer, since the setting was dropped or is not finished)"
+        seeds = f"{num_seeds} seeds" if fewest == num_seeds else f"the arm's seeds, {fewest} to {num_seeds}"
+        over = f"over {seeds} (n: fewer, since the setting was dropped or is not finished)"
     notes = [
         f"Mean {tuned_label(points[0].metric)} {over}, in brackets at the chosen setting. "
         "These means are optimistic; they are not results."

@@ -100,7 +100,8 @@ class ModelSpec(Frozen):
         0, description="Register tokens after the class token: learned, without a position, read by nothing"
     )
     dist_token: bool = Field(
-        False, description="A distillation token after the class token, with a head of its own that follows the teacher"
+        False,
+        description="Another token whose own head follows the teacher, or with classify the labels too",
     )
     final_norm: Literal["before_pool", "after_pool", "none"] = Field(
         "before_pool", description="Final LayerNorm before the pooling (vit_jax) or after it (timm's avg)"

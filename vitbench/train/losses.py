@@ -53,6 +53,13 @@ def cross_entropy(
     return (share * loss(labels) + (1 - share) * loss(partners)).mean(-1)
 
 
+def hidden_cross_entropy(logits: Tensor, words: Tensor, is_hidden: Tensor) -> Tensor:
+    """Mean cross entropy per member `[E]` of the hidden words; logits `[E, B, L, K]`, the others `[E, B, L]`."""
+    log_p, weight = F.log_softmax(logits.float(), dim=-1), is_hidden.float()
+    each = -log_p.gather(-1, words.unsqueeze(-1)).squeeze(-1)
+    return (each * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
 def target_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Cross entropy per member `[E]` of logits and weighted targets `[E, B, K]`; the sum of a target is its weight.
 

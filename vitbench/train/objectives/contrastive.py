@@ -13,35 +13,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from vitbench.data.captions import (
-    FIRST_CLASS,
-    NUM_WORDS,
-    OBJECT_SIZE,
-    SUBJECT_SIZE,
-    meaning,
-    with_inverse_relation,
-    with_next_class,
-)
+from vitbench.data.captions import NUM_WORDS, meaning
 from vitbench.model.costs import product_macs
 from vitbench.model.mechanisms import readout_of, token_mixer_of
-from vitbench.model.objective import Arrays, Call, Given, MemberBatch, Objective
+from vitbench.model.objective import Arrays, Call, Given, MemberBatch
 from vitbench.model.parameters import block_tensors
 from vitbench.model.sizes import known
 from vitbench.model.tensors import Tensor, affine, norm
 from vitbench.spec.trial import ModelSpec
+from vitbench.train.objectives.captioned import Captioned, captions_of, choices, three_captions
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vitbench.data import Facts
-
 FIRST_SCALE = math.log(1 / 0.07)
-TRUE, INVERSE_RELATION, OTHER_CLASS = 1, 2, 3
-"""Rows of an answer: the image's vector is row 0, then come those of three captions."""
 
 
-class Contrastive(Objective):
+class Contrastive(Captioned):
     """The mean cross entropy of images to captions and of captions to images, with a learned temperature.
 
     `text_mixer: causal` lets words see only those before them. FLOPs count all pairs of words. The temperature begins
@@ -50,8 +39,6 @@ class Contrastive(Objective):
     """
 
     name: ClassVar[str] = "contrastive"
-    columns: ClassVar[frozenset[str]] = frozenset({"image", "captions", "held_out"})
-    compares_images: ClassVar[bool] = True
     task_names: ClassVar[tuple[str, ...]] = ("text.", "image_proj.", "logit_scale")
     inputs: ClassVar[tuple[str, ...]] = ("captions",)
     scores_named: ClassVar[tuple[str, ...]] = (
@@ -61,7 +48,6 @@ class Contrastive(Objective):
         "class_accuracy_percent",
     )
     out_dim: PositiveInt = 32
-    vocab_size: PositiveInt = 23
     text_embed_dim: PositiveInt = 32
     text_depth: PositiveInt = 2
     text_num_heads: PositiveInt = 2
@@ -76,14 +62,6 @@ class Contrastive(Objective):
                 f"{self.text_num_heads}"
             ]
         return []
-
-    def data_problems(self, facts: Facts) -> list[str]:
-        if len(facts.vocabulary) == self.vocab_size and facts.num_words == NUM_WORDS:
-            return []
-        return [
-            f"train.objective.vocab_size: {self.vocab_size} words and {NUM_WORDS} per caption; {facts.name} has "
-            f"{len(facts.vocabulary)} and {facts.num_words}"
-        ]
 
     def words(self, model: ModelSpec) -> ModelSpec:
         """The word encoder as a transformer on one row of words."""
@@ -133,7 +111,7 @@ class Contrastive(Objective):
 
     def draw(self, model: ModelSpec, batches: Sequence[MemberBatch], mixtures: Sequence[Any]) -> Arrays:
         """Captions `[E, B, 1, L]` and their meanings `[E, B]`."""
-        words = np.stack([_captions(batch) for batch in batches])
+        words = np.stack([captions_of(batch) for batch in batches])
         return {"captions": words[:, :, None], "meaning": meaning(words)}
 
     def loss(self, call: Call, unit: torch.Tensor, given: Given) -> torch.Tensor:
@@ -160,33 +138,19 @@ class Contrastive(Objective):
         import torch
 
         words = given["captions"].cpu().numpy()
-        wrong = (with_inverse_relation(words), with_next_class(words, self.vocab_size - FIRST_CLASS))
-        captions = torch.from_numpy(np.concatenate([words, *wrong], axis=2)).to(unit.device)
-        return call.forward(call.standardise(unit), captions, train=False)
+        captions = np.concatenate(three_captions(words, self.num_classes), axis=2)
+        return call.forward(call.standardise(unit), torch.from_numpy(captions).to(unit.device), train=False)
 
     def scores(self, answers: np.ndarray, columns: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-        """Recall@1 among the captions of all test images, of those with known and with held-out combinations.
-
-        The others choose between two captions: the relation or its inverse, where both objects have one size, so that
-        only their classes tell; and the subject's class or another.
-        """
+        """Recall@1 among the captions of all test images, of known and of held-out combinations; and two choices."""
         captions, held_out, image = columns["captions"], columns["held_out"], answers[:, 0]
-        meanings, nearest = meaning(captions), (image @ answers[:, TRUE].T).argmax(axis=1)
-        right = meanings[nearest] == meanings
-        like = {row: (image * answers[:, row]).sum(axis=1) for row in (TRUE, INVERSE_RELATION, OTHER_CLASS)}
-        one_size = captions[:, SUBJECT_SIZE] == captions[:, OBJECT_SIZE]
-        parts = (
-            right[~held_out],
-            right[held_out],
-            (like[TRUE] > like[INVERSE_RELATION])[one_size],
-            like[TRUE] > like[OTHER_CLASS],
-        )
-        return {name: 100 * float(part.mean()) for name, part in zip(self.scores_named, parts, strict=True)}
+        meanings, nearest = meaning(captions), (image @ answers[:, 1].T).argmax(axis=1)
+        right = 100 * (meanings[nearest] == meanings)
+        return {
+            "retrieval_recall1_percent": float(right[~held_out].mean()),
+            "zero_shot_recall1_percent": float(right[held_out].mean()),
+            **choices((image[:, None] * answers[:, 1:]).sum(axis=-1), captions),
+        }
 
     def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
         return {}
-
-
-def _captions(batch: MemberBatch) -> np.ndarray:
-    """The captions `[B, L]` of a batch; zeros where only shapes are asked for."""
-    return batch.columns.get("captions", np.zeros((len(batch.index), NUM_WORDS), dtype=np.int64))

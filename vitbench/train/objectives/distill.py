@@ -5,22 +5,17 @@ Source: soft, Hinton et al. 2015, section 2; hard, Touvron et al. 2021 (DeiT), s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vitbench.model.mechanisms import readout_of
 from vitbench.model.objective import FROZEN, Call, Given, objective_of
-from vitbench.model.sizes import known
-from vitbench.model.tensors import SCHEMES, Tensor, affine
 from vitbench.spec.trial import ModelSpec, TrialSpec
 from vitbench.train.objectives.classify import Classify
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 TEACHER = "teacher"
 
@@ -36,8 +31,6 @@ class Distill(Classify):
 
     name: ClassVar[str] = "distill"
     networks: ClassVar[Mapping[str, str]] = {TEACHER: FROZEN}
-    gives: ClassVar[frozenset[str]] = frozenset({"dist_token"})
-    task_names: ClassVar[tuple[str, ...]] = (*Classify.task_names, "head_dist.")
     type: Literal["soft", "hard"] = "soft"
     temperature: Annotated[float, Field(gt=0.0)] = 3.0
     alpha: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
@@ -47,28 +40,6 @@ class Distill(Classify):
         """A hard teacher has no temperature and no divergence."""
         idle = () if self.type == "soft" else ("temperature", "kl_reduction")
         return self.model_copy(update={key: type(self).model_fields[key].default for key in idle})
-
-    def problems(self, model: ModelSpec) -> list[str]:
-        if not model.dist_token or "class_token" in readout_of(model).needs:
-            return []
-        return [
-            f"model.dist_token: stands beside a class token that is read; global_pool {model.global_pool} reads none"
-        ]
-
-    def tensors(self, model: ModelSpec) -> Iterator[Tensor]:
-        yield from super().tensors(model)
-        if model.dist_token:
-            outputs, init = (known(model.num_classes), known(model.embed_dim)), SCHEMES[model.weight_init].head
-            heads = affine("head_dist", outputs, (init, "zeros"), 1)
-            yield from (replace(tensor, role="task", part="head") for tensor in heads)
-
-    def module(self, model: ModelSpec, patch_embed: nn.Module) -> nn.Module:
-        from vitbench.model.vit import DistilledViT
-
-        return DistilledViT(model, patch_embed) if model.dist_token else super().module(model, patch_embed)
-
-    def timm(self, model: ModelSpec) -> Mapping[str, Any] | str:
-        return "model.dist_token; its ViT has none" if model.dist_token else super().timm(model)
 
     def network_problems(self, spec: TrialSpec, networks: Mapping[str, TrialSpec]) -> list[str]:
         teacher = networks[TEACHER]

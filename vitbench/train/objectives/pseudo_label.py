@@ -38,6 +38,7 @@ class PseudoLabel(Classify):
 
     name: ClassVar[str] = "pseudo_label"
     networks: ClassVar[Mapping[str, str]] = {TEACHER: FROZEN}
+    gives: ClassVar[frozenset[str]] = frozenset()
     labeller: ClassVar[str | None] = TEACHER
     reads: ClassVar[frozenset[str]] = Classify.reads - {"class_weights"}
     type: Literal["soft", "hard"] = "soft"
