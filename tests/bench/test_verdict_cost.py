@@ -14,7 +14,7 @@ from vitbench.bench.verdict_cost import (
     QUESTIONS,
     RULES,
     THIS,
-    Rule,
+    StoppingRule,
     bonferroni,
     costs_of,
     every_seed,
@@ -70,18 +70,18 @@ def test_the_race_keeps_its_error_rates_and_the_careless_rule_does_not() -> None
 
 
 def test_a_rule_that_must_hold_takes_more_tuning_seeds() -> None:
-    held = judged(Rule("held", BEFORE, None), EQUALITY, 1000)
+    held = judged(StoppingRule("held", BEFORE, None), EQUALITY, 1000)
     assert held["holds"]
     assert held["tuning_seeds"] > 2
-    shipped = judged(Rule("held", BEFORE, 2), EQUALITY, 1000)
+    shipped = judged(StoppingRule("held", BEFORE, 2), EQUALITY, 1000)
     assert shipped["trainings"] < held["trainings"]
 
 
 def test_a_cost_is_a_start_and_trainings_of_two_kinds() -> None:
     seconds = {"start": 3.0, "tuning": [1.0, 1.5], "training": [2.0, 2.5]}
-    careful = costs_of(Rule("", PLAIN, 5), 4, {"trainings": 50.0, "tuning_seeds": 5}, seconds)
+    careful = costs_of(StoppingRule("", PLAIN, 5), 4, {"trainings": 50.0, "tuning_seeds": 5}, seconds)
     assert careful == [3.0 + 40 * 1.0 + 10 * 2.0, 3.0 + 40 * 1.5 + 10 * 2.5]
-    raced = costs_of(Rule("", THIS, 0), 4, {"trainings": 50.0, "tuning_seeds": 0}, seconds)
+    raced = costs_of(StoppingRule("", THIS, 0), 4, {"trainings": 50.0, "tuning_seeds": 0}, seconds)
     assert raced == [3.0 + 50 * 2.0, 3.0 + 50 * 2.5]
 
 

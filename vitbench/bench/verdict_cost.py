@@ -48,7 +48,7 @@ NUM_RUNS, CHUNK = 4_000, 1_000
 
 
 @dataclass(frozen=True)
-class Question:
+class ClaimToSettle:
     """A claim to settle: its world, and the true effect (first arm - second arm); `shift` is added to it."""
 
     claim: str
@@ -57,11 +57,11 @@ class Question:
     effect: float
 
 
-QUESTIONS = (Question("CLS-01", CLS_01, True, 0.0), Question("POS-01", FASHION, False, DIFFERENCE))
+QUESTIONS = (ClaimToSettle("CLS-01", CLS_01, True, 0.0), ClaimToSettle("POS-01", FASHION, False, DIFFERENCE))
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """A contestant: whose trainings, when it tests (`every` seed or at four looks), and its tuning seeds.
 
     `tuning` None: as few of `TUNING_SEEDS` as hold the error rates. The race has no tuning seeds.
@@ -74,18 +74,18 @@ class Rule:
 
 
 RULES = (
-    Rule("this build, race", THIS, 0),
-    Rule("old build, 2 tuning seeds, as shipped", BEFORE, 2),
-    Rule("old build, tuning seeds until errors hold", BEFORE, None),
-    Rule("plain timm loop, 5 tuning seeds, a test after every seed", PLAIN, 5, every=True),
-    Rule("plain timm loop, 5 tuning seeds, four looks, Bonferroni", PLAIN, 5),
-    Rule("plain timm loop, four looks, tuning seeds until errors hold", PLAIN, None),
+    StoppingRule("this build, race", THIS, 0),
+    StoppingRule("old build, 2 tuning seeds, as shipped", BEFORE, 2),
+    StoppingRule("old build, tuning seeds until errors hold", BEFORE, None),
+    StoppingRule("plain timm loop, 5 tuning seeds, a test after every seed", PLAIN, 5, every=True),
+    StoppingRule("plain timm loop, 5 tuning seeds, four looks, Bonferroni", PLAIN, 5),
+    StoppingRule("plain timm loop, four looks, tuning seeds until errors hold", PLAIN, None),
 )
 Settled = npt.NDArray[np.int64]
 
 
 def settled_at(
-    pairs: Mapping[int, tuple[ArmLook, ArmLook]], plan: Schedule, question: Question, effect: float, who: str
+    pairs: Mapping[int, tuple[ArmLook, ArmLook]], plan: Schedule, question: ClaimToSettle, effect: float, who: str
 ) -> tuple[Settled, Settled]:
     """(seeds at which the claim is settled, 0 if never; 1 where it is then supported) [R], at a true effect.
 
@@ -138,7 +138,7 @@ def tuned_once(arm: ArmScores, tuning: ArmScores, looks: Sequence[int]) -> dict[
 
 
 def looks_of(
-    rule: Rule, tuning_seeds: int, world: World, shape: str, rng: np.random.Generator, num_runs: int
+    rule: StoppingRule, tuning_seeds: int, world: World, shape: str, rng: np.random.Generator, num_runs: int
 ) -> tuple[dict[int, tuple[ArmLook, ArmLook]], Schedule]:
     """Both arms of a contestant at each of its looks, and its schedule."""
     split = rng.standard_normal((num_runs, MOST))
@@ -157,7 +157,9 @@ def looks_of(
     return {n: (seen[0][n], seen[1][n]) for n in plan.looks}, plan
 
 
-def simulated(rule: Rule, tuning_seeds: int, question: Question, shape: str, num_runs: int) -> dict[str, float]:
+def simulated(
+    rule: StoppingRule, tuning_seeds: int, question: ClaimToSettle, shape: str, num_runs: int
+) -> dict[str, float]:
     """Mean trainings until settled or 20 seeds, mean seeds, and shares: settled, supported, wrong.
 
     Wrong: supported where an equality has a true effect of its margin (the worse of both signs) and a difference of
@@ -180,7 +182,7 @@ def simulated(rule: Rule, tuning_seeds: int, question: Question, shape: str, num
     return {**dict(zip(("trainings", "seeds", "settled", "supported"), means, strict=False)), "wrong": max(means[4:])}
 
 
-def judged(rule: Rule, question: Question, num_runs: int) -> dict[str, float]:
+def judged(rule: StoppingRule, question: ClaimToSettle, num_runs: int) -> dict[str, float]:
     """The rule in the typical shape; the worst `wrong` over all shapes, whether it holds, and the tuning seeds.
 
     It holds within two standard errors of the simulation: 5% for an equality, 2.5% for a difference.
@@ -227,7 +229,7 @@ def claims(seconds: Mapping[str, Seconds], num_runs: int) -> dict[str, Any]:
     return found
 
 
-def costs_of(rule: Rule, num_settings: int, counts: Mapping[str, float], seconds: Seconds) -> list[float]:
+def costs_of(rule: StoppingRule, num_settings: int, counts: Mapping[str, float], seconds: Seconds) -> list[float]:
     """Core seconds of one command with the trainings of two arms, by each measured training."""
     tuning = 2 * num_settings * counts["tuning_seeds"]
     return [
