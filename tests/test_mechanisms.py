@@ -61,6 +61,7 @@ MECHANISMS = [
     ("objective", "diffuse"),
     ("objective", "contrastive"),
     ("objective", "segment"),
+    ("objective", "detect"),
     ("objective", "vilt"),
     ("objective", 'vilt(negatives="relation")'),
 ]

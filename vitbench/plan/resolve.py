@@ -223,8 +223,9 @@ def _check_columns(objective: Objective, train: TrainSpec, data: DataSpec, facts
             f"data.img_size: {size_words(data.img_size or 0)} px, and {', '.join(columns)} are for images of "
             f"{size_words(facts.img_size)} px; leave it out"
         )
-    if "masks" in columns and data.classes is not None:
-        raise InputError("data.classes: masks show all classes of an image; leave it out")
+    for column in columns:
+        if column in ("boxes", "masks") and data.classes is not None:
+            raise InputError(f"data.classes: {column} show all classes of an image; leave it out")
     if problems := objective.data_problems(facts):
         raise InputError("\n".join(problems))
 
