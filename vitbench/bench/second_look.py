@@ -155,7 +155,8 @@ def train(arm: PlainArm, seed: int, images: Images, *, tuning: bool = False) -> 
 
     torch.manual_seed(seed)
     x, y, test_x, test_y = images
-    kept, held_out = torch.randperm(len(x)).split([round(0.95 * len(x)), len(x) - round(0.95 * len(x))])
+    shuffled, num_kept = torch.randperm(len(x)), round(0.95 * len(x))
+    kept, held_out = shuffled[:num_kept], shuffled[num_kept:]
     read_x, read_y = (x[held_out], y[held_out]) if tuning else (test_x, test_y)
     model, steps = arm.make(), num_steps(arm)
     optimizer = torch.optim.AdamW(param_groups_weight_decay(model, WEIGHT_DECAY), lr=arm.lr)
