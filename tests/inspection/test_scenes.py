@@ -11,7 +11,7 @@ from vitbench.data import DataOptions
 from vitbench.inspection.catalogue import ANALYSES
 from vitbench.inspection.network import Subject
 from vitbench.inspection.results import Shown
-from vitbench.inspection.scenes import overlaid
+from vitbench.inspection.scene_pictures import overlaid
 from vitbench.inspection.specimen import noisy_module, spec_with
 from vitbench.model.sizes import known, pixel_grid, total_stride
 from vitbench.train.resident import load_images

@@ -190,6 +190,7 @@ def test_scores_are_full_for_right_vectors_and_chance_for_random_ones() -> None:
     chance = objective.scores(vectors, columns)
     assert max(chance["retrieval_recall1_percent"], chance["zero_shot_recall1_percent"]) < 3
     assert chance["relation_accuracy_percent"] == pytest.approx(50, abs=12)
+    assert chance["sized_relation_accuracy_percent"] == pytest.approx(50, abs=12)
     assert chance["class_accuracy_percent"] == pytest.approx(50, abs=8)
     codes = np.random.default_rng(2).normal(size=(400, 4, 64))
     _, first = np.unique(meaning(columns["captions"]), return_index=True)

@@ -218,11 +218,12 @@ def test_scores_are_full_for_right_answers_and_chance_for_random_ones() -> None:
     right = np.tile(np.array([1.0, -1.0, -1.0] + [1.0] * 6), (2_000, 1))
     assert set(Vilt().scores(right, columns).values()) == {100.0}
     random = np.random.default_rng(0).normal(size=(2_000, 9))
-    for name in Vilt.scores_named[:3]:
+    for name in Vilt.scores_named[:4]:
         assert Vilt().scores(random, columns)[name] == pytest.approx(50, abs=5)
     other_sizes = text[:, SUBJECT_SIZE] != text[:, OBJECT_SIZE]
     right[other_sizes, :2] = (-1, 1)
     assert Vilt().scores(right, columns)["relation_accuracy_percent"] == 100, "sizes would tell the relation"
+    assert Vilt().scores(right, columns)["sized_relation_accuracy_percent"] == 0
     right[columns["held_out"], 3:] = 0
     assert Vilt().scores(right, columns)["masked_word_accuracy_percent"] == 100, "held-out combinations mislead words"
     assert all(metric_named(name).source == "test" for name in Vilt.scores_named)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitbench.base.errors import InputError, nearest
 from vitbench.inspection import analysis_figures as figures
-from vitbench.inspection import attention, layerwise, masked, robustness, scenes, structure
+from vitbench.inspection import attention, layerwise, masked, robustness, scene_pictures, structure
 from vitbench.inspection.results import Look
 
 
@@ -83,14 +83,14 @@ ANALYSES: dict[str, Analysis] = {
         pictures=True,
     ),
     "masks": Analysis(
-        scenes.masks,
+        scene_pictures.masks,
         figures.MASKS,
         "Test scenes, their true masks and those that the network predicts, one colour per class; first network. The "
         "table has the overlap (intersection over union) of each class over all images.",
         pictures=True,
     ),
     "words": Analysis(
-        scenes.words,
+        scene_pictures.words,
         figures.WORDS,
         "Test scenes, and the patches that three words of their captions attend to in the last layer, mean over heads: "
         "the subject's class, the relation, the object's class; first network. The table has the share of a word's "

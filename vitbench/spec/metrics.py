@@ -82,6 +82,7 @@ _NAMED = {
         Metric("retrieval_recall1_percent", "Caption of an image, recall@1 (%)", "%", "higher", "test"),
         Metric("zero_shot_recall1_percent", "Caption of an image, held-out combinations (%)", "%", "higher", "test"),
         Metric("relation_accuracy_percent", "Relation or its inverse (%)", "%", "higher", "test"),
+        Metric("sized_relation_accuracy_percent", "Relation or its inverse, two sizes (%)", "%", "higher", "test"),
         Metric("class_accuracy_percent", "Subject's class or another (%)", "%", "higher", "test"),
         Metric("matching_accuracy_percent", "Match or inverse relation (%)", "%", "higher", "test"),
         Metric("masked_word_accuracy_percent", "Hidden words (%)", "%", "higher", "test"),

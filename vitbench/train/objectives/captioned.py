@@ -61,10 +61,12 @@ def of_one_size(captions: np.ndarray) -> np.ndarray:
 def choices(like: np.ndarray, captions: np.ndarray) -> Mapping[str, float]:
     """Percentages of right choices between two captions, from how much each of three suits its image, `like [M, 3]`.
 
-    The relation or its inverse, where both objects have one size; and the subject's class or another.
+    The relation or its inverse, where both objects have one size, and where they have two, which tell it too; and the
+    subject's class or another.
     """
-    relation, others = like[:, 0] > like[:, 1], like[:, 0] > like[:, 2]
+    relation, others, same = like[:, 0] > like[:, 1], like[:, 0] > like[:, 2], of_one_size(captions)
     return {
-        "relation_accuracy_percent": 100 * float(relation[of_one_size(captions)].mean()),
+        "relation_accuracy_percent": 100 * float(relation[same].mean()),
+        "sized_relation_accuracy_percent": 100 * float(relation[~same].mean()),
         "class_accuracy_percent": 100 * float(others.mean()),
     }

@@ -45,6 +45,7 @@ class Contrastive(Captioned):
         "retrieval_recall1_percent",
         "zero_shot_recall1_percent",
         "relation_accuracy_percent",
+        "sized_relation_accuracy_percent",
         "class_accuracy_percent",
     )
     out_dim: PositiveInt = 32

@@ -49,6 +49,7 @@ class Vilt(Captioned):
     inputs: ClassVar[tuple[str, ...]] = ("hidden",)
     scores_named: ClassVar[tuple[str, ...]] = (
         "relation_accuracy_percent",
+        "sized_relation_accuracy_percent",
         "class_accuracy_percent",
         "matching_accuracy_percent",
         "masked_word_accuracy_percent",
