@@ -62,9 +62,9 @@ def cell_boxes(numbers: Tensor, model: ModelSpec) -> Tensor:
     cell = torch.arange(rows * columns, device=numbers.device)
     corner = torch.stack([cell % columns, cell // columns], dim=-1)
     height, width = pixel_grid(model)
-    first = torch.tensor([width / FIRST_SHARE, height / FIRST_SHARE], device=numbers.device)
     centre = (corner + numbers[..., :2].sigmoid()) * known(model.patch_size)
-    half = first * numbers[..., 2:].clamp(max=LARGEST_LOG_SIDE).exp() / 2
+    shares = numbers[..., 2:].clamp(max=LARGEST_LOG_SIDE).exp() / (2 * FIRST_SHARE)
+    half = torch.stack([shares[..., 0] * width, shares[..., 1] * height], dim=-1)
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
