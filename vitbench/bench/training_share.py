@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from runpy import run_module
 from statistics import mean, median
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -93,7 +94,6 @@ def table(measured: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the experiment here, with timers, and print core seconds as the last line."""
-    from vitbench.cli.main import main as command
     from vitbench.engines import trial_result
     from vitbench.store.trials import Store
     from vitbench.train.loop import TrainingState
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
     file, root, num_trials = arguments
     sys.argv = ["vitbench", "run", file, "--results", root, "--jobs", "1", "--limit", num_trials, "--quiet"]
     try:
-        command()
+        run_module("vitbench", run_name="__main__")
     except SystemExit as ended:
         if ended.code not in (0, 3, None):
             raise
