@@ -37,6 +37,12 @@ def num_parameters(function: Function) -> int:
     return len([name for name in named if name not in ("self", "cls")])
 
 
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """pytest imports them by name: of two equal ones it collects the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def too_long(name: str, source: str) -> list[str]:
     """Files and functions over their limits, one line each."""
     count = len(source.splitlines())

@@ -205,11 +205,11 @@ PLANTED = [
     (labels_on_the_cpu, RuntimeError, MIXED),
     (rates_on_the_cpu, RuntimeError, MIXED),
     (statistics_on_the_cpu, RuntimeError, MIXED),
-    (after_the_loss(asks_for_a_number), DataDependentOutputException, ""),
-    (after_the_loss(decides_by_a_number), DataDependentOutputException, ""),
-    (after_the_loss(picks_by_value), DynamicOutputShapeException, ""),
-    (after_the_loss(reads_on_the_host), WaitError, ""),
-    (after_the_loss(copies_and_waits), WaitError, ""),
+    (after_the_loss(asks_for_a_number), DataDependentOutputException, None),
+    (after_the_loss(decides_by_a_number), DataDependentOutputException, None),
+    (after_the_loss(picks_by_value), DynamicOutputShapeException, None),
+    (after_the_loss(reads_on_the_host), WaitError, None),
+    (after_the_loss(copies_and_waits), WaitError, None),
 ]
 
 
