@@ -74,6 +74,7 @@ def test_a_wrong_number_is_seen() -> None:
 if __name__ == "__main__":
     known = expected()
     text = PAGE.read_text(encoding="utf-8")
-    text = CLAIM.sub(lambda found: f"{found[0][: -len(found[2]) or None]}{known.get(found[1], found[2])}", text)
+    blank = {"": "\n"}
+    text = CLAIM.sub(lambda at: at[0][: -len(at[2]) or None] + known.get(at[1], at[2]) + blank.get(at[2], ""), text)
     PAGE.write_text(text, encoding="utf-8")
     print("without a paragraph:", ", ".join(sorted(known.keys() - dict(CLAIM.findall(text)).keys())) or "none")

@@ -82,6 +82,17 @@ def test_the_slope_of_a_claim_is_per_doubling_of_the_pretraining() -> None:
         assert verdict.state == ("contradicted" if name == "supervised" else "supported")
 
 
+def test_a_probe_of_what_was_pretrained_is_not_under_trained_by_a_short_last_stage() -> None:
+    """The last stage is one step, far below the floor; its own accuracy is the evidence of another metric only."""
+    experiment, facts = budget_experiment(), Context(baseline_floor_percent=82.8)
+    rows = [{**r, "result": {**r["result"], "test_top1_percent": 18.5}} for r in budget_rows(experiment)]
+    assert not [note for v in judge_all(experiment, rows, facts) for note in v.notes if "under-trained" in note]
+    (claim,) = experiment.claims
+    fine_tuned = claim.model_copy(update={"metric": "test_top1_percent"})
+    changed = experiment.model_copy(update={"claims": (fine_tuned,)})
+    assert [note for v in judge_all(changed, rows, facts) for note in v.notes if "under-trained" in note]
+
+
 def test_flops_of_earlier_stages_count_teachers_once_and_are_absent_with_a_stage() -> None:
     def trial(trial_id: str, flops: float, **more: Any) -> dict[str, Any]:
         return {"trial_id": trial_id, "result": {"train_flops": flops}, "run": {"train_seconds": 10 * flops}, **more}

@@ -10,6 +10,7 @@ import numpy as np
 from vitbench.base.seeding import derive_seed
 from vitbench.spec.arms import find_arms
 from vitbench.spec.experiment import Experiment
+from vitbench.spec.metrics import is_probe
 from vitbench.spec.trial import DURATIONS
 from vitbench.stats.claim_data import Case
 from vitbench.stats.decision import Settlement
@@ -64,9 +65,13 @@ def _sensitivity(case: Case) -> list[str]:
 
 
 def _evidence(case: Case, facts: Context) -> tuple[str, ...]:
-    """Notes on the experiment's baseline arm at its own setting."""
+    """Notes on the experiment's baseline arm at its own setting; none on a probe of features from before the last
+    stage, which that stage's own accuracy says nothing about."""
     baseline = find_arms(case.experiment, {})[0].name
     rows = trials_at(case.table, baseline).values()
+    features = {row.get("spec", {}).get("evaluate", {}).get("features") for row in rows}
+    if is_probe(case.claim.metric or case.experiment.report.metric) and features == {"start"}:
+        return ()
     return evidence_notes(case.experiment, rows, facts.baseline_floor_percent)
 
 
